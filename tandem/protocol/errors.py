@@ -30,6 +30,7 @@
         ├── ExecutionFailed     execution_failed: the executor says that the input itself cannot be processed
         ├── ProtocolError       protocol_error: the peer broke the node session's rules
         │   ├── MalformedMessage    malformed_message: not a message of this version, or over the bound
+        │   ├── UnknownMessage      unknown_message: a type that this side does not know
         │   ├── MessageOutOfOrder   message_out_of_order: a known message in the wrong phase
         │   ├── VersionMismatch     version_mismatch: no common version of the protocol
         │   └── ForgedIdentity      forged_identity: the proof does not match the claimed address
@@ -190,6 +191,10 @@ class ProtocolError(FinalError):
 
 class MalformedMessage(ProtocolError):
     code = "malformed_message"
+
+
+class UnknownMessage(ProtocolError):
+    code = "unknown_message"
 
 
 class MessageOutOfOrder(ProtocolError):

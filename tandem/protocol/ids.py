@@ -1,0 +1,66 @@
+"""Names of things: artifacts, jobs, tasks, attempts."""
+
+import re
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+
+class Frozen(BaseModel):
+    """Base of everything on the wire: immutable, and an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+ArtifactId = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
+"""The digest of an artifact's bytes: `sha256:` and 64 hexadecimal digits."""
+
+JobId = Annotated[str, StringConstraints(pattern=r"^job_[0-9a-f]{28}$")]
+"""Sorts by time of creation."""
+
+TaskId = Annotated[str, StringConstraints(pattern=r"^job_[0-9a-f]{28}\.[0-9]{1,6}$")]
+"""The job's id, a dot and the index of the task in its job."""
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+"""A name a person chose: letters, digits, dot, underscore, hyphen; at most 64."""
+
+Label = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+
+_ENTROPY_BYTES = 8
+
+
+def job_id(now: float, entropy: bytes) -> str:
+    """The id of a job created at `now` (seconds since the epoch) with 8 random bytes."""
+    if len(entropy) != _ENTROPY_BYTES:
+        raise ValueError(f"expected {_ENTROPY_BYTES} random bytes, got {len(entropy)}")
+    return f"job_{int(now * 1000):012x}{entropy.hex()}"
+
+
+def task_id(job: str, index: int) -> str:
+    return f"{job}.{index}"
+
+
+def job_of(task: str) -> str:
+    """The job that a task belongs to."""
+    return task.rpartition(".")[0]
+
+
+class AttemptRef(Frozen):
+    """One numbered execution of a task. The number is the fencing token."""
+
+    task: TaskId
+    number: Annotated[int, Field(ge=1, lt=2**31)]
+
+    def __str__(self) -> str:
+        return f"{self.task}#{self.number}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The inverse of `str`; raises ValueError."""
+        match = re.fullmatch(r"(.+)#([0-9]+)", text)
+        if match is None:
+            raise ValueError(f"expected TASK#NUMBER, got {text!r}")
+        return cls(task=match[1], number=int(match[2]))
+
+    def __hash__(self) -> int:
+        return hash((self.task, self.number))

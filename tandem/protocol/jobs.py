@@ -1,0 +1,192 @@
+"""Jobs, tasks and attempts: what is asked, the states each passes through, and the tables of allowed steps.
+
+A job (what a customer asked) has tasks; a task has numbered attempts, each one execution on one node under a lease.
+The three have states of their own.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import Field
+
+from tandem.protocol.errors import InvalidTransition
+from tandem.protocol.ids import ArtifactId, Frozen, Name
+from tandem.protocol.media import MAX_RENDITIONS, MediaInfo, OutputSettings, Rendition, RenditionRequest
+from tandem.protocol.tensors import MAX_TENSORS, TensorJson, TensorMeta, TensorSpec
+
+
+class JobState(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    VERIFYING = "verifying"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class TaskState(StrEnum):
+    WAITING = "waiting"
+    """For a node; perhaps not before a time."""
+    ACTIVE = "active"
+    """Its newest attempt holds a lease, or is being verified."""
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class AttemptState(StrEnum):
+    RUNNING = "running"
+    VERIFYING = "verifying"
+    ACCEPTED = "accepted"
+    """Its result is the task's, and is paid."""
+    REJECTED = "rejected"
+    FAILED = "failed"
+    EXPIRED = "expired"
+    RETURNED = "returned"
+    CANCELLED = "cancelled"
+
+
+JOB_TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
+    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.FAILED, JobState.CANCELLED}),
+    JobState.RUNNING: frozenset({JobState.QUEUED, JobState.VERIFYING, JobState.FAILED, JobState.CANCELLED}),
+    JobState.VERIFYING: frozenset(
+        {JobState.QUEUED, JobState.RUNNING, JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}
+    ),
+    JobState.SUCCEEDED: frozenset(),
+    JobState.FAILED: frozenset(),
+    JobState.CANCELLED: frozenset(),
+}
+TASK_TRANSITIONS: Mapping[TaskState, frozenset[TaskState]] = {
+    TaskState.WAITING: frozenset({TaskState.ACTIVE, TaskState.FAILED, TaskState.CANCELLED}),
+    TaskState.ACTIVE: frozenset({TaskState.WAITING, TaskState.DONE, TaskState.FAILED, TaskState.CANCELLED}),
+    TaskState.DONE: frozenset(),
+    TaskState.FAILED: frozenset(),
+    TaskState.CANCELLED: frozenset(),
+}
+ATTEMPT_TRANSITIONS: Mapping[AttemptState, frozenset[AttemptState]] = {
+    AttemptState.RUNNING: frozenset(
+        {
+            AttemptState.VERIFYING,
+            AttemptState.FAILED,
+            AttemptState.EXPIRED,
+            AttemptState.RETURNED,
+            AttemptState.CANCELLED,
+        }
+    ),
+    AttemptState.VERIFYING: frozenset({AttemptState.ACCEPTED, AttemptState.REJECTED, AttemptState.CANCELLED}),
+    AttemptState.ACCEPTED: frozenset(),
+    AttemptState.REJECTED: frozenset(),
+    AttemptState.FAILED: frozenset(),
+    AttemptState.EXPIRED: frozenset(),
+    AttemptState.RETURNED: frozenset(),
+    AttemptState.CANCELLED: frozenset(),
+}
+
+State = TypeVar("State", JobState, TaskState, AttemptState)
+
+
+def is_final(table: Mapping[State, frozenset[State]], state: State) -> bool:
+    return not table[state]
+
+
+def step(table: Mapping[State, frozenset[State]], current: State, target: State) -> State:
+    """`target`, if the table allows it; staying where one is is always allowed. Raises InvalidTransition."""
+    if target is not current and target not in table[current]:
+        allowed = ", ".join(sorted(table[current])) or "nothing, it is final"
+        raise InvalidTransition(f"from {current} expected one of: {allowed}; got {target}")
+    return target
+
+
+# What a submitter sends.
+
+
+class ArtifactInput(Frozen):
+    artifact: ArtifactId
+
+
+class TranscodeRequest(Frozen):
+    kind: Literal["transcode"]
+    input: ArtifactInput
+    ladder: Annotated[tuple[RenditionRequest, ...], Field(min_length=1, max_length=MAX_RENDITIONS)] | None = None
+    """None: an ABR ladder that never upscales."""
+    output: OutputSettings = OutputSettings()
+
+
+class InferenceRequest(Frozen):
+    kind: Literal["inference"]
+    model: Name
+    version: Name = "1"
+    inputs: Annotated[tuple[TensorJson, ...], Field(min_length=1, max_length=MAX_TENSORS)]
+
+
+JobRequest = Annotated[TranscodeRequest | InferenceRequest, Field(discriminator="kind")]
+
+
+# What is stored and scheduled, once the request has been checked and every default decided.
+
+
+class TranscodeWork(Frozen):
+    kind: Literal["transcode"] = "transcode"
+    source: ArtifactId
+    source_size: int = Field(ge=1)
+    """Bytes."""
+    media: MediaInfo
+    ladder: tuple[Rendition, ...] = Field(min_length=1, max_length=MAX_RENDITIONS)
+
+
+class InferenceWork(Frozen):
+    kind: Literal["inference"] = "inference"
+    model: ArtifactId
+    model_size: int = Field(ge=1)
+    """Bytes."""
+    inputs: tuple[TensorMeta, ...] = Field(max_length=MAX_TENSORS)
+    """The data travel beside the message."""
+    outputs: tuple[TensorSpec, ...] = Field(max_length=MAX_TENSORS)
+    cost_us: int = Field(ge=1)
+    """Microseconds of model cost of this run."""
+
+
+Work = Annotated[TranscodeWork | InferenceWork, Field(discriminator="kind")]
+
+
+# What a node answers.
+
+
+class RenditionResult(Frozen):
+    """A finished rendition, uploaded as an artifact."""
+
+    name: Name
+    artifact: ArtifactId
+    size: int = Field(ge=1)
+    """Bytes."""
+
+
+class TranscodeOutput(Frozen):
+    kind: Literal["transcode"] = "transcode"
+    renditions: tuple[RenditionResult, ...] = Field(min_length=1, max_length=MAX_RENDITIONS)
+
+
+class InferenceOutput(Frozen):
+    kind: Literal["inference"] = "inference"
+    outputs: tuple[TensorMeta, ...] = Field(max_length=MAX_TENSORS)
+    provider: str = Field(max_length=64)
+    """The ONNX Runtime provider that ran it; a fall-back is never silent."""
+
+
+Output = Annotated[TranscodeOutput | InferenceOutput, Field(discriminator="kind")]
+
+
+class ModelInfo(Frozen):
+    """A registered model: an ONNX artifact under a name and version."""
+
+    name: Name
+    version: Name
+    artifact: ArtifactId
+    size: int = Field(ge=1)
+    inputs: tuple[TensorSpec, ...] = Field(max_length=MAX_TENSORS)
+    outputs: tuple[TensorSpec, ...] = Field(max_length=MAX_TENSORS)
+    cost_us: int = Field(ge=1)
+    """Microseconds of one run with every open dimension at 1, on one core of the orchestrator."""
+    memory: int = Field(ge=0)
+    """MiB that the loaded model takes, measured."""

@@ -1,0 +1,235 @@
+"""What a node and an orchestrator say to each other on the node session.
+
+The session opens with four messages (`Hello`, `Challenge`, `Proof`, `Welcome`); every other comes after. Everything
+that matters is acknowledged by meaning, not by transport: an attempt is held by the node until its `Verdict`, a
+payment by the orchestrator until its `PaymentReceipt`. After a drop both are said again, and duplicates are harmless,
+because attempts carry their number and tickets their nonce.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from tandem.protocol.capacity import Capability, Capacity
+from tandem.protocol.ids import AttemptRef, Frozen, Label, Name
+from tandem.protocol.jobs import Output, Work
+from tandem.protocol.media import MAX_RENDITIONS
+from tandem.protocol.pricing import Prices
+from tandem.protocol.signing import Address, Bytes32, Signature
+from tandem.protocol.tickets import TicketParams
+from tandem.protocol.units import Wei
+
+PROTOCOL_VERSION = 1
+MAX_HELD = 4096
+MAX_TICKETS = 1024
+
+Detail = Annotated[str, Field(max_length=4096)]
+Url = Annotated[str, Field(max_length=2048)]
+Seconds = Annotated[float, Field(ge=0, le=10**7, allow_inf_nan=False)]
+Permille = Annotated[int, Field(ge=0, le=1000)]
+
+
+class Offer(Frozen):
+    """A node's standing offer: what it can do, how much, at what price. It lives as long as the session."""
+
+    capability: Capability
+    capacity: Capacity
+    """In all; what is free follows from the attempts it holds."""
+    prices: Prices
+    max_unpaid: Wei
+    """The node takes no attempt that would raise what it is owed beyond this."""
+    draining: bool = False
+    """True: no new attempts."""
+
+
+class HeldAttempt(Frozen):
+    ref: AttemptRef
+    finished: bool
+    """True: its outcome will be said again."""
+
+
+class Hello(Frozen):
+    """Node to orchestrator, first. `features` are optional extras that the node knows."""
+
+    type: Literal["hello"] = "hello"
+    versions: tuple[int, ...] = Field(min_length=1, max_length=16)
+    features: tuple[Label, ...] = Field(default=(), max_length=64)
+    address: Address
+    nonce: Bytes32
+
+
+class Challenge(Frozen):
+    """Orchestrator to node: its own identity proven, and a nonce to be signed."""
+
+    type: Literal["challenge"] = "challenge"
+    version: int
+    features: tuple[Label, ...] = Field(default=(), max_length=64)
+    sender: Address
+    """Whose deposit and reserve back the tickets."""
+    signer: Address
+    """Who signs this session and the tickets; the contract says that it may."""
+    chain_id: int = Field(ge=1)
+    contract: Address
+    nonce: Bytes32
+    signature: Signature
+
+
+class Proof(Frozen):
+    """Node to orchestrator: identity proven, the offer, and the attempts that survived a drop."""
+
+    type: Literal["proof"] = "proof"
+    signature: Signature
+    offer: Offer
+    held: tuple[HeldAttempt, ...] = Field(default=(), max_length=MAX_HELD)
+
+
+class Welcome(Frozen):
+    """Orchestrator to node: the session is open. Held attempts that are not in `keep` are to be dropped."""
+
+    type: Literal["welcome"] = "welcome"
+    heartbeat: Seconds
+    """Seconds between heartbeats."""
+    lease: Seconds
+    """Seconds without a heartbeat after which attempts are given to others."""
+    keep: tuple[AttemptRef, ...] = Field(default=(), max_length=MAX_HELD)
+
+
+class OfferUpdate(Frozen):
+    type: Literal["offer"] = "offer"
+    offer: Offer
+
+
+class Heartbeat(Frozen):
+    """Node to orchestrator: alive, and running these; extends their leases."""
+
+    type: Literal["heartbeat"] = "heartbeat"
+    attempts: tuple[AttemptRef, ...] = Field(default=(), max_length=MAX_HELD)
+
+
+class HeartbeatReply(Frozen):
+    """Orchestrator to node: of the attempts named, these leases are lost; stop them."""
+
+    type: Literal["heartbeat_reply"] = "heartbeat_reply"
+    lost: tuple[AttemptRef, ...] = Field(default=(), max_length=MAX_HELD)
+
+
+class Assign(Frozen):
+    """Orchestrator to node: do this. Input tensors follow in the binary frame, in the order of `work.inputs`."""
+
+    type: Literal["assign"] = "assign"
+    ref: AttemptRef
+    work: Work
+    price: Wei
+    """What an accepted result earns; by the node's own offer."""
+    start_to_finish: Seconds
+    source_url: Url
+    """Where to fetch the source or the model from; signed, short-lived."""
+    upload_urls: Annotated[Mapping[Name, Url], Field(max_length=MAX_RENDITIONS)] = {}
+    """Where to put each rendition; signed, short-lived."""
+
+
+class Progress(Frozen):
+    type: Literal["progress"] = "progress"
+    ref: AttemptRef
+    permille: Permille
+    remaining: Seconds | None = None
+    """Seconds left, estimated."""
+
+
+class Finished(Frozen):
+    """Node to orchestrator: done. Output tensors follow in the binary frame, in the order of `output.outputs`."""
+
+    type: Literal["finished"] = "finished"
+    ref: AttemptRef
+    output: Output
+
+
+class Failed(Frozen):
+    """Node to orchestrator: not done (or not begun), and why. `code` is one of the error tree."""
+
+    type: Literal["failed"] = "failed"
+    ref: AttemptRef
+    code: Label
+    detail: Detail
+    retryable: bool
+
+
+class Verdict(Frozen):
+    """Orchestrator to node: how an attempt was judged; the node may forget it. Only an accepted one is owed."""
+
+    type: Literal["verdict"] = "verdict"
+    ref: AttemptRef
+    accepted: bool
+    code: Label | None = None
+    detail: Detail = ""
+
+
+class Cancel(Frozen):
+    """Orchestrator to node: stop this attempt; it earns nothing and needs no answer."""
+
+    type: Literal["cancel"] = "cancel"
+    ref: AttemptRef
+    reason: Detail
+
+
+class TicketTerms(Frozen):
+    """Node to orchestrator: sign tickets under these parameters from now on, and under no others."""
+
+    type: Literal["ticket_terms"] = "ticket_terms"
+    params: TicketParams
+
+
+class TicketTermsReply(Frozen):
+    """Orchestrator to node: nothing will follow under earlier parameters, so that those may be revealed.
+
+    Not accepted: the terms are outside the orchestrator's limits, with the reason.
+    """
+
+    type: Literal["ticket_terms_reply"] = "ticket_terms_reply"
+    commitment: Bytes32
+    accepted: bool
+    code: Label | None = None
+    detail: Detail = ""
+
+
+class SignedTicket(Frozen):
+    sender_nonce: int = Field(ge=0, lt=2**32)
+    signature: Signature
+
+
+class Payment(Frozen):
+    """Orchestrator to node: tickets under one set of parameters, said again until it is answered."""
+
+    type: Literal["payment"] = "payment"
+    id: int = Field(ge=1)
+    params: TicketParams
+    tickets: tuple[SignedTicket, ...] = Field(min_length=1, max_length=MAX_TICKETS)
+
+
+class PaymentReceipt(Frozen):
+    """Node to orchestrator: every ticket of the payment is on disk, or none and why."""
+
+    type: Literal["payment_receipt"] = "payment_receipt"
+    id: int = Field(ge=1)
+    accepted: bool
+    code: Label | None = None
+    detail: Detail = ""
+
+
+class Problem(Frozen):
+    """Either way: the last message could not be taken. `fatal`: the connection is closed after it."""
+
+    type: Literal["problem"] = "problem"
+    code: Label
+    detail: Detail
+    fatal: bool = False
+
+
+NodeMessage = (
+    Hello | Proof | OfferUpdate | Heartbeat | Progress | Finished | Failed | TicketTerms | PaymentReceipt | Problem
+)
+OrchestratorMessage = (
+    Challenge | Welcome | HeartbeatReply | Assign | Verdict | Cancel | TicketTermsReply | Payment | Problem
+)
+Message = NodeMessage | OrchestratorMessage

@@ -1,0 +1,49 @@
+"""Prices per unit of output that both sides can compute.
+
+Transcoding is priced by the megapixel encoded, by codec; inference by the second of measured cost of the model,
+times the size of the input relative to the input the cost was measured with.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+from pydantic import Field
+
+from tandem.protocol.ids import Frozen
+from tandem.protocol.media import VideoCodec
+from tandem.protocol.tensors import TensorMeta, TensorSpec, elements
+from tandem.protocol.units import Wei, ceil_div
+
+PIXELS_PER_MEGAPIXEL = 10**6
+MICROSECONDS = 10**6
+
+
+class Prices(Frozen):
+    """A node's standing prices, or the orchestrator's to its submitters."""
+
+    megapixel: Annotated[Mapping[VideoCodec, Wei], Field(max_length=16)]
+    """Wei a megapixel encoded, by codec; a codec that is absent is not for sale."""
+    inference_second: Wei
+    """Wei a second of model cost."""
+
+
+def transcode_price(prices: Prices, pixels: Mapping[VideoCodec, int]) -> int | None:
+    """Wei for so many pixels by codec, rounded up; None where a codec has no price."""
+    if any(codec not in prices.megapixel for codec in pixels):
+        return None
+    return sum(ceil_div(count * prices.megapixel[codec], PIXELS_PER_MEGAPIXEL) for codec, count in pixels.items())
+
+
+def inference_cost(cost_us: int, specs: Sequence[TensorSpec], inputs: Sequence[TensorMeta]) -> int:
+    """Microseconds of model cost for these inputs.
+
+    `cost_us` was measured with every open dimension at 1; an input with n times the elements counts n times.
+    """
+    nominal = sum(elements([abs(size) for size in spec.shape]) for spec in specs)
+    given = sum(elements(tensor.shape) for tensor in inputs)
+    return max(1, cost_us) * max(1, ceil_div(given, max(1, nominal)))
+
+
+def inference_price(prices: Prices, cost_us: int) -> int:
+    """Wei for so many microseconds of model cost, rounded up."""
+    return ceil_div(cost_us * prices.inference_second, MICROSECONDS)

@@ -1,0 +1,224 @@
+"""Tensors, spelled as in the Open Inference Protocol (v2): name, shape, datatype, data.
+
+Inside Tandem the data are raw bytes, row-major and little-endian; BYTES elements are each prefixed by their length in
+four bytes, as in that protocol's binary extension. JSON lists exist only at the API's edge.
+"""
+
+import base64
+import math
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from tandem.protocol.errors import InvalidTensor
+from tandem.protocol.ids import Frozen, Label
+
+MAX_TENSORS = 64
+MAX_RANK = 16
+
+
+class Datatype(StrEnum):
+    BOOL = "BOOL"
+    UINT8 = "UINT8"
+    UINT16 = "UINT16"
+    UINT32 = "UINT32"
+    UINT64 = "UINT64"
+    INT8 = "INT8"
+    INT16 = "INT16"
+    INT32 = "INT32"
+    INT64 = "INT64"
+    FP16 = "FP16"
+    FP32 = "FP32"
+    FP64 = "FP64"
+    BYTES = "BYTES"
+
+
+_FORMATS = {
+    Datatype.BOOL: "?",
+    Datatype.UINT8: "B",
+    Datatype.UINT16: "H",
+    Datatype.UINT32: "I",
+    Datatype.UINT64: "Q",
+    Datatype.INT8: "b",
+    Datatype.INT16: "h",
+    Datatype.INT32: "i",
+    Datatype.INT64: "q",
+    Datatype.FP16: "e",
+    Datatype.FP32: "f",
+    Datatype.FP64: "d",
+}
+_LENGTH = struct.Struct("<I")
+
+FixedShape = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**40)], ...], Field(max_length=MAX_RANK)]
+OpenShape = Annotated[tuple[Annotated[int, Field(ge=-1, lt=2**40)], ...], Field(max_length=MAX_RANK)]
+
+
+class TensorSpec(Frozen):
+    """What a model takes or gives; -1 stands for a dimension that may vary."""
+
+    name: Label
+    datatype: Datatype
+    shape: OpenShape
+
+
+class TensorMeta(Frozen):
+    """A tensor without its data, which follow in a binary frame: `size` bytes."""
+
+    name: Label
+    datatype: Datatype
+    shape: FixedShape
+    size: int = Field(ge=0, lt=2**40)
+
+
+class TensorJson(Frozen):
+    """A tensor as a submitter writes it: `data` is a list, flat or nested like the shape."""
+
+    name: Label
+    datatype: Datatype
+    shape: FixedShape
+    data: list[Any]
+
+
+class Tensor(Frozen):
+    """A tensor with its data as raw bytes."""
+
+    name: Label
+    datatype: Datatype
+    shape: FixedShape
+    data: bytes = Field(repr=False)
+
+    @property
+    def meta(self) -> TensorMeta:
+        return TensorMeta.model_construct(name=self.name, datatype=self.datatype, shape=self.shape, size=len(self.data))
+
+
+def element_size(datatype: Datatype) -> int | None:
+    """Bytes an element; None for BYTES, whose elements vary."""
+    return None if datatype is Datatype.BYTES else struct.calcsize(_FORMATS[datatype])
+
+
+def elements(shape: Sequence[int]) -> int:
+    return math.prod(shape)
+
+
+def tensor_from_json(tensor: TensorJson) -> Tensor:
+    """Raw bytes from a list; raises InvalidTensor naming the tensor, what was expected and what came."""
+    flat = list(_flatten(tensor.data))
+    expected = elements(tensor.shape)
+    if len(flat) != expected:
+        raise InvalidTensor(
+            f"tensor {tensor.name!r}: expected {expected} elements for shape {list(tensor.shape)}, got {len(flat)}"
+        )
+    try:
+        data = _pack(tensor.datatype, flat)
+    except (struct.error, TypeError, OverflowError, ValueError) as error:
+        raise InvalidTensor(f"tensor {tensor.name!r}: expected elements of {tensor.datatype}: {error}") from error
+    return Tensor(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape, data=data)
+
+
+def tensor_to_json(tensor: Tensor) -> TensorJson:
+    """The list form of a tensor, flat. BYTES that are not UTF-8 come as base64."""
+    if tensor.datatype is Datatype.BYTES:
+        data: list[Any] = [_text(item) for item in split_bytes(tensor)]
+    else:
+        data = list(struct.unpack(f"<{elements(tensor.shape)}{_FORMATS[tensor.datatype]}", tensor.data))
+    return TensorJson(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape, data=data)
+
+
+def split_bytes(tensor: Tensor) -> list[bytes]:
+    """The elements of a BYTES tensor; raises InvalidTensor if the lengths do not add up."""
+    items: list[bytes] = []
+    offset, data = 0, tensor.data
+    while offset < len(data):
+        if offset + _LENGTH.size > len(data):
+            break
+        (length,) = _LENGTH.unpack_from(data, offset)
+        items.append(data[offset + _LENGTH.size : offset + _LENGTH.size + length])
+        offset += _LENGTH.size + length
+    if offset != len(data) or len(items) != elements(tensor.shape):
+        raise InvalidTensor(
+            f"tensor {tensor.name!r}: expected {elements(tensor.shape)} length-prefixed elements, "
+            f"got {len(items)} in {len(data)} bytes"
+        )
+    return items
+
+
+def join_bytes(items: Iterable[bytes]) -> bytes:
+    """The raw form of BYTES elements."""
+    return b"".join(_LENGTH.pack(len(item)) + item for item in items)
+
+
+def check_tensor(tensor: Tensor) -> None:
+    """Raises InvalidTensor unless the data have the size that shape and datatype call for."""
+    size = element_size(tensor.datatype)
+    if size is None:
+        split_bytes(tensor)
+    elif len(tensor.data) != size * elements(tensor.shape):
+        raise InvalidTensor(
+            f"tensor {tensor.name!r}: expected {size * elements(tensor.shape)} bytes for {tensor.datatype} "
+            f"{list(tensor.shape)}, got {len(tensor.data)}"
+        )
+
+
+def check_tensors(specs: Sequence[TensorSpec], tensors: Sequence[Tensor]) -> None:
+    """Raises InvalidTensor unless the tensors are what the specs ask for: each once, right datatype, shape, size."""
+    wanted = {spec.name: spec for spec in specs}
+    given = [tensor.name for tensor in tensors]
+    if sorted(given) != sorted(wanted):
+        raise InvalidTensor(f"expected the tensors {sorted(wanted)}, each once, got {sorted(given)}")
+    for tensor in tensors:
+        _check_spec(wanted[tensor.name], tensor)
+        check_tensor(tensor)
+
+
+def _check_spec(spec: TensorSpec, tensor: Tensor) -> None:
+    if tensor.datatype is not spec.datatype:
+        raise InvalidTensor(f"tensor {spec.name!r}: expected datatype {spec.datatype}, got {tensor.datatype}")
+    fits = len(spec.shape) == len(tensor.shape) and all(
+        want in (-1, got) for want, got in zip(spec.shape, tensor.shape, strict=True)
+    )
+    if not fits:
+        raise InvalidTensor(
+            f"tensor {spec.name!r}: expected shape {list(spec.shape)} (-1 is any), got {list(tensor.shape)}"
+        )
+
+
+def _flatten(data: Iterable[Any], depth: int = 0) -> Iterator[Any]:
+    if depth > MAX_RANK:
+        raise InvalidTensor(f"expected data nested at most {MAX_RANK} deep, got more")
+    for item in data:
+        if isinstance(item, list):
+            yield from _flatten(item, depth + 1)
+        else:
+            yield item
+
+
+def _pack(datatype: Datatype, flat: list[Any]) -> bytes:
+    if datatype is Datatype.BYTES:
+        return join_bytes(_encode(item) for item in flat)
+    if datatype is Datatype.BOOL:
+        _demand(all(isinstance(item, bool) for item in flat), "true or false")
+    else:
+        _demand(not any(isinstance(item, bool) for item in flat), "numbers, not true or false")
+    return struct.pack(f"<{len(flat)}{_FORMATS[datatype]}", *flat)
+
+
+def _demand(condition: bool, expected: str) -> None:
+    if not condition:
+        raise TypeError(f"expected {expected}")
+
+
+def _encode(item: Any) -> bytes:
+    if not isinstance(item, str):
+        raise TypeError(f"expected strings, got {type(item).__name__}")
+    return item.encode()
+
+
+def _text(item: bytes) -> str:
+    try:
+        return item.decode()
+    except UnicodeDecodeError:
+        return base64.b64encode(item).decode()
