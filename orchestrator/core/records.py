@@ -1,0 +1,196 @@
+"""What the orchestrator remembers, as plain data: the rows of the store without the store."""
+
+from dataclasses import dataclass, field
+
+from tandem.protocol.ids import AttemptRef
+from tandem.protocol.jobs import (
+    AttemptState,
+    InferenceRequest,
+    InferenceWork,
+    JobState,
+    Output,
+    TaskState,
+    TranscodeRequest,
+    TranscodeWork,
+)
+from tandem.protocol.messages import SignedTicket
+from tandem.protocol.tensors import Tensor
+from tandem.protocol.tickets import TicketParams
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an attempt or a job did not succeed: a code of the error tree and its message."""
+
+    code: str
+    detail: str
+    retryable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    id: str
+    owner: str
+    """The API key's id, or `local`."""
+    request: TranscodeRequest | InferenceRequest
+    """As it was sent, less the tensors' data."""
+    state: JobState
+    price: int
+    """Wei, quoted at submission; a node may cost less, never more."""
+    created_at: float
+    finished_at: float | None = None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRecord:
+    id: str
+    work: TranscodeWork | InferenceWork
+    state: TaskState
+    price: int
+    """The most that an attempt may cost, in wei."""
+    not_before: float = 0.0
+    """Store time before which it is not handed out again."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRecord:
+    ref: AttemptRef
+    node: str
+    state: AttemptState
+    price: int
+    """Wei that it earns if accepted, by the node's offer at assignment."""
+    started_at: float
+    lease_until: float
+    output: Output | None = None
+    tensors: tuple[Tensor, ...] = ()
+    """Output tensors, once the attempt is verifying or accepted."""
+    failure: Failure | None = None
+    finished_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobSnapshot:
+    """A job with all its tasks and attempts, as one transaction saw them."""
+
+    job: JobRecord
+    tasks: tuple[TaskRecord, ...]
+    attempts: tuple[AttemptRecord, ...]
+
+    def task(self, task_id: str) -> TaskRecord | None:
+        return next((task for task in self.tasks if task.id == task_id), None)
+
+    def attempt(self, ref: AttemptRef) -> AttemptRecord | None:
+        return next((attempt for attempt in self.attempts if attempt.ref == ref), None)
+
+    def attempts_of(self, task_id: str) -> tuple[AttemptRecord, ...]:
+        return tuple(attempt for attempt in self.attempts if attempt.ref.task == task_id)
+
+
+@dataclass(frozen=True, slots=True)
+class JobChanges:
+    """What a decision changes in one job: whole new rows, written in one transaction. Empty: nothing."""
+
+    job: JobRecord | None = None
+    tasks: tuple[TaskRecord, ...] = ()
+    attempts: tuple[AttemptRecord, ...] = ()
+    """New ones, and ones that leave the states `running` or `verifying`; written only over such."""
+    earned: tuple[AttemptRecord, ...] = ()
+    """Accepted attempts whose price is now owed to their nodes."""
+
+    @property
+    def empty(self) -> bool:
+        return self.job is None and not self.tasks and not self.attempts
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyTask:
+    """A waiting task, with the nodes that have failed it, oldest failure first."""
+
+    task: TaskRecord
+    failed_on: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentRecord:
+    """Tickets of one set of parameters, signed and not to be signed again."""
+
+    id: int
+    node: str
+    params: TicketParams
+    tickets: tuple[SignedTicket, ...]
+    receipt: bool | None = None
+    """True: on the node's disk; False: the node refused them; None: not answered yet."""
+    failure: Failure | None = None
+
+    @property
+    def value(self) -> int:
+        """The expected value of all tickets, in wei."""
+        return len(self.tickets) * self.params.expected_value()
+
+
+@dataclass(frozen=True, slots=True)
+class AccountRecord:
+    """What stands between the orchestrator and one node, in wei of expected value, since the beginning."""
+
+    node: str
+    earned: int = 0
+    """By accepted attempts."""
+    issued: int = 0
+    """By tickets that were signed."""
+    refused: int = 0
+    """By tickets that were signed and that the node said it could not take."""
+    params: TicketParams | None = None
+    """The terms in force, as the node issued them."""
+    next_nonce: int = 0
+    """The sender nonce of the next ticket under `params`."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccountChanges:
+    """What a decision changes in one account, written in one transaction."""
+
+    account: AccountRecord | None = None
+    payment: PaymentRecord | None = None
+    """A new one: its id is 0 and is given by the store."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKeyRecord:
+    id: str
+    name: str
+    digest: bytes
+    """sha256 of the key: keys are 256 random bits, so a fast hash is enough."""
+    created_at: float
+    revoked_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactRecord:
+    id: str
+    size: int
+    """Bytes."""
+    media_type: str
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class JobPage:
+    jobs: tuple[JobSnapshot, ...]
+    next_cursor: str | None = None
+    """The id to continue after; None at the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A new job, as one transaction writes it."""
+
+    job: JobRecord
+    tasks: tuple[TaskRecord, ...]
+    inputs: tuple[Tensor, ...] = ()
+    """Input tensors of its inference task."""
+    idempotency_key: str | None = None
+    request_digest: bytes = b""
+    """sha256 of the request, to tell a repeat from another request under the same key."""
+    artifacts: tuple[str, ...] = field(default=())
+    """Artifacts that the job refers to, and that must be kept for it."""

@@ -1,0 +1,27 @@
+"""What the inside asks of the store of artifacts: bytes named by their sha256, streamed both ways."""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Protocol
+
+
+class ArtifactStore(Protocol):
+    async def write(self, chunks: AsyncIterator[bytes], limit: int) -> tuple[str, int]:
+        """Takes a stream to its end and returns the artifact's id and size in bytes.
+
+        Raises TooLarge beyond `limit` bytes. Whatever ends it early leaves nothing behind.
+        """
+        ...
+
+    def read(self, artifact_id: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        """The bytes from `start` up to `end` (exclusive). Raises NotFound."""
+        ...
+
+    def local(self, artifact_id: str) -> AbstractAsyncContextManager[Path]:
+        """The artifact as a readable file, for as long as the context lasts. Raises NotFound."""
+        ...
+
+    async def delete(self, artifact_id: str) -> None:
+        """Forgets an artifact; one that is not there is no error."""
+        ...

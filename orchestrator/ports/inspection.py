@@ -1,0 +1,30 @@
+"""What the inside asks about a stranger's bytes. The answers come from confined child processes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from tandem.protocol.media import MediaInfo
+from tandem.protocol.tensors import TensorSpec
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What a trial load and run of a model showed."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    cost_us: int
+    """Microseconds of one run with every open dimension at 1, on one core."""
+    memory: int
+    """MiB that the loaded model takes."""
+
+
+class Inspector(Protocol):
+    async def media(self, path: Path) -> MediaInfo:
+        """Raises UnreadableMedia; Unavailable if the probe itself cannot run."""
+        ...
+
+    async def model(self, path: Path) -> ModelFacts:
+        """Raises InvalidModel; Unavailable if the check itself cannot run."""
+        ...

@@ -1,0 +1,165 @@
+"""What the inside asks of the store. One conformance suite holds every adapter to it.
+
+Decisions are pure functions that the store calls inside a transaction: it reads a snapshot under a lock, passes it to
+the function, and commits what it answers, all or nothing. A decision may be called again if the transaction has to be.
+Leases live on the store's clock: `now()` is its time, and no method takes a time from outside.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from orchestrator.core.records import (
+    AccountChanges,
+    AccountRecord,
+    ApiKeyRecord,
+    ArtifactRecord,
+    AttemptRecord,
+    Failure,
+    JobChanges,
+    JobPage,
+    JobSnapshot,
+    PaymentRecord,
+    ReadyTask,
+    Submission,
+)
+from tandem.protocol.ids import AttemptRef
+from tandem.protocol.jobs import JobState, ModelInfo
+from tandem.protocol.media import MediaInfo
+from tandem.protocol.tensors import Tensor
+
+JobDecision = Callable[[JobSnapshot, float], JobChanges]
+"""From a job as it is and the store's time to what changes. Raises a TandemError to change nothing."""
+AccountDecision = Callable[[AccountRecord, float], AccountChanges]
+
+
+class JobStore(Protocol):
+    async def now(self) -> float:
+        """The store's time, in seconds since the epoch."""
+        ...
+
+    async def submit(self, submission: Submission) -> str:
+        """Writes a new job and returns its id; under a known idempotency key, the id of the first one.
+
+        Raises IdempotencyConflict if the key came with another request, NotFound if an artifact is gone.
+        """
+        ...
+
+    async def job(self, job_id: str) -> JobSnapshot:
+        """Raises NotFound."""
+        ...
+
+    async def jobs(
+        self, owner: str | None, *, state: JobState | None = None, after: str | None = None, limit: int = 50
+    ) -> JobPage:
+        """Newest first; `owner` None: everybody's."""
+        ...
+
+    async def decide(self, jobs: Sequence[str], decision: JobDecision) -> list[JobChanges]:
+        """Runs `decision` on each job and writes the changes of all in one transaction. Raises NotFound.
+
+        A row of `attempts` whose stored state is final is left as it is and raises StaleAttempt: nothing is written.
+        `earned` raises the nodes' accounts in the same transaction.
+        """
+        ...
+
+    async def ready(self, limit: int) -> list[ReadyTask]:
+        """Waiting tasks whose `not_before` has passed, oldest first."""
+        ...
+
+    async def next_ready_at(self) -> float | None:
+        """When the earliest task that is still backing off becomes ready; None if there is none."""
+        ...
+
+    async def inputs(self, task_id: str) -> tuple[Tensor, ...]:
+        """The input tensors of an inference task."""
+        ...
+
+    async def attempts_on(self, node: str) -> list[AttemptRecord]:
+        """The node's attempts that are running or being verified."""
+        ...
+
+    async def verifying(self) -> list[AttemptRecord]:
+        """Every attempt being verified: what a restart has to take up again."""
+        ...
+
+    async def extend_leases(self, node: str, refs: Sequence[AttemptRef], seconds: float) -> list[AttemptRef]:
+        """Extends the leases of the node's running attempts in one write; returns those of `refs` that are lost."""
+        ...
+
+    async def extend_all_leases(self, seconds: float) -> None:
+        """Gives every running attempt a fresh lease: after a restart nobody is late yet."""
+        ...
+
+    async def expired(self) -> list[AttemptRef]:
+        """Running attempts whose lease has run out."""
+        ...
+
+
+class AccountStore(Protocol):
+    async def account(self, node: str) -> AccountRecord:
+        """Zeroes for a node that is not known."""
+        ...
+
+    async def accounts(self) -> list[AccountRecord]: ...
+
+    async def decide_account(self, node: str, decision: AccountDecision) -> PaymentRecord | None:
+        """Runs `decision` on the account, writes what it changes, and returns the new payment, with its id."""
+        ...
+
+    async def open_payments(self, node: str) -> list[PaymentRecord]:
+        """Payments without a receipt, oldest first."""
+        ...
+
+    async def record_receipt(self, node: str, payment: int, failure: Failure | None) -> None:
+        """Marks a payment as received, or as refused (then `refused` grows by its value). Repeats change nothing."""
+        ...
+
+    async def payments_of(self, node: str) -> list[PaymentRecord]: ...
+
+
+class CatalogueStore(Protocol):
+    """Artifacts, models and API keys."""
+
+    async def add_artifact(self, artifact_id: str, size: int, media_type: str) -> ArtifactRecord:
+        """Known ones stay as they are; their age starts anew."""
+        ...
+
+    async def artifact(self, artifact_id: str) -> ArtifactRecord:
+        """Raises NotFound."""
+        ...
+
+    async def delete_orphans(self, older_than: float) -> list[str]:
+        """Forgets artifacts that no job, model or accepted output refers to, `older_than` seconds old; their ids."""
+        ...
+
+    async def save_media(self, artifact_id: str, media: MediaInfo) -> None: ...
+
+    async def media(self, artifact_id: str) -> MediaInfo | None:
+        """What an earlier probe of this artifact found."""
+        ...
+
+    async def add_model(self, model: ModelInfo) -> None:
+        """Raises Conflict if the name and version stand for another artifact."""
+        ...
+
+    async def model(self, name: str, version: str) -> ModelInfo:
+        """Raises NotFound."""
+        ...
+
+    async def models(self) -> list[ModelInfo]: ...
+
+    async def add_key(self, key: ApiKeyRecord) -> None: ...
+
+    async def key_by_digest(self, digest: bytes) -> ApiKeyRecord | None:
+        """None also if it was revoked."""
+        ...
+
+    async def keys(self) -> list[ApiKeyRecord]: ...
+
+    async def revoke_key(self, key_id: str) -> None:
+        """Raises NotFound."""
+        ...
+
+
+class Store(JobStore, AccountStore, CatalogueStore, Protocol):
+    """All of it."""
