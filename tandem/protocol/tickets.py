@@ -12,12 +12,12 @@ from functools import cached_property
 from typing import Annotated
 
 from eth_hash.auto import keccak
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, ConfigDict, Field
 
 from tandem.protocol.errors import TicketSignatureInvalid
 from tandem.protocol.signing import Address, Bytes32, Signature, SigningKey, address_bytes, recover_address
+from tandem.protocol.units import UINT256_MAX, Wei, WinProb
 
-UINT256_MAX = 2**256 - 1
 UINT32_MAX = 2**32 - 1
 UINT64_MAX = 2**64 - 1
 
@@ -29,19 +29,6 @@ _PARAMS_SCHEMA = (
 )
 _PARAMS_TYPE = keccak(_PARAMS_SCHEMA)
 _TICKET_TYPE = keccak(b"Ticket(TicketParams params,uint32 senderNonce)" + _PARAMS_SCHEMA)
-
-
-def _int_from_decimal(value: object) -> object:
-    return int(value) if isinstance(value, str) and value.isdecimal() else value
-
-
-Uint256 = Annotated[
-    int,
-    Field(ge=0, le=UINT256_MAX),
-    BeforeValidator(_int_from_decimal),
-    PlainSerializer(str, return_type=str, when_used="json"),
-]
-"""An unsigned integer of 256 bits; decimal digits in a JSON string, since JSON's readers round large numbers."""
 
 
 class _Frozen(BaseModel):
@@ -70,8 +57,8 @@ class TicketParams(_Frozen):
 
     sender: Address
     recipient: Address
-    face_value: Uint256
-    win_prob: Uint256
+    face_value: Wei
+    win_prob: WinProb
     expiry: Annotated[int, Field(ge=0, le=UINT64_MAX)]
     commitment: Bytes32
 
