@@ -1,0 +1,3 @@
+"""Fixtures for every test."""
+
+pytest_plugins = ["tests.fixtures.anvil", "tests.fixtures.clock"]
