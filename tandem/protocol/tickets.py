@@ -12,9 +12,10 @@ from functools import cached_property
 from typing import Annotated
 
 from eth_hash.auto import keccak
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from tandem.protocol.errors import TicketSignatureInvalid
+from tandem.protocol.ids import Frozen
 from tandem.protocol.signing import Address, Bytes32, Signature, SigningKey, address_bytes, recover_address
 from tandem.protocol.units import UINT256_MAX, Wei, WinProb
 
@@ -31,11 +32,7 @@ _PARAMS_TYPE = keccak(_PARAMS_SCHEMA)
 _TICKET_TYPE = keccak(b"Ticket(TicketParams params,uint32 senderNonce)" + _PARAMS_SCHEMA)
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Domain(_Frozen):
+class Domain(Frozen):
     """Where tickets are good: one contract on one chain."""
 
     chain_id: Annotated[int, Field(gt=0, le=UINT256_MAX)]
@@ -48,7 +45,7 @@ class Domain(_Frozen):
         return keccak(_DOMAIN_TYPE + _DOMAIN_NAME + _DOMAIN_VERSION + chain_id + _word(self.contract))
 
 
-class TicketParams(_Frozen):
+class TicketParams(Frozen):
     """What a recipient lets a sender sign tickets for.
 
     `face_value` is in wei; `win_prob` a threshold out of 2**256; `expiry` in seconds since the epoch, the first moment
@@ -83,7 +80,7 @@ class TicketParams(_Frozen):
         )
 
 
-class Ticket(_Frozen):
+class Ticket(Frozen):
     """A sender's promise: `face_value` wei if it wins, nothing otherwise."""
 
     params: TicketParams
