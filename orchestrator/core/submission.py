@@ -1,0 +1,124 @@
+"""From a request to a job: every check and every default, decided from data alone."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import assert_never
+
+from orchestrator.core.records import ArtifactRecord, JobRecord, Submission, TaskRecord
+from tandem.protocol.api import QuoteView
+from tandem.protocol.codec import MAX_CONTROL_BYTES, MAX_FRAME_BYTES
+from tandem.protocol.errors import InvalidLadder, TooLarge, UnreadableMedia
+from tandem.protocol.ids import task_id
+from tandem.protocol.jobs import (
+    InferenceRequest,
+    InferenceWork,
+    JobState,
+    ModelInfo,
+    TaskState,
+    TranscodeRequest,
+    TranscodeWork,
+)
+from tandem.protocol.media import MAX_DURATION_US, MediaInfo, output_pixels, plan_ladder
+from tandem.protocol.pricing import Prices, inference_cost, inference_price, transcode_price
+from tandem.protocol.tensors import Tensor, TensorSpec, check_tensors, element_size, elements, tensor_from_json
+
+MAX_TENSOR_BYTES = MAX_FRAME_BYTES - MAX_CONTROL_BYTES
+"""Tensors of one job: with its message they must fit one frame of the node session."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A job that could be submitted: what is to be done and what it costs, in wei."""
+
+    request: TranscodeRequest | InferenceRequest
+    """Less the tensors' data."""
+    work: TranscodeWork | InferenceWork
+    price: int
+    artifacts: tuple[str, ...]
+    """Those that must be kept for the job."""
+    inputs: tuple[Tensor, ...] = ()
+
+    @property
+    def digest(self) -> bytes:
+        """sha256 of the request with its data, to tell a repeat from another request."""
+        digest = hashlib.sha256(self.request.model_dump_json().encode())
+        for tensor in self.inputs:
+            digest.update(tensor.data)
+        return digest.digest()
+
+
+def plan_transcode(request: TranscodeRequest, source: ArtifactRecord, media: MediaInfo, prices: Prices) -> Plan:
+    """Raises UnreadableMedia, TooLarge for a source that runs too long, or InvalidLadder."""
+    _check_source(media)
+    ladder = plan_ladder(media, request.ladder)
+    pixels = output_pixels(media, ladder)
+    price = transcode_price(prices, pixels)
+    if price is None:
+        raise InvalidLadder(f"expected codecs out of {sorted(prices.megapixel)}, got {sorted(pixels)}")
+    work = TranscodeWork(source=source.id, source_size=source.size, media=media, ladder=ladder)
+    return Plan(request, work, price, (source.id,))
+
+
+def _check_source(media: MediaInfo) -> None:
+    if media.duration_us > MAX_DURATION_US:
+        hours = MAX_DURATION_US // 3_600_000_000
+        raise TooLarge(
+            f"expected a source of at most {hours} hours, got {media.duration_us / 3.6e9:.1f}; cut it into parts"
+        )
+    if media.video is not None and not (media.duration_us and media.video.frames):
+        raise UnreadableMedia("expected a video with frames and a duration, got an empty one; check the file")
+
+
+def plan_inference(request: InferenceRequest, model: ModelInfo, prices: Prices) -> Plan:
+    """Raises InvalidTensor, or TooLarge if inputs or outputs would not fit one message to or from a node."""
+    inputs = tuple(tensor_from_json(tensor) for tensor in request.inputs)
+    check_tensors(model.inputs, inputs)
+    _check_size("inputs", sum(len(tensor.data) for tensor in inputs))
+    _check_size("outputs", sum(_least_size(spec) for spec in model.outputs))
+    metas = tuple(tensor.meta for tensor in inputs)
+    cost_us = inference_cost(model.cost_us, model.inputs, metas)
+    work = InferenceWork(
+        model=model.artifact, model_size=model.size, inputs=metas, outputs=model.outputs, cost_us=cost_us
+    )
+    return Plan(_without_data(request), work, inference_price(prices, cost_us), (model.artifact,), inputs)
+
+
+def _check_size(what: str, size: int) -> None:
+    if size > MAX_TENSOR_BYTES:
+        raise TooLarge(f"expected {what} of at most {MAX_TENSOR_BYTES} bytes in all, got {size}; send a smaller batch")
+
+
+def _least_size(spec: TensorSpec) -> int:
+    """Bytes of the tensor with every open dimension at 1."""
+    return (element_size(spec.datatype) or 0) * elements([abs(size) for size in spec.shape])
+
+
+def _without_data(request: InferenceRequest) -> InferenceRequest:
+    bare = tuple(tensor.model_copy(update={"data": []}) for tensor in request.inputs)
+    return request.model_copy(update={"inputs": bare})
+
+
+def quote_of(plan: Plan) -> QuoteView:
+    match plan.work:
+        case TranscodeWork(ladder=ladder):
+            return QuoteView(kind="transcode", price=plan.price, ladder=ladder)
+        case InferenceWork(cost_us=cost_us):
+            return QuoteView(kind="inference", price=plan.price, cost_us=cost_us)
+        case _:
+            assert_never(plan.work)
+
+
+def submission_of(plan: Plan, job: str, owner: str, now: float, idempotency_key: str | None) -> Submission:
+    """The rows of a new job: one task, waiting."""
+    record = JobRecord(
+        id=job, owner=owner, request=plan.request, state=JobState.QUEUED, price=plan.price, created_at=now
+    )
+    task = TaskRecord(id=task_id(job, 0), work=plan.work, state=TaskState.WAITING, price=plan.price)
+    return Submission(
+        job=record,
+        tasks=(task,),
+        inputs=plan.inputs,
+        idempotency_key=idempotency_key,
+        request_digest=plan.digest,
+        artifacts=plan.artifacts,
+    )

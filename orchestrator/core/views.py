@@ -1,0 +1,195 @@
+"""Records as the API shows them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import assert_never
+
+from orchestrator.core.records import AttemptRecord, Failure, JobSnapshot
+from tandem.protocol.api import (
+    AttemptView,
+    InferenceEcho,
+    InferenceResult,
+    JobSummary,
+    JobView,
+    NodeSummary,
+    PriceView,
+    Problem,
+    ProgressView,
+    RenditionView,
+    TensorEcho,
+    TranscodeResult,
+)
+from tandem.protocol.ids import AttemptRef
+from tandem.protocol.jobs import (
+    AttemptState,
+    InferenceOutput,
+    InferenceRequest,
+    JobState,
+    RenditionResult,
+    TranscodeOutput,
+    TranscodeRequest,
+)
+from tandem.protocol.media import MediaInfo
+from tandem.protocol.messages import Offer
+from tandem.protocol.tensors import tensor_to_json
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """A node with a live session."""
+
+    address: str
+    offer: Offer
+    connected_at: float
+    """Seconds since the epoch."""
+    running: tuple[AttemptRef, ...] = ()
+    earned: int = 0
+    """Wei of accepted attempts, since the beginning."""
+    issued: int = 0
+    """Wei of expected value of signed tickets, since the beginning."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobProgress:
+    """How far a job is: thousandths, and seconds left if that can be told."""
+
+    permille: int
+    remaining: float | None = None
+
+
+NOT_BEGUN = JobProgress(0)
+
+
+def artifact_path(artifact_id: str) -> str:
+    return f"/v1/artifacts/{artifact_id}"
+
+
+def progress_view(progress: JobProgress) -> ProgressView:
+    return ProgressView(percent=progress.permille / 10, remaining_seconds=progress.remaining)
+
+
+def job_summary(snapshot: JobSnapshot, progress: JobProgress = NOT_BEGUN) -> JobSummary:
+    job = snapshot.job
+    done = job.state is JobState.SUCCEEDED
+    charged = sum(attempt.price for attempt in _accepted(snapshot))
+    return JobSummary(
+        id=job.id,
+        kind=job.request.kind,
+        state=job.state,
+        created_at=_time(job.created_at),
+        finished_at=_time_or_none(job.finished_at),
+        progress=ProgressView(percent=100, remaining_seconds=0) if done else progress_view(progress),
+        price=PriceView(quoted=job.price, charged=charged),
+        error=_problem(job.failure),
+    )
+
+
+def job_view(snapshot: JobSnapshot, media: Mapping[str, MediaInfo], progress: JobProgress = NOT_BEGUN) -> JobView:
+    """The whole job; `media` has what verification found in the renditions, by artifact."""
+    return JobView(
+        **dict(job_summary(snapshot, progress)),
+        request=_request(snapshot.job.request),
+        result=_result(snapshot, media) if snapshot.job.state is JobState.SUCCEEDED else None,
+        attempts=tuple(_attempt(attempt) for attempt in snapshot.attempts),
+    )
+
+
+def rendition_results(snapshot: JobSnapshot) -> tuple[RenditionResult, ...]:
+    """The renditions of accepted attempts, in the order of the tasks."""
+    outputs = [attempt.output for attempt in _accepted(snapshot)]
+    return tuple(
+        rendition for output in outputs if isinstance(output, TranscodeOutput) for rendition in output.renditions
+    )
+
+
+def node_summary(node: NodeView) -> NodeSummary:
+    return NodeSummary(
+        address=node.address,
+        connected_at=_time(node.connected_at),
+        draining=node.offer.draining,
+        capability=node.offer.capability,
+        capacity=node.offer.capacity,
+        prices=node.offer.prices,
+        running=tuple(str(ref) for ref in node.running),
+        earned=node.earned,
+        issued=node.issued,
+    )
+
+
+def _accepted(snapshot: JobSnapshot) -> tuple[AttemptRecord, ...]:
+    return tuple(attempt for attempt in snapshot.attempts if attempt.state is AttemptState.ACCEPTED)
+
+
+def _request(request: TranscodeRequest | InferenceRequest) -> TranscodeRequest | InferenceEcho:
+    match request:
+        case TranscodeRequest():
+            return request
+        case InferenceRequest():
+            inputs = tuple(
+                TensorEcho(name=each.name, datatype=each.datatype, shape=each.shape) for each in request.inputs
+            )
+            return InferenceEcho(model=request.model, version=request.version, inputs=inputs)
+        case _:
+            assert_never(request)
+
+
+def _result(snapshot: JobSnapshot, media: Mapping[str, MediaInfo]) -> TranscodeResult | InferenceResult | None:
+    for attempt in _accepted(snapshot):
+        match attempt.output:
+            case InferenceOutput(provider=provider):
+                outputs = tuple(tensor_to_json(tensor) for tensor in attempt.tensors)
+                return InferenceResult(outputs=outputs, provider=provider)
+            case TranscodeOutput():
+                renditions = rendition_results(snapshot)
+                return TranscodeResult(renditions=tuple(_rendition(each, media) for each in renditions))
+            case None:
+                pass
+            case _:
+                assert_never(attempt.output)
+    return None
+
+
+def _rendition(result: RenditionResult, media: Mapping[str, MediaInfo]) -> RenditionView:
+    base = RenditionView(
+        name=result.name, artifact=result.artifact, url=artifact_path(result.artifact), size=result.size
+    )
+    info = media.get(result.artifact)
+    if info is None or info.video is None:
+        return base
+    width, height = info.video.display_size
+    facts = {
+        "width": width,
+        "height": height,
+        "frames": info.video.frames,
+        "bitrate": result.size * 8 * 10**6 // max(1, info.duration_us),
+        "duration_seconds": info.duration_us / 10**6,
+        "video_codec": info.video.codec,
+        "audio_codec": info.audio[0].codec if info.audio else None,
+    }
+    return base.model_copy(update=facts)
+
+
+def _attempt(attempt: AttemptRecord) -> AttemptView:
+    return AttemptView(
+        task=attempt.ref.task,
+        number=attempt.ref.number,
+        node=attempt.node,
+        state=attempt.state,
+        price=attempt.price,
+        started_at=_time(attempt.started_at),
+        finished_at=_time_or_none(attempt.finished_at),
+        error=_problem(attempt.failure),
+    )
+
+
+def _problem(failure: Failure | None) -> Problem | None:
+    return Problem.of(failure.code, failure.detail) if failure else None
+
+
+def _time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _time_or_none(seconds: float | None) -> datetime | None:
+    return None if seconds is None else _time(seconds)

@@ -1,0 +1,66 @@
+"""Artifacts: bytes in the store of artifacts, and what is known of them in the store."""
+
+from collections.abc import AsyncIterator
+
+from orchestrator.core.records import ArtifactRecord, JobSnapshot
+from orchestrator.ports.artifacts import ArtifactStore
+from orchestrator.ports.store import Store
+from tandem.protocol.errors import InvalidRequest, NotFound, StaleAttempt
+from tandem.protocol.ids import AttemptRef, job_of
+from tandem.protocol.jobs import AttemptState, TranscodeWork
+
+_RENDITION_TYPE = "video/mp4"
+
+
+class Artifacts:
+    """`limit` bounds a submitter's upload, in bytes."""
+
+    def __init__(self, store: Store, content: ArtifactStore, limit: int) -> None:
+        self._store = store
+        self._content = content
+        self._limit = limit
+
+    async def upload(self, chunks: AsyncIterator[bytes], media_type: str) -> ArtifactRecord:
+        """Takes a stream to its end; an early end leaves nothing. Raises TooLarge, InvalidRequest for no bytes."""
+        artifact_id, size = await self._content.write(_some(chunks), self._limit)
+        return await self._store.add_artifact(artifact_id, size, media_type)
+
+    async def upload_output(
+        self, ref: AttemptRef, name: str, chunks: AsyncIterator[bytes], limit: int
+    ) -> ArtifactRecord:
+        """A rendition from the node that runs the attempt.
+
+        Raises StaleAttempt if the attempt is over, NotFound for a rendition that was not asked for, TooLarge.
+        """
+        _check_output(await self._store.job(job_of(ref.task)), ref, name)
+        artifact_id, size = await self._content.write(_some(chunks), limit)
+        return await self._store.add_artifact(artifact_id, size, _RENDITION_TYPE)
+
+    async def get(self, artifact_id: str) -> ArtifactRecord:
+        """Raises NotFound."""
+        return await self._store.artifact(artifact_id)
+
+    def read(self, artifact_id: str, start: int, end: int) -> AsyncIterator[bytes]:
+        """The bytes from `start` up to `end` (exclusive). Raises NotFound."""
+        return self._content.read(artifact_id, start, end)
+
+
+def _check_output(snapshot: JobSnapshot, ref: AttemptRef, name: str) -> None:
+    attempt = snapshot.attempt(ref)
+    if attempt is None or attempt.state is not AttemptState.RUNNING:
+        state = attempt.state if attempt else "unknown"
+        raise StaleAttempt(f"expected attempt {ref} to be running, it is {state}; stop working on it")
+    task = snapshot.task(ref.task)
+    wanted = [each.name for each in task.work.ladder] if task and isinstance(task.work, TranscodeWork) else []
+    if name not in wanted:
+        raise NotFound(f"expected a rendition of {ref}, which are {wanted}, got {name!r}")
+
+
+async def _some(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The same stream, which must not be empty."""
+    size = 0
+    async for chunk in chunks:
+        size += len(chunk)
+        yield chunk
+    if not size:
+        raise InvalidRequest("expected the artifact's bytes as the body, got an empty body")

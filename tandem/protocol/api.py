@@ -1,0 +1,204 @@
+"""What the HTTP API answers, as both sides read it. Requests are in `jobs`; tensors in `tensors`.
+
+Unlike what is sent, an answer may hold more than a client knows: unknown fields are dropped, so that an orchestrator
+may be newer than its clients. Amounts are wei, written as decimal strings; times are RFC 3339 in UTC.
+"""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tandem.protocol.capacity import Capability, Capacity
+from tandem.protocol.errors import ERRORS_BY_CODE, TandemError, error_from_wire
+from tandem.protocol.ids import ArtifactId, Frozen, Name
+from tandem.protocol.jobs import AttemptState, JobState, ModelInfo, TranscodeRequest
+from tandem.protocol.media import Rendition
+from tandem.protocol.pricing import Prices
+from tandem.protocol.tensors import Datatype, FixedShape, TensorJson
+from tandem.protocol.units import Wei
+
+PROBLEM_MEDIA_TYPE = "application/problem+json"
+PROBLEM_PREFIX = "urn:tandem:error:"
+
+
+class View(BaseModel):
+    """Base of every answer."""
+
+    # JSON has no NaN and no infinities: tensors spell them as the strings "NaN", "Infinity" and "-Infinity".
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="strings")
+
+
+class Problem(View):
+    """An error, as RFC 9457 has it, with a code of the error tree."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+
+    @classmethod
+    def of(cls, code: str, detail: str, status: int | None = None) -> "Problem":
+        """The problem for a code; its status is the error type's unless another is given."""
+        status = status or ERRORS_BY_CODE.get(code, TandemError).status
+        title = code.replace("_", " ").capitalize()
+        return cls(type=PROBLEM_PREFIX + code, title=title, status=status, detail=detail, code=code)
+
+    def error(self) -> TandemError:
+        """The error that the problem stands for; of an unknown code, the status says whether to try again."""
+        known = ERRORS_BY_CODE.get(self.code)
+        retryable = known.retryable if known else self.status >= 500  # noqa: PLR2004 - the server's fault
+        return error_from_wire(self.code, self.detail, retryable=retryable)
+
+
+class ArtifactView(View):
+    id: ArtifactId
+    size: int
+    """Bytes."""
+    media_type: str
+
+
+class NewModel(Frozen):
+    """What registers a model: an uploaded ONNX artifact under a name and version."""
+
+    name: Name
+    version: Name = "1"
+    artifact: ArtifactId
+
+
+class ModelList(View):
+    models: tuple[ModelInfo, ...]
+
+
+class TensorEcho(View):
+    """An input tensor of a stored request: its data are not kept in it."""
+
+    name: str
+    datatype: Datatype
+    shape: FixedShape
+
+
+class InferenceEcho(View):
+    kind: Literal["inference"] = "inference"
+    model: str
+    version: str
+    inputs: tuple[TensorEcho, ...]
+
+
+RequestEcho = Annotated[TranscodeRequest | InferenceEcho, Field(discriminator="kind")]
+
+
+class QuoteView(View):
+    """What a job would cost, in wei, with everything decided that the request left open."""
+
+    kind: Literal["transcode", "inference"]
+    price: Wei
+    ladder: tuple[Rendition, ...] | None = None
+    """Of a transcode."""
+    cost_us: int | None = None
+    """Of an inference: microseconds of model cost."""
+
+
+class ProgressView(View):
+    percent: float
+    remaining_seconds: float | None = None
+
+
+class PriceView(View):
+    quoted: Wei
+    charged: Wei
+    """The sum of what accepted attempts cost; other attempts cost nothing."""
+
+
+class RenditionView(View):
+    """A finished rendition. What follows `size` was measured by the orchestrator, not said by the node."""
+
+    name: str
+    artifact: ArtifactId
+    url: str
+    """Path of the artifact at this orchestrator."""
+    size: int
+    """Bytes."""
+    width: int | None = None
+    height: int | None = None
+    frames: int | None = None
+    bitrate: int | None = None
+    """Bits a second of the whole file."""
+    duration_seconds: float | None = None
+    video_codec: str | None = None
+    audio_codec: str | None = None
+
+
+class TranscodeResult(View):
+    renditions: tuple[RenditionView, ...]
+
+
+class InferenceResult(View):
+    outputs: tuple[TensorJson, ...]
+    provider: str
+    """The ONNX Runtime provider that ran it."""
+
+
+class AttemptView(View):
+    task: str
+    number: int
+    node: str
+    state: AttemptState
+    price: Wei
+    """What it earns if accepted."""
+    started_at: datetime
+    finished_at: datetime | None = None
+    error: Problem | None = None
+
+
+class JobSummary(View):
+    """A job as it stands in a list."""
+
+    id: str
+    kind: Literal["transcode", "inference"]
+    state: JobState
+    created_at: datetime
+    finished_at: datetime | None = None
+    progress: ProgressView
+    price: PriceView
+    error: Problem | None = None
+
+
+class JobView(JobSummary):
+    """A job with all that is known of it."""
+
+    request: RequestEcho
+    result: TranscodeResult | InferenceResult | None = None
+    attempts: tuple[AttemptView, ...] = ()
+
+
+class JobList(View):
+    jobs: tuple[JobSummary, ...]
+    next: str | None = None
+    """To be given as `after` for the next page; None at the end."""
+
+
+class NodeSummary(View):
+    """A connected node: what it offers and what it has earned, in wei of expected value, since the beginning."""
+
+    address: str
+    connected_at: datetime
+    draining: bool
+    capability: Capability
+    capacity: Capacity
+    prices: Prices
+    running: tuple[str, ...]
+    """Attempts, as `TASK#NUMBER`."""
+    earned: Wei
+    issued: Wei
+
+
+class NodeList(View):
+    nodes: tuple[NodeSummary, ...]
+
+
+class StateEvent(View):
+    """Data of the events `state` and `end` of a job's stream; `end` is the last."""
+
+    state: JobState
