@@ -1,0 +1,285 @@
+"""What an event does to a job: a pure function from a snapshot to the rows that change.
+
+Every event about an attempt names its number, the fencing token. An attempt that is not the current one of its task,
+or that another node holds, raises StaleAttempt, and nothing changes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from orchestrator.core.records import AttemptRecord, Failure, JobChanges, JobRecord, JobSnapshot, TaskRecord
+from tandem.protocol.errors import (
+    AttemptLost,
+    AttemptReturned,
+    Conflict,
+    ExposureExceeded,
+    JobFailed,
+    NoCapacity,
+    StaleAttempt,
+)
+from tandem.protocol.ids import AttemptRef
+from tandem.protocol.jobs import JOB_TRANSITIONS, AttemptState, JobState, Output, TaskState, is_final
+from tandem.protocol.tensors import Tensor
+
+DECLINED = frozenset({AttemptReturned.code, NoCapacity.code, ExposureExceeded.code})
+"""Codes by which a node hands an attempt back without having failed it."""
+
+_BLAMED = frozenset({AttemptState.FAILED, AttemptState.REJECTED, AttemptState.EXPIRED})
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    max_nodes: int = 3
+    """A task that failed on so many different nodes fails its job."""
+    max_attempts: int = 20
+    """However they ended."""
+    confirmations: int = 2
+    """How often a node must say that the input is at fault before it is believed."""
+    backoff: float = 0.5
+    """Seconds before the second attempt; doubled for each one after."""
+    backoff_max: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """The scheduler gives the task's next attempt to a node, under a lease of so many seconds."""
+
+    task: str
+    node: str
+    price: int
+    lease: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The node says it is done: the result is to be verified."""
+
+    ref: AttemptRef
+    node: str
+    output: Output
+    tensors: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """Verification found nothing wrong."""
+
+    ref: AttemptRef
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Verification found the result not to be what was asked."""
+
+    ref: AttemptRef
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The node says that it failed, or hands the attempt back."""
+
+    ref: AttemptRef
+    node: str
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """The lease ran out, or the node came back without the attempt."""
+
+    ref: AttemptRef
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The submitter wants no more of it."""
+
+
+Event = Assigned | Finished | Accepted | Rejected | Broken | Expired | Cancelled
+
+
+def decide(  # noqa: PLR0911 - one arm an event
+    snapshot: JobSnapshot, event: Event, now: float, policy: RetryPolicy
+) -> JobChanges:
+    """What `event` changes. Raises StaleAttempt, or Conflict for a job that is over."""
+    match event:
+        case Assigned():
+            return _assign(snapshot, event, now)
+        case Cancelled():
+            return _cancel(snapshot, now)
+        case Finished(ref, node, output, tensors):
+            attempt = _held(snapshot, ref, node)
+            verifying = replace(attempt, state=AttemptState.VERIFYING, output=output, tensors=tensors)
+            return _changed(snapshot, now, attempt=verifying)
+        case Accepted(ref):
+            return _accept(snapshot, ref, now)
+        case Rejected(ref, failure):
+            attempt = _current(snapshot, ref, AttemptState.VERIFYING)
+            return _over(snapshot, replace(attempt, tensors=()), AttemptState.REJECTED, failure, now, policy)
+        case Broken(ref, node, failure):
+            attempt = _held(snapshot, ref, node)
+            state = AttemptState.RETURNED if failure.code in DECLINED else AttemptState.FAILED
+            return _over(snapshot, attempt, state, failure, now, policy)
+        case Expired(ref):
+            attempt = _current(snapshot, ref, AttemptState.RUNNING)
+            lost = Failure(AttemptLost.code, "the node's lease ran out", retryable=True)
+            return _over(snapshot, attempt, AttemptState.EXPIRED, lost, now, policy)
+        case _:
+            assert_never(event)
+
+
+def failed_on(attempts: Sequence[AttemptRecord]) -> tuple[str, ...]:
+    """The nodes that are to blame for failed attempts, each once, oldest first."""
+    return tuple(dict.fromkeys(attempt.node for attempt in attempts if attempt.state in _BLAMED))
+
+
+def _assign(snapshot: JobSnapshot, event: Assigned, now: float) -> JobChanges:
+    task = snapshot.task(event.task)
+    if task is None or task.state is not TaskState.WAITING:
+        raise StaleAttempt(f"expected task {event.task} to be waiting, got {task.state if task else 'none'}")
+    number = 1 + max((attempt.ref.number for attempt in snapshot.attempts_of(task.id)), default=0)
+    attempt = AttemptRecord(
+        ref=AttemptRef(task=task.id, number=number),
+        node=event.node,
+        state=AttemptState.RUNNING,
+        price=event.price,
+        started_at=now,
+        lease_until=now + event.lease,
+    )
+    return _changed(snapshot, now, attempt=attempt, task=replace(task, state=TaskState.ACTIVE))
+
+
+def _accept(snapshot: JobSnapshot, ref: AttemptRef, now: float) -> JobChanges:
+    attempt = _current(snapshot, ref, AttemptState.VERIFYING)
+    accepted = replace(attempt, state=AttemptState.ACCEPTED, finished_at=now)
+    done = replace(_task(snapshot, ref), state=TaskState.DONE)
+    return replace(_changed(snapshot, now, attempt=accepted, task=done), earned=(accepted,))
+
+
+def _over(
+    snapshot: JobSnapshot,
+    attempt: AttemptRecord,
+    state: AttemptState,
+    failure: Failure,
+    now: float,
+    policy: RetryPolicy,
+) -> JobChanges:
+    ended = replace(attempt, state=state, failure=failure, finished_at=now)
+    task = _task(snapshot, attempt.ref)
+    history = (*(a for a in snapshot.attempts_of(task.id) if a.ref != attempt.ref), ended)
+    verdict = _giving_up(history, policy)
+    if verdict is None:
+        waiting = replace(task, state=TaskState.WAITING, not_before=now + _backoff(history, policy))
+        return _changed(snapshot, now, attempt=ended, task=waiting)
+    return _fail_job(snapshot, ended, replace(task, state=TaskState.FAILED), verdict, now)
+
+
+def _giving_up(history: Sequence[AttemptRecord], policy: RetryPolicy) -> Failure | None:
+    """Why the task is not tried again, or None if it is."""
+    blamed = [attempt for attempt in history if attempt.state in _BLAMED and attempt.failure is not None]
+    final = [attempt.failure for attempt in blamed if attempt.failure and not attempt.failure.retryable]
+    if len(final) >= policy.confirmations:
+        return final[-1]
+    if len(failed_on(history)) >= policy.max_nodes or len(history) >= policy.max_attempts:
+        return Failure(JobFailed.code, _evidence(history), retryable=False)
+    return None
+
+
+def _evidence(history: Sequence[AttemptRecord]) -> str:
+    told = [
+        f"attempt {a.ref.number} on {a.node}: {a.failure.code}: {a.failure.detail[:300]}" for a in history if a.failure
+    ]
+    return f"{len(history)} attempts failed; the last of them: " + "; ".join(told[-3:])
+
+
+def _backoff(history: Sequence[AttemptRecord], policy: RetryPolicy) -> float:
+    return min(policy.backoff_max, policy.backoff * 2.0 ** (len(history) - 1))
+
+
+def _cancel(snapshot: JobSnapshot, now: float) -> JobChanges:
+    if snapshot.job.state is JobState.CANCELLED:
+        return JobChanges()
+    if is_final(JOB_TRANSITIONS, snapshot.job.state):
+        raise Conflict(f"expected a job that is not over, got one that has {snapshot.job.state}; nothing to cancel")
+    return _end_job(snapshot, JobState.CANCELLED, None, now)
+
+
+def _fail_job(
+    snapshot: JobSnapshot, ended: AttemptRecord, failed: TaskRecord, failure: Failure, now: float
+) -> JobChanges:
+    merged = _merge(snapshot, ended, failed)
+    changes = _end_job(merged, JobState.FAILED, failure, now)
+    return replace(changes, tasks=(failed, *changes.tasks), attempts=(ended, *changes.attempts))
+
+
+def _end_job(snapshot: JobSnapshot, state: JobState, failure: Failure | None, now: float) -> JobChanges:
+    """Ends a job with everything of it that is still open."""
+    live = {AttemptState.RUNNING, AttemptState.VERIFYING}
+    return JobChanges(
+        job=replace(snapshot.job, state=state, failure=failure, finished_at=now),
+        tasks=tuple(
+            replace(task, state=TaskState.CANCELLED)
+            for task in snapshot.tasks
+            if task.state in {TaskState.WAITING, TaskState.ACTIVE}
+        ),
+        attempts=tuple(
+            replace(attempt, state=AttemptState.CANCELLED, finished_at=now, tensors=())
+            for attempt in snapshot.attempts
+            if attempt.state in live
+        ),
+    )
+
+
+def _changed(
+    snapshot: JobSnapshot, now: float, *, attempt: AttemptRecord, task: TaskRecord | None = None
+) -> JobChanges:
+    """The changes of one attempt and its task, with the job's state that follows from them."""
+    merged = _merge(snapshot, attempt, task)
+    job = _follow(merged, now)
+    return JobChanges(
+        job=job if job != snapshot.job else None,
+        tasks=() if task is None else (task,),
+        attempts=(attempt,),
+    )
+
+
+def _merge(snapshot: JobSnapshot, attempt: AttemptRecord, task: TaskRecord | None) -> JobSnapshot:
+    tasks = tuple(task if task is not None and old.id == task.id else old for old in snapshot.tasks)
+    others = tuple(old for old in snapshot.attempts if old.ref != attempt.ref)
+    return JobSnapshot(job=snapshot.job, tasks=tasks, attempts=(*others, attempt))
+
+
+def _follow(snapshot: JobSnapshot, now: float) -> JobRecord:
+    """The job with the state that its tasks and attempts call for."""
+    states = {task.state for task in snapshot.tasks}
+    if states == {TaskState.DONE}:
+        return replace(snapshot.job, state=JobState.SUCCEEDED, finished_at=now)
+    if TaskState.ACTIVE not in states:
+        return replace(snapshot.job, state=JobState.RUNNING if TaskState.DONE in states else JobState.QUEUED)
+    running = any(attempt.state is AttemptState.RUNNING for attempt in snapshot.attempts)
+    open_tasks = running or TaskState.WAITING in states
+    return replace(snapshot.job, state=JobState.RUNNING if open_tasks else JobState.VERIFYING)
+
+
+def _task(snapshot: JobSnapshot, ref: AttemptRef) -> TaskRecord:
+    task = snapshot.task(ref.task)
+    if task is None:
+        raise StaleAttempt(f"expected an attempt of a known task, got {ref}")
+    return task
+
+
+def _current(snapshot: JobSnapshot, ref: AttemptRef, state: AttemptState) -> AttemptRecord:
+    attempt = snapshot.attempt(ref)
+    if attempt is None or attempt.state is not state:
+        found = attempt.state if attempt else "none"
+        raise StaleAttempt(f"expected attempt {ref} to be {state}, got {found}; it was taken from its node")
+    return attempt
+
+
+def _held(snapshot: JobSnapshot, ref: AttemptRef, node: str) -> AttemptRecord:
+    attempt = _current(snapshot, ref, AttemptState.RUNNING)
+    if attempt.node != node:
+        raise StaleAttempt(f"expected attempt {ref} to be said of by {attempt.node}, its node, got {node}")
+    return attempt

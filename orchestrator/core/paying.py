@@ -1,0 +1,79 @@
+"""How much a node is due, and under which terms tickets are signed: pure decisions over its account."""
+
+from dataclasses import dataclass, replace
+
+from orchestrator.core.records import AccountChanges, AccountRecord, PaymentRecord
+from orchestrator.core.session import Identity
+from tandem.protocol.errors import TicketError, TicketExpired, TicketParamsUnknown
+from tandem.protocol.messages import MAX_TICKETS, SignedTicket
+from tandem.protocol.tickets import TicketParams, sign_ticket
+from tandem.protocol.units import ceil_div
+
+
+@dataclass(frozen=True, slots=True)
+class PayingPolicy:
+    """The orchestrator's own bounds."""
+
+    max_ahead: int
+    """Wei of expected value that may be signed beyond what a node has earned, refused tickets included."""
+    max_face_value: int
+    """Wei: what a single winner may pay."""
+    min_lifetime: float = 60.0
+    """Seconds that terms must still live."""
+
+
+def agree(account: AccountRecord, params: TicketParams, identity: Identity, policy: PayingPolicy, now: float) -> None:
+    """Raises a TicketError unless tickets may be signed under these terms."""
+    if params.sender != identity.sender or params.recipient != account.node:
+        raise TicketParamsUnknown(
+            f"expected terms from {identity.sender} to {account.node}, got {params.sender} to {params.recipient}"
+        )
+    if params.expiry < now + policy.min_lifetime:
+        raise TicketExpired(f"expected terms that live {policy.min_lifetime:.0f} s more, got expiry {params.expiry}")
+    value = params.expected_value()
+    if not 0 < value <= policy.max_ahead or params.face_value > policy.max_face_value:
+        raise TicketError(
+            f"expected tickets worth 1 to {policy.max_ahead} wei each with a face value of at most "
+            f"{policy.max_face_value}, got {value} and {params.face_value}"
+        )
+
+
+def adopt(account: AccountRecord, params: TicketParams) -> AccountChanges:
+    """Puts terms in force. Terms that are in force already keep their nonces: none is ever signed twice."""
+    if account.params == params:
+        return AccountChanges()
+    return AccountChanges(account=replace(account, params=params, next_nonce=0))
+
+
+def unpaid(account: AccountRecord, policy: PayingPolicy) -> int:
+    """Wei earned that no ticket covers. Refused tickets are made good up to `max_ahead`, and no further:
+
+    a node that refused every losing ticket would otherwise be paid in winners alone.
+    """
+    covered = account.issued - min(account.refused, policy.max_ahead)
+    return max(0, account.earned - covered)
+
+
+def pay(account: AccountRecord, identity: Identity, policy: PayingPolicy, now: float) -> AccountChanges:
+    """The next payment to a node: as many tickets as cover what it is due, or nothing."""
+    params = account.params
+    if params is None or params.expiry <= now:
+        return AccountChanges()
+    value = params.expected_value()
+    count = min(MAX_TICKETS, ceil_div(unpaid(account, policy), value))
+    if count == 0:
+        return AccountChanges()
+    nonces = range(account.next_nonce, account.next_nonce + count)
+    signed = (sign_ticket(identity.key, identity.domain, params, nonce) for nonce in nonces)
+    tickets = tuple(
+        SignedTicket.model_construct(sender_nonce=ticket.sender_nonce, signature=ticket.signature) for ticket in signed
+    )
+    return AccountChanges(
+        account=replace(account, issued=account.issued + count * value, next_nonce=nonces.stop),
+        payment=PaymentRecord(id=0, node=account.node, params=params, tickets=tickets),
+    )
+
+
+def overdrawn(account: AccountRecord, policy: PayingPolicy) -> bool:
+    """Whether a node has refused so many tickets that it gets no new work."""
+    return account.refused > policy.max_ahead

@@ -1,0 +1,208 @@
+"""Which waiting task goes to which node: pure, and able to say why not."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import assert_never
+
+from orchestrator.core.records import ReadyTask
+from tandem.protocol.capacity import Capacity, shortfalls
+from tandem.protocol.ids import AttemptRef
+from tandem.protocol.jobs import InferenceWork, TranscodeWork
+from tandem.protocol.media import VideoCodec, output_pixels
+from tandem.protocol.messages import Offer
+from tandem.protocol.placement import need
+from tandem.protocol.pricing import Prices, inference_price, transcode_price
+
+_ENCODERS: Mapping[VideoCodec, frozenset[str]] = {VideoCodec.H264: frozenset({"libx264", "h264_nvenc"})}
+_UNKNOWN_SPEED_SECONDS = 60.0
+
+
+class Obstacle(StrEnum):
+    """Why a task is not on a node."""
+
+    DRAINING = "draining"
+    NO_TERMS = "no_terms"
+    """The node has not agreed how it is paid."""
+    CANNOT = "cannot"
+    """It lacks an encoder or a provider."""
+    PRICE = "price"
+    """It asks more than the job pays, or does not sell this."""
+    EXPOSURE = "exposure"
+    """It would be owed more than it allows."""
+    CAPACITY = "capacity"
+    FAILED_BEFORE = "failed_before"
+    """The task failed there, and another node can take it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    obstacle: Obstacle
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What one attempt takes up on its node."""
+
+    need: Capacity
+    price: int
+    """Wei that it will earn."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeState:
+    """A connected node, as the scheduler sees it."""
+
+    address: str
+    offer: Offer
+    loads: Mapping[AttemptRef, Load]
+    unpaid: int = 0
+    """Wei of accepted work that no receipted ticket covers yet."""
+    has_terms: bool = True
+    reliability: float = 1.0
+    """The decayed share of its attempts that were accepted, in (0, 1]."""
+
+    @property
+    def free(self) -> Capacity:
+        left = self.offer.capacity
+        for load in self.loads.values():
+            left -= load.need
+        return left
+
+    @property
+    def exposure(self) -> int:
+        return self.unpaid + sum(load.price for load in self.loads.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    task: str
+    node: str
+    price: int
+    """Wei, by the node's offer."""
+    need: Capacity
+
+
+def price_of(work: TranscodeWork | InferenceWork, prices: Prices) -> int | None:
+    """Wei for an accepted result; None if it is not for sale."""
+    match work:
+        case TranscodeWork():
+            return transcode_price(prices, output_pixels(work.media, work.ladder))
+        case InferenceWork():
+            return inference_price(prices, work.cost_us)
+        case _:
+            assert_never(work)
+
+
+def assign(tasks: Sequence[ReadyTask], nodes: Sequence[NodeState]) -> list[Assignment]:
+    """As many assignments as fit, oldest task first, each to the best node for it."""
+    states = {node.address: node for node in nodes}
+    assignments: list[Assignment] = []
+    for ready in tasks:
+        chosen = _choose(ready, states)
+        if chosen is not None:
+            assignments.append(chosen)
+            states[chosen.node] = _with_load(states[chosen.node], chosen)
+    return assignments
+
+
+def explain(ready: ReadyTask, nodes: Sequence[NodeState]) -> dict[str, tuple[Reason, ...]]:
+    """For each node, why it does not take the task now; empty: it would."""
+    alternatives = _able(ready, nodes)
+    return {node.address: _obstacles(ready, node, alternatives) for node in nodes}
+
+
+def _choose(ready: ReadyTask, states: Mapping[str, NodeState]) -> Assignment | None:
+    nodes = list(states.values())
+    alternatives = _able(ready, nodes)
+    willing = [node for node in nodes if not _obstacles(ready, node, alternatives)]
+    if not willing:
+        return None
+    best = min(willing, key=lambda node: (_score(ready, node), node.address))
+    price = price_of(ready.task.work, best.offer.prices)
+    assert price is not None  # noqa: S101 - a node without a price has an obstacle
+    return Assignment(ready.task.id, best.address, price, need(ready.task.work, best.offer.capability))
+
+
+def _with_load(node: NodeState, chosen: Assignment) -> NodeState:
+    ref = AttemptRef.model_construct(task=chosen.task, number=0)  # the store gives the number
+    return replace(node, loads={**node.loads, ref: Load(chosen.need, chosen.price)})
+
+
+def _able(ready: ReadyTask, nodes: Sequence[NodeState]) -> frozenset[str]:
+    """Nodes that have not failed the task and could take it, now or once they are less busy."""
+    return frozenset(
+        node.address for node in nodes if node.address not in ready.failed_on and not _lasting(ready, node)
+    )
+
+
+def _obstacles(ready: ReadyTask, node: NodeState, alternatives: frozenset[str]) -> tuple[Reason, ...]:
+    reasons = _lasting(ready, node) + _passing(ready, node)
+    if node.address in ready.failed_on and alternatives:
+        reasons.append(Reason(Obstacle.FAILED_BEFORE, f"{len(alternatives)} other nodes can take it"))
+    return tuple(reasons)
+
+
+def _lasting(ready: ReadyTask, node: NodeState) -> list[Reason]:
+    """Obstacles that waiting does not remove."""
+    reasons = []
+    if node.offer.draining:
+        reasons.append(Reason(Obstacle.DRAINING, "the node takes no new attempts"))
+    if not node.has_terms:
+        reasons.append(Reason(Obstacle.NO_TERMS, "no ticket terms are in force"))
+    if lacking := _lacking(ready.task.work, node):
+        reasons.append(Reason(Obstacle.CANNOT, lacking))
+    price = price_of(ready.task.work, node.offer.prices)
+    if price is None:
+        reasons.append(Reason(Obstacle.PRICE, "the node does not sell this codec"))
+    elif price > ready.task.price:
+        reasons.append(Reason(Obstacle.PRICE, f"the node asks {price} wei, the job pays {ready.task.price}"))
+    return reasons
+
+
+def _passing(ready: ReadyTask, node: NodeState) -> list[Reason]:
+    reasons = []
+    price = price_of(ready.task.work, node.offer.prices) or 0
+    if node.exposure + price > node.offer.max_unpaid:
+        owed = f"{node.exposure} wei are owed or in work"
+        reasons.append(Reason(Obstacle.EXPOSURE, f"{owed}; with {price} more the node's {node.offer.max_unpaid} pass"))
+    short = shortfalls(need(ready.task.work, node.offer.capability), node.free)
+    if short:
+        reasons.append(Reason(Obstacle.CAPACITY, "; ".join(f"{k}: needs {n}, free {f}" for k, (n, f) in short.items())))
+    return reasons
+
+
+def _lacking(work: TranscodeWork | InferenceWork, node: NodeState) -> str | None:
+    capability = node.offer.capability
+    match work:
+        case TranscodeWork():
+            codecs = {rendition.video_codec for rendition in work.ladder}
+            missing = sorted(codec for codec in codecs if not _ENCODERS[codec] & set(capability.video_encoders))
+            return f"no encoder for {', '.join(missing)}" if missing else None
+        case InferenceWork():
+            return None if capability.execution_providers else "no ONNX Runtime provider"
+        case _:
+            assert_never(work)
+
+
+def _score(ready: ReadyTask, node: NodeState) -> float:
+    """Lower is better: expected time, dearer by the share of the job's price that the node asks."""
+    price = price_of(ready.task.work, node.offer.prices) or 0
+    dearness = price / ready.task.price if ready.task.price else 0.0
+    return _expected_time(ready.task.work, node) * (1.0 + dearness) / max(node.reliability, 0.01)
+
+
+def _expected_time(work: TranscodeWork | InferenceWork, node: NodeState) -> float:
+    """In seconds for a transcode; for a model in a unit of its own, which serves to compare nodes."""
+    queue = 1 + len(node.loads)
+    match work:
+        case TranscodeWork():
+            speed = node.offer.capability.encode_speed
+            pixels = sum(output_pixels(work.media, work.ladder).values())
+            return queue * pixels / speed if speed else queue * _UNKNOWN_SPEED_SECONDS
+        case InferenceWork():
+            speed = node.offer.capability.inference_speed
+            return queue / speed if speed else queue * _UNKNOWN_SPEED_SECONDS
+        case _:
+            assert_never(work)

@@ -1,0 +1,142 @@
+"""Carries events to the jobs they are about, and what follows to everyone concerned.
+
+The decision is pure (`core.lifecycle`), the write is one transaction; here the nodes are told, the scheduler and the
+payer are woken, and those who watch the job hear of it.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+
+from orchestrator.core import lifecycle
+from orchestrator.core.lifecycle import Event, RetryPolicy
+from orchestrator.core.records import AttemptRecord, JobChanges, JobSnapshot
+from orchestrator.ports.store import Store
+from orchestrator.service.events import JobEvents
+from orchestrator.service.nodes import Nodes
+from tandem import logging as log
+from tandem.protocol.errors import NotFound, StaleAttempt
+from tandem.protocol.ids import AttemptRef, job_of
+from tandem.protocol.jobs import AttemptState
+from tandem.protocol.messages import Cancel, Verdict
+
+logger = logging.getLogger(__name__)
+
+_SCORED = {
+    AttemptState.ACCEPTED: True,
+    AttemptState.REJECTED: False,
+    AttemptState.FAILED: False,
+    AttemptState.EXPIRED: False,
+}
+
+
+class Lifecycle:
+    """`tasks_waiting` and `money_owed` are rung when there is something for the scheduler or the payer."""
+
+    def __init__(
+        self,
+        store: Store,
+        nodes: Nodes,
+        events: JobEvents,
+        policy: RetryPolicy,
+        tasks_waiting: Callable[[], None],
+        money_owed: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._nodes = nodes
+        self._events = events
+        self._policy = policy
+        self._tasks_waiting = tasks_waiting
+        self._money_owed = money_owed
+
+    async def apply(self, job: str, event: Event) -> JobChanges:
+        """One event to one job. Raises StaleAttempt, Conflict or NotFound; then nothing has changed."""
+        (changes,) = await self.apply_all([(job, event)])
+        return changes
+
+    async def apply_all(self, pairs: Sequence[tuple[str, Event]]) -> list[JobChanges]:
+        """Several events, each to a job of its own, in one transaction."""
+        by_job = dict(pairs)
+
+        def decide(snapshot: JobSnapshot, now: float) -> JobChanges:
+            return lifecycle.decide(snapshot, by_job[snapshot.job.id], now, self._policy)
+
+        all_changes = await self._store.decide(list(by_job), decide)
+        for job, changes in zip(by_job, all_changes, strict=True):
+            self._tell(job, changes)
+        return all_changes
+
+    async def report(self, node: str, ref: AttemptRef, event: Event) -> JobChanges | None:
+        """An event that a node reports. A stale one is answered with the verdict that stands, and is None."""
+        try:
+            return await self.apply(job_of(ref.task), event)
+        except (StaleAttempt, NotFound) as error:
+            await self._repeat_verdict(node, ref, error)
+            return None
+
+    async def cancel(self, job: str) -> None:
+        """Raises NotFound, or Conflict if the job is over."""
+        await self.apply(job, lifecycle.Cancelled())
+
+    async def _repeat_verdict(self, node: str, ref: AttemptRef, error: StaleAttempt | NotFound) -> None:
+        connected = self._nodes.get(node)
+        attempt = await self._find(ref)
+        if connected is None or (attempt is not None and attempt.state is AttemptState.VERIFYING):
+            return
+        accepted = attempt is not None and attempt.node == node and attempt.state is AttemptState.ACCEPTED
+        verdict = Verdict(ref=ref, accepted=accepted, code=None if accepted else error.code, detail=error.detail)
+        connected.link.send(verdict)
+
+    async def _find(self, ref: AttemptRef) -> AttemptRecord | None:
+        try:
+            return (await self._store.job(job_of(ref.task))).attempt(ref)
+        except NotFound:
+            return None
+
+    def _tell(self, job: str, changes: JobChanges) -> None:
+        for attempt in changes.attempts:
+            self._attempt_changed(attempt)
+        if changes.job is not None:
+            self._events.publish_state(job, changes.job.state)
+        if changes.earned:
+            self._money_owed()
+        if changes.attempts or changes.tasks:
+            self._tasks_waiting()
+
+    def _attempt_changed(self, attempt: AttemptRecord) -> None:
+        if attempt.state in {AttemptState.RUNNING, AttemptState.VERIFYING}:
+            return
+        self._nodes.release(attempt.node, attempt.ref)
+        _log(attempt)
+        node = self._nodes.get(attempt.node)
+        if node is None:
+            return
+        if attempt.state in _SCORED:
+            node.score(accepted=_SCORED[attempt.state])
+        if attempt.state is AttemptState.ACCEPTED:
+            node.unpaid += attempt.price
+        node.link.send(_answer(attempt))
+
+
+def _answer(attempt: AttemptRecord) -> Verdict | Cancel:
+    if attempt.state is AttemptState.CANCELLED:
+        return Cancel(ref=attempt.ref, reason="the job is over")
+    failure = attempt.failure
+    return Verdict(
+        ref=attempt.ref,
+        accepted=attempt.state is AttemptState.ACCEPTED,
+        code=failure.code if failure else None,
+        detail=failure.detail[:4096] if failure else "",
+    )
+
+
+def _log(attempt: AttemptRecord) -> None:
+    log.event(
+        logger,
+        "attempt",
+        attempt=str(attempt.ref),
+        node=attempt.node,
+        state=attempt.state,
+        seconds=round((attempt.finished_at or attempt.started_at) - attempt.started_at, 3),
+        price_wei=attempt.price if attempt.state is AttemptState.ACCEPTED else 0,
+        code=attempt.failure.code if attempt.failure else None,
+    )

@@ -1,0 +1,74 @@
+"""The nodes that are connected right now. The live session is the offer: when it goes, the capacity goes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from orchestrator.core.scheduling import Load, NodeState
+from orchestrator.ports.nodes import NodeLink
+from tandem.protocol.ids import AttemptRef
+from tandem.protocol.messages import Offer
+
+_DECAY = 0.9
+"""Weight of the past in a node's reliability, an attempt."""
+
+
+@dataclass(slots=True)
+class ConnectedNode:
+    """One live session and what the scheduler keeps in mind about it."""
+
+    address: str
+    link: NodeLink
+    offer: Offer
+    connected_at: float
+    loads: dict[AttemptRef, Load] = field(default_factory=dict)
+    unpaid: int = 0
+    has_terms: bool = False
+    reliability: float = 1.0
+
+    def state(self) -> NodeState:
+        return NodeState(
+            address=self.address,
+            offer=self.offer,
+            loads=dict(self.loads),
+            unpaid=self.unpaid,
+            has_terms=self.has_terms,
+            reliability=self.reliability,
+        )
+
+    def score(self, *, accepted: bool) -> None:
+        self.reliability = _DECAY * self.reliability + (1 - _DECAY) * accepted
+
+
+class Nodes:
+    """By address; a node that connects again takes the place of its older session."""
+
+    def __init__(self) -> None:
+        self._connected: dict[str, ConnectedNode] = {}
+
+    def __iter__(self) -> Iterator[ConnectedNode]:
+        return iter(list(self._connected.values()))
+
+    def __len__(self) -> int:
+        return len(self._connected)
+
+    def get(self, address: str) -> ConnectedNode | None:
+        return self._connected.get(address)
+
+    def add(self, node: ConnectedNode) -> None:
+        older = self._connected.get(node.address)
+        if older is not None:
+            node.reliability = older.reliability
+            older.link.close("conflict", "the node has opened a newer session")
+        self._connected[node.address] = node
+
+    def remove(self, address: str, link: NodeLink) -> None:
+        """Forgets the session `link`; a newer one of the same node stays."""
+        node = self._connected.get(address)
+        if node is not None and node.link is link:
+            del self._connected[address]
+
+    def release(self, address: str, ref: AttemptRef) -> None:
+        """The attempt takes up nothing any more."""
+        node = self._connected.get(address)
+        if node is not None:
+            node.loads.pop(ref, None)

@@ -1,0 +1,102 @@
+"""Pays nodes what they have earned: tickets are signed and stored in one transaction, then sent until answered."""
+
+import asyncio
+import logging
+from collections import defaultdict
+
+from orchestrator.core.paying import PayingPolicy, adopt, agree, overdrawn, pay, unpaid
+from orchestrator.core.records import AccountChanges, AccountRecord, Failure, PaymentRecord
+from orchestrator.core.session import Identity
+from orchestrator.ports.store import Store
+from orchestrator.service.nodes import ConnectedNode, Nodes
+from orchestrator.service.wake import Bell
+from tandem import logging as log
+from tandem.protocol.errors import TicketError
+from tandem.protocol.messages import Payment, PaymentReceipt, TicketTerms, TicketTermsReply
+
+logger = logging.getLogger(__name__)
+
+_IDLE_SECONDS = 30.0
+
+
+class Payer:
+    """A lock a node keeps the order that the node relies on: nothing under old terms follows the reply to new ones."""
+
+    def __init__(self, store: Store, nodes: Nodes, identity: Identity, policy: PayingPolicy, bell: Bell) -> None:
+        self._store = store
+        self._nodes = nodes
+        self._identity = identity
+        self._policy = policy
+        self._bell = bell
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            for node in self._nodes:
+                await self.pay(node)
+            await self._bell.wait(_IDLE_SECONDS)
+
+    async def pay(self, node: ConnectedNode) -> None:
+        """Sends the node tickets for all that it is due."""
+        async with self._locks[node.address]:
+            while node.has_terms and (payment := await self._next_payment(node.address)):
+                _send(node, payment)
+
+    async def resume(self, node: ConnectedNode) -> None:
+        """Says again every payment that was not answered."""
+        async with self._locks[node.address]:
+            account = await self._store.account(node.address)
+            node.unpaid = unpaid(account, self._policy)
+            for payment in await self._store.open_payments(node.address):
+                node.unpaid += payment.value
+                _send(node, payment)
+
+    async def terms(self, node: ConnectedNode, message: TicketTerms) -> None:
+        """Adopts or refuses the terms that a node issues."""
+        params = message.params
+
+        def decide(account: AccountRecord, now: float) -> AccountChanges:
+            agree(account, params, self._identity, self._policy, now)
+            return adopt(account, params)
+
+        async with self._locks[node.address]:
+            try:
+                await self._store.decide_account(node.address, decide)
+            except TicketError as error:
+                node.link.send(_refusal(message, error))
+                return
+            node.has_terms = not overdrawn(await self._store.account(node.address), self._policy)
+            node.link.send(TicketTermsReply(commitment=params.commitment, accepted=True))
+        self._bell.ring()
+
+    async def receipt(self, node: ConnectedNode, message: PaymentReceipt) -> None:
+        """Closes a payment: received, or refused and to be made good within bounds."""
+        failure = None
+        if not message.accepted:
+            failure = Failure(message.code or TicketError.code, message.detail, retryable=False)
+        await self._store.record_receipt(node.address, message.id, failure)
+        log.event(
+            logger, "payment", payment=message.id, node=node.address, received=message.accepted, code=message.code
+        )
+        account = await self._store.account(node.address)
+        open_value = sum(payment.value for payment in await self._store.open_payments(node.address))
+        node.unpaid = unpaid(account, self._policy) + open_value
+        node.has_terms = node.has_terms and not overdrawn(account, self._policy)
+        self._bell.ring()
+
+    async def _next_payment(self, node: str) -> PaymentRecord | None:
+        def decide(account: AccountRecord, now: float) -> AccountChanges:
+            return pay(account, self._identity, self._policy, now)
+
+        return await self._store.decide_account(node, decide)
+
+
+def _send(node: ConnectedNode, payment: PaymentRecord) -> None:
+    node.link.send(Payment(id=payment.id, params=payment.params, tickets=payment.tickets))
+
+
+def _refusal(message: TicketTerms, error: TicketError) -> TicketTermsReply:
+    return TicketTermsReply(
+        commitment=message.params.commitment, accepted=False, code=error.code, detail=error.detail[:4096]
+    )

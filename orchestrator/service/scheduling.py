@@ -1,0 +1,106 @@
+"""Hands waiting tasks to nodes, again after every change."""
+
+from dataclasses import dataclass
+
+from orchestrator.core.lifecycle import Assigned, failed_on
+from orchestrator.core.records import AttemptRecord, ReadyTask, TaskRecord
+from orchestrator.core.scheduling import Assignment, Load, Reason, assign, explain
+from orchestrator.core.verification import upload_limit
+from orchestrator.ports.store import Store
+from orchestrator.ports.urls import Urls
+from orchestrator.service.lifecycle import Lifecycle
+from orchestrator.service.nodes import Nodes
+from orchestrator.service.wake import Bell
+from tandem.protocol.errors import NotFound, StaleAttempt
+from tandem.protocol.ids import AttemptRef, job_of
+from tandem.protocol.jobs import InferenceWork, TaskState, TranscodeWork
+from tandem.protocol.messages import Assign
+
+_BATCH = 64
+_IDLE_SECONDS = 5.0
+_MICROSECONDS = 10**6
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds. What an attempt may take: `base`, and so many times the source's own duration."""
+
+    lease: float
+    start_to_finish_base: float
+    start_to_finish_factor: float
+
+    def start_to_finish(self, work: TranscodeWork | InferenceWork) -> float:
+        duration = work.media.duration_us if isinstance(work, TranscodeWork) else work.cost_us
+        return self.start_to_finish_base + self.start_to_finish_factor * duration / _MICROSECONDS
+
+
+class Scheduler:
+    def __init__(
+        self, store: Store, nodes: Nodes, lifecycle: Lifecycle, urls: Urls, bell: Bell, timeouts: Timeouts
+    ) -> None:
+        self._store = store
+        self._nodes = nodes
+        self._lifecycle = lifecycle
+        self._urls = urls
+        self._bell = bell
+        self._timeouts = timeouts
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            while await self.place():
+                pass
+            await self._bell.wait(await self._pause())
+
+    async def place(self) -> int:
+        """One round: how many attempts were handed out."""
+        if not len(self._nodes):
+            return 0
+        ready = {waiting.task.id: waiting for waiting in await self._store.ready(_BATCH)}
+        placed = 0
+        for assignment in assign(list(ready.values()), [node.state() for node in self._nodes]):
+            placed += await self._hand_out(assignment, ready[assignment.task].task)
+        return placed
+
+    async def explain(self, job: str) -> dict[str, dict[str, tuple[Reason, ...]]]:
+        """For each waiting task of a job and each connected node, why it is not there. Raises NotFound."""
+        snapshot = await self._store.job(job)
+        states = [node.state() for node in self._nodes]
+        waiting = (task for task in snapshot.tasks if task.state is TaskState.WAITING)
+        return {task.id: explain(ReadyTask(task, failed_on(snapshot.attempts_of(task.id))), states) for task in waiting}
+
+    async def _hand_out(self, assignment: Assignment, task: TaskRecord) -> bool:
+        node = self._nodes.get(assignment.node)
+        if node is None:
+            return False
+        event = Assigned(assignment.task, assignment.node, assignment.price, self._timeouts.lease)
+        try:
+            changes = await self._lifecycle.apply(job_of(assignment.task), event)
+        except (StaleAttempt, NotFound):  # cancelled meanwhile
+            return False
+        (attempt,) = changes.attempts
+        node.loads[attempt.ref] = Load(assignment.need, assignment.price)
+        tensors = await self._store.inputs(task.id) if isinstance(task.work, InferenceWork) else ()
+        node.link.send(self._message(attempt, task.work), tensors)
+        return True
+
+    def _message(self, attempt: AttemptRecord, work: TranscodeWork | InferenceWork) -> Assign:
+        return Assign(
+            ref=attempt.ref,
+            work=work,
+            price=attempt.price,
+            start_to_finish=self._timeouts.start_to_finish(work),
+            source_url=self._urls.download(work.source if isinstance(work, TranscodeWork) else work.model),
+            upload_urls=self._upload_urls(attempt.ref, work),
+        )
+
+    def _upload_urls(self, ref: AttemptRef, work: TranscodeWork | InferenceWork) -> dict[str, str]:
+        if not isinstance(work, TranscodeWork):
+            return {}
+        return {r.name: self._urls.upload(ref, r.name, upload_limit(work, r)) for r in work.ladder}
+
+    async def _pause(self) -> float:
+        next_ready = await self._store.next_ready_at()
+        if next_ready is None:
+            return _IDLE_SECONDS
+        return min(_IDLE_SECONDS, max(0.01, next_ready - await self._store.now()))

@@ -1,0 +1,131 @@
+"""What nodes say on their sessions, once proven: reconciles after a drop, then passes each message to its service."""
+
+import logging
+from dataclasses import dataclass
+
+from orchestrator.core.lifecycle import Broken, Expired, Finished
+from orchestrator.core.records import AttemptRecord, Failure
+from orchestrator.core.scheduling import Load
+from orchestrator.core.session import Proven
+from orchestrator.ports.nodes import NodeLink
+from orchestrator.ports.store import Store
+from orchestrator.service.events import JobEvents
+from orchestrator.service.lifecycle import Lifecycle
+from orchestrator.service.nodes import ConnectedNode, Nodes
+from orchestrator.service.paying import Payer
+from orchestrator.service.scheduling import Timeouts
+from orchestrator.service.verification import Verifier
+from orchestrator.service.wake import Bell
+from tandem import logging as log
+from tandem.clock import Clock
+from tandem.protocol import messages
+from tandem.protocol.codec import Envelope
+from tandem.protocol.errors import NotFound, StaleAttempt
+from tandem.protocol.ids import AttemptRef, job_of
+from tandem.protocol.jobs import AttemptState
+from tandem.protocol.messages import HeartbeatReply, HeldAttempt, Welcome
+from tandem.protocol.placement import need
+
+logger = logging.getLogger(__name__)
+
+_HEARTBEATS_A_LEASE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Collaborators:
+    store: Store
+    nodes: Nodes
+    lifecycle: Lifecycle
+    verifier: Verifier
+    payer: Payer
+    events: JobEvents
+    tasks_waiting: Bell
+    clock: Clock
+    timeouts: Timeouts
+
+
+class Sessions:
+    def __init__(self, collaborators: Collaborators) -> None:
+        self._to = collaborators
+
+    async def opened(self, proven: Proven, link: NodeLink) -> Welcome:
+        """Takes a proven node in: what it still holds goes on, what it lost is given to others."""
+        held = {attempt.ref: attempt for attempt in proven.held}
+        active = await self._to.store.attempts_on(proven.node)
+        for attempt in active:
+            if attempt.ref not in held and attempt.state is AttemptState.RUNNING:
+                await self._lose(attempt)
+        kept = [attempt for attempt in active if attempt.ref in held]
+        node = ConnectedNode(proven.node, link, proven.offer, self._to.clock.now())
+        for attempt in kept:
+            await self._restore(node, attempt)
+        lease = self._to.timeouts.lease
+        await self._to.store.extend_leases(proven.node, [attempt.ref for attempt in kept], lease)
+        self._to.nodes.add(node)
+        log.event(logger, "node_connected", node=proven.node, held=len(held), kept=len(kept))
+        return Welcome(heartbeat=lease / _HEARTBEATS_A_LEASE, lease=lease, keep=_keep(held, kept))
+
+    async def resumed(self, address: str) -> None:
+        """After the welcome is on its way: unanswered payments are said again, before any new terms."""
+        node = self._to.nodes.get(address)
+        if node is not None:
+            await self._to.payer.resume(node)
+            self._to.tasks_waiting.ring()
+
+    def closed(self, address: str, link: NodeLink) -> None:
+        self._to.nodes.remove(address, link)
+        log.event(logger, "node_disconnected", node=address)
+
+    async def receive(self, address: str, envelope: Envelope) -> None:  # noqa: C901 - one arm a message
+        """A message of an open session."""
+        node = self._to.nodes.get(address)
+        if node is None:
+            return
+        match envelope.message:
+            case messages.Heartbeat(attempts=refs):
+                lost = await self._to.store.extend_leases(address, refs, self._to.timeouts.lease)
+                node.link.send(HeartbeatReply(lost=tuple(lost)))
+            case messages.Progress() as progress:
+                self._progress(node, progress)
+            case messages.Finished(ref=ref, output=output):
+                event = Finished(ref, address, output, envelope.tensors)
+                if await self._to.lifecycle.report(address, ref, event) is not None:
+                    self._to.verifier.verify(ref)
+            case messages.Failed(ref=ref) as failed:
+                failure = Failure(failed.code, failed.detail, failed.retryable)
+                await self._to.lifecycle.report(address, ref, Broken(ref, address, failure))
+            case messages.OfferUpdate(offer=offer):
+                node.offer = offer
+                self._to.tasks_waiting.ring()
+            case messages.TicketTerms() as terms:
+                await self._to.payer.terms(node, terms)
+                self._to.tasks_waiting.ring()
+            case messages.PaymentReceipt() as receipt:
+                await self._to.payer.receipt(node, receipt)
+                self._to.tasks_waiting.ring()
+            case messages.Problem() as problem:
+                log.event(logger, "node_problem", node=address, code=problem.code, detail=problem.detail)
+            case _:
+                raise AssertionError(f"the session let {envelope.message.type} through")
+
+    def _progress(self, node: ConnectedNode, progress: messages.Progress) -> None:
+        if progress.ref in node.loads:
+            self._to.events.publish_progress(job_of(progress.ref.task), progress.permille, progress.remaining)
+
+    async def _lose(self, attempt: AttemptRecord) -> None:
+        try:
+            await self._to.lifecycle.apply(job_of(attempt.ref.task), Expired(attempt.ref))
+        except (StaleAttempt, NotFound):
+            return
+
+    async def _restore(self, node: ConnectedNode, attempt: AttemptRecord) -> None:
+        snapshot = await self._to.store.job(job_of(attempt.ref.task))
+        task = snapshot.task(attempt.ref.task)
+        if task is not None:
+            node.loads[attempt.ref] = Load(need(task.work, node.offer.capability), attempt.price)
+
+
+def _keep(held: dict[AttemptRef, HeldAttempt], active: list[AttemptRecord]) -> tuple[AttemptRef, ...]:
+    """What the node goes on with, and what it has finished: of that it will ask, and hear the verdict that stands."""
+    going_on = {attempt.ref for attempt in active}
+    return tuple(ref for ref, attempt in held.items() if ref in going_on or attempt.finished)

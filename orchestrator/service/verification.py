@@ -1,0 +1,105 @@
+"""Judges results: nothing that a node says is believed before it was looked at."""
+
+import asyncio
+from collections.abc import Sequence
+
+from orchestrator.core.lifecycle import Accepted, Event, Rejected
+from orchestrator.core.records import AttemptRecord, Failure, JobSnapshot
+from orchestrator.core.verification import check_media, check_outputs, check_renditions
+from orchestrator.ports.artifacts import ArtifactStore
+from orchestrator.ports.inspection import Inspector
+from orchestrator.ports.store import Store
+from orchestrator.service.lifecycle import Lifecycle
+from tandem.clock import Clock
+from tandem.protocol.errors import NotFound, ResultRejected, StaleAttempt, TandemError, Unavailable, UnreadableMedia
+from tandem.protocol.ids import AttemptRef, job_of
+from tandem.protocol.jobs import (
+    InferenceOutput,
+    InferenceWork,
+    RenditionResult,
+    TranscodeOutput,
+    TranscodeWork,
+)
+from tandem.protocol.media import MediaInfo
+
+_AGAIN_SECONDS = 2.0
+
+
+class Verifier:
+    """Runs in the background, so that no session waits for a probe."""
+
+    def __init__(
+        self, store: Store, artifacts: ArtifactStore, inspector: Inspector, lifecycle: Lifecycle, clock: Clock
+    ) -> None:
+        self._store = store
+        self._artifacts = artifacts
+        self._inspector = inspector
+        self._lifecycle = lifecycle
+        self._clock = clock
+        self._queue: asyncio.Queue[AttemptRef] = asyncio.Queue()
+
+    def verify(self, ref: AttemptRef) -> None:
+        self._queue.put_nowait(ref)
+
+    async def run(self, workers: int = 2) -> None:
+        """Until cancelled; first takes up what an earlier process had begun."""
+        for attempt in await self._store.verifying():
+            self.verify(attempt.ref)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(workers):
+                group.create_task(self._work())
+
+    async def _work(self) -> None:
+        while True:
+            ref = await self._queue.get()
+            try:
+                await self._judge(ref)
+            except (StaleAttempt, NotFound):  # cancelled meanwhile
+                continue
+            except Unavailable:  # the check could not run, which says nothing of the result
+                await self._clock.sleep(_AGAIN_SECONDS)
+                self.verify(ref)
+
+    async def _judge(self, ref: AttemptRef) -> None:
+        snapshot = await self._store.job(job_of(ref.task))
+        attempt = snapshot.attempt(ref)
+        if attempt is None:
+            return
+        await self._lifecycle.apply(snapshot.job.id, await self._verdict(snapshot, attempt))
+
+    async def _verdict(self, snapshot: JobSnapshot, attempt: AttemptRecord) -> Event:
+        try:
+            await self._check(snapshot, attempt)
+        except Unavailable:
+            raise
+        except TandemError as error:
+            return Rejected(attempt.ref, Failure(ResultRejected.code, error.detail, retryable=True))
+        return Accepted(attempt.ref)
+
+    async def _check(self, snapshot: JobSnapshot, attempt: AttemptRecord) -> None:
+        task = snapshot.task(attempt.ref.task)
+        match task and task.work, attempt.output:
+            case TranscodeWork() as work, TranscodeOutput(renditions=renditions):
+                check_renditions(work, renditions)
+                check_media(work, await self._probe(renditions))
+            case InferenceWork() as work, InferenceOutput():
+                check_outputs(work, attempt.tensors)
+            case _:
+                raise ResultRejected("expected an output of the task's kind, got another")
+
+    async def _probe(self, renditions: Sequence[RenditionResult]) -> dict[str, MediaInfo]:
+        return {rendition.name: await self._media(rendition) for rendition in renditions}
+
+    async def _media(self, rendition: RenditionResult) -> MediaInfo:
+        try:
+            record = await self._store.artifact(rendition.artifact)
+            async with self._artifacts.local(rendition.artifact) as path:
+                media = await self._inspector.media(path)
+        except NotFound as error:
+            raise ResultRejected(f"rendition {rendition.name}: expected it to be uploaded, got nothing") from error
+        except UnreadableMedia as error:
+            raise ResultRejected(f"rendition {rendition.name}: {error.detail}") from error
+        if record.size != rendition.size:
+            raise ResultRejected(f"rendition {rendition.name}: expected {rendition.size} bytes, got {record.size}")
+        await self._store.save_media(rendition.artifact, media)
+        return media

@@ -1,0 +1,150 @@
+"""`GET /v1/node/session`: the WebSocket that a node dials. Moves frames between the socket and the session machine."""
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+
+from aiohttp import WSMessage, WSMsgType, web
+
+from orchestrator.core.session import Close, Deliver, Effect, Identity, OrchestratorSession, Phase, Proven, Send
+from orchestrator.service.sessions import Sessions
+from tandem.protocol.codec import MAX_FRAME_BYTES, Envelope, decode, encode
+from tandem.protocol.errors import MalformedMessage, ProtocolError, TandemError
+from tandem.protocol.messages import OrchestratorMessage
+from tandem.protocol.tensors import Tensor
+
+_HANDSHAKE_SECONDS = 10.0
+_MAX_QUEUED = 1024
+"""Messages that may wait for a node that does not read; beyond, the session is closed."""
+
+
+class _Link:
+    """The outgoing side: a bounded queue that one writer empties."""
+
+    def __init__(self, socket: web.WebSocketResponse) -> None:
+        self._socket = socket
+        self._queue: asyncio.Queue[Envelope | Close] = asyncio.Queue()
+        self._open = True
+
+    def send(self, message: OrchestratorMessage, tensors: tuple[Tensor, ...] = ()) -> None:
+        if not self._open:
+            return
+        if self._queue.qsize() >= _MAX_QUEUED:
+            self.close("unavailable", f"the node left {_MAX_QUEUED} messages unread")
+        else:
+            self._queue.put_nowait(Envelope(message, tensors))
+
+    def close(self, code: str, reason: str) -> None:
+        if self._open:
+            self._open = False
+            self._queue.put_nowait(Close(code, reason))
+
+    async def write(self) -> None:
+        """Until closed."""
+        while True:
+            item = await self._queue.get()
+            if isinstance(item, Close):
+                await self._socket.close(message=f"{item.code}: {item.detail}".encode()[:120])
+                return
+            await _send(self._socket, item)
+
+
+async def _send(socket: web.WebSocketResponse, envelope: Envelope) -> None:
+    frame = encode(envelope)
+    if isinstance(frame, str):
+        await socket.send_str(frame)
+    else:
+        await socket.send_bytes(frame)
+
+
+class NodeSessions:
+    """The endpoint. `heartbeat`: seconds between WebSocket pings, by which a dead connection is noticed."""
+
+    def __init__(self, identity: Identity, sessions: Sessions, heartbeat: float) -> None:
+        self._identity = identity
+        self._sessions = sessions
+        self._heartbeat = heartbeat
+        self._sockets: set[web.WebSocketResponse] = set()
+
+    async def handle(self, request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse(max_msg_size=MAX_FRAME_BYTES, heartbeat=self._heartbeat)
+        await socket.prepare(request)
+        self._sockets.add(socket)
+        link = _Link(socket)
+        try:
+            async with asyncio.TaskGroup() as group:
+                writer = group.create_task(self._write(link))
+                await self._read(socket, link)
+                link.close("bye", "the node is gone")
+                writer.cancel()
+        finally:
+            self._sockets.discard(socket)
+        return socket
+
+    async def close(self) -> None:
+        """Ends every session: the process is going down, and nodes will dial again."""
+        for socket in list(self._sockets):
+            await socket.close(message=b"unavailable: the orchestrator is stopping")
+
+    @staticmethod
+    async def _write(link: _Link) -> None:
+        try:
+            await link.write()
+        except ConnectionError:  # the reader sees the end too
+            return
+
+    async def _read(self, socket: web.WebSocketResponse, link: _Link) -> None:
+        machine = OrchestratorSession(self._identity, secrets.token_bytes(32))
+        node: str | None = None
+        try:
+            while machine.phase is not Phase.CLOSED:
+                frame = await self._receive(socket, machine)
+                if frame is None:
+                    return
+                node = await self._perform(link, machine, _effects(machine, frame), node)
+        finally:
+            if node is not None:
+                self._sessions.closed(node, link)
+
+    @staticmethod
+    async def _receive(socket: web.WebSocketResponse, machine: OrchestratorSession) -> WSMessage | None:
+        """The next frame; None at the end, or if the node does not prove itself in time."""
+        try:
+            async with asyncio.timeout(None if machine.phase is Phase.OPEN else _HANDSHAKE_SECONDS):
+                message = await socket.receive()
+        except TimeoutError:
+            return None
+        return message if message.type in {WSMsgType.TEXT, WSMsgType.BINARY} else None
+
+    async def _perform(
+        self, link: _Link, machine: OrchestratorSession, effects: Sequence[Effect], node: str | None
+    ) -> str | None:
+        for effect in effects:
+            match effect:
+                case Send(message):
+                    link.send(message)
+                case Close(code, detail):
+                    link.close(code, detail)
+                case Deliver(envelope) if node is not None:
+                    await self._sessions.receive(node, envelope)
+                case Proven():
+                    node = effect.node
+                    await self._open(link, machine, effect)
+                case _:
+                    raise AssertionError(f"the machine delivered before it was open: {effect}")
+        return node
+
+    async def _open(self, link: _Link, machine: OrchestratorSession, proven: Proven) -> None:
+        for effect in machine.welcome(await self._sessions.opened(proven, link)):
+            if isinstance(effect, Send):
+                link.send(effect.message)
+        await self._sessions.resumed(proven.node)
+
+
+def _effects(machine: OrchestratorSession, frame: WSMessage) -> Sequence[Effect]:
+    try:
+        return machine.receive(decode(frame.data))
+    except ProtocolError as error:
+        return machine.refuse(error)
+    except TandemError as error:  # tensors that contradict their own description
+        return machine.refuse(MalformedMessage(error.detail))
