@@ -1,0 +1,114 @@
+"""The orchestrator's settings. `config/orchestrator.toml` shows every one with its default."""
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from tandem.protocol.media import VideoCodec
+from tandem.protocol.pricing import Prices
+from tandem.protocol.signing import Address
+from tandem.protocol.units import Wei
+
+Seconds = Annotated[float, Field(gt=0, le=10**7)]
+Bytes = Annotated[int, Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class HttpSettings(_Section):
+    host: str = "127.0.0.1"
+    """The address to listen on."""
+    port: int = Field(default=8080, ge=0, le=65535)
+    """The port to listen on."""
+    public_url: str | None = Field(default=None, pattern=r"^https?://[^/]+$")
+    """Where nodes and submitters reach this orchestrator: scheme, host and port. Nodes must dial exactly this."""
+
+    @property
+    def origin(self) -> str:
+        return self.public_url or f"http://{self.host}:{self.port}"
+
+
+class ChainSettings(_Section):
+    rpc: str = "http://127.0.0.1:8545"
+    """The Ethereum JSON-RPC endpoint."""
+    chain_id: int = Field(default=31337, ge=1)
+    """The chain that the endpoint must serve."""
+    contract: Address
+    """The TicketBroker contract."""
+    sender: Address | None = None
+    """The account whose deposit and reserve back the tickets; by default the signing key's own."""
+    keystore: Path
+    """The encrypted key that signs tickets and node sessions."""
+    password_file: Path
+    """The file whose first line opens the keystore."""
+
+
+class PaymentSettings(_Section):
+    max_ahead: Wei = 10**15
+    """Wei of expected value that a node may hold beyond what it has earned, refused tickets included."""
+    max_face_value: Wei = 10**17
+    """Wei that a single winning ticket may pay."""
+
+
+class LeaseSettings(_Section):
+    lease: Seconds = 30.0
+    """Seconds without a heartbeat after which an attempt is given to another node."""
+    start_to_finish_base: Seconds = 120.0
+    """Seconds that any attempt may take."""
+    start_to_finish_factor: float = Field(default=20.0, ge=0)
+    """Further seconds an attempt may take, for each second of its source or of its model's measured cost."""
+    max_nodes: int = Field(default=3, ge=1)
+    """A task that failed on so many different nodes fails its job."""
+
+
+class LimitSettings(_Section):
+    upload: Bytes = 20 * 2**30
+    """Bytes of one uploaded artifact."""
+    body: Bytes = 32 * 2**20
+    """Bytes of any other request's body."""
+    orphan_age: Seconds = 86_400.0
+    """Seconds that an artifact to which nothing refers is kept."""
+
+
+class AuthSettings(_Section):
+    anonymous_loopback: bool = True
+    """Whether requests from this machine may come without an API key."""
+
+
+def _default_prices() -> Prices:
+    return Prices(megapixel={VideoCodec.H264: 10**9}, inference_second=10**13)
+
+
+class OrchestratorSettings(BaseSettings):
+    """All of it. Sources, strongest first: flags, environment (`TANDEM_ORCHESTRATOR__…`), TOML file, defaults."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TANDEM_ORCHESTRATOR__",
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+    )
+
+    data: Path = Path("var/orchestrator")
+    """The folder of the database and the artifacts."""
+    http: HttpSettings = HttpSettings()
+    chain: ChainSettings
+    prices: Prices = Field(default_factory=_default_prices)
+    """What submitters pay; a node that asks more gets no work."""
+    payment: PaymentSettings = PaymentSettings()
+    leases: LeaseSettings = LeaseSettings()
+    limits: LimitSettings = LimitSettings()
+    auth: AuthSettings = AuthSettings()
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        if self.http.public_url is None and self.http.host in {"0.0.0.0", "::"}:
+            raise ValueError("http.public_url: expected a URL, since http.host is every address and nodes need one")
+        if self.http.public_url is None and self.http.port == 0:
+            raise ValueError("http.public_url: expected a URL, since http.port is any free one")
+        return self
