@@ -1,6 +1,6 @@
 """What the inside asks of the store of artifacts: bytes named by their sha256, streamed both ways."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
@@ -14,8 +14,8 @@ class ArtifactStore(Protocol):
         """
         ...
 
-    def read(self, artifact_id: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
-        """The bytes from `start` up to `end` (exclusive). Raises NotFound."""
+    def read(self, artifact_id: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
+        """The bytes from `start` up to `end` (exclusive); whoever stops before its end closes it. Raises NotFound."""
         ...
 
     def local(self, artifact_id: str) -> AbstractAsyncContextManager[Path]:

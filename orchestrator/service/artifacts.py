@@ -1,11 +1,11 @@
 """Artifacts: bytes in the store of artifacts, and what is known of them in the store."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 from orchestrator.core.records import ArtifactRecord, JobSnapshot
 from orchestrator.ports.artifacts import ArtifactStore
 from orchestrator.ports.store import Store
-from tandem.protocol.errors import InvalidRequest, NotFound, StaleAttempt
+from tandem.protocol.errors import InvalidRequest, NotFound, StaleAttempt, TooLarge
 from tandem.protocol.ids import AttemptRef, job_of
 from tandem.protocol.jobs import AttemptState, TranscodeWork
 
@@ -20,8 +20,15 @@ class Artifacts:
         self._content = content
         self._limit = limit
 
-    async def upload(self, chunks: AsyncIterator[bytes], media_type: str) -> ArtifactRecord:
-        """Takes a stream to its end; an early end leaves nothing. Raises TooLarge, InvalidRequest for no bytes."""
+    async def upload(
+        self, chunks: AsyncIterator[bytes], media_type: str, announced: int | None = None
+    ) -> ArtifactRecord:
+        """Takes a stream to its end; an early end leaves nothing. `announced` is the size that was promised, in bytes.
+
+        Raises TooLarge, or InvalidRequest for no bytes.
+        """
+        if announced is not None and announced > self._limit:
+            raise TooLarge(f"expected an artifact of at most {self._limit} bytes, got one of {announced}")
         artifact_id, size = await self._content.write(_some(chunks), self._limit)
         return await self._store.add_artifact(artifact_id, size, media_type)
 
@@ -40,8 +47,8 @@ class Artifacts:
         """Raises NotFound."""
         return await self._store.artifact(artifact_id)
 
-    def read(self, artifact_id: str, start: int, end: int) -> AsyncIterator[bytes]:
-        """The bytes from `start` up to `end` (exclusive). Raises NotFound."""
+    def read(self, artifact_id: str, start: int, end: int) -> AsyncGenerator[bytes, None]:
+        """The bytes from `start` up to `end` (exclusive); to be closed if it is left early. Raises NotFound."""
         return self._content.read(artifact_id, start, end)
 
 

@@ -9,33 +9,32 @@ from tandem.clock import Clock
 from tandem.protocol.errors import Forbidden
 from tandem.protocol.ids import AttemptRef
 
-DEFAULT_LIFETIME = 3600.0
-"""Seconds."""
-
 _MIN_SECRET_BYTES = 16
 
 
 class UrlSigner:
     """Signs method, path, expiry and bound with HMAC-SHA256 under a secret that every replica shares.
 
-    `base_url` is where nodes reach the orchestrator.
+    `base_url` is where nodes reach the orchestrator. `lifetime`, in seconds, should outlast the longest attempt, since
+    a node uploads at its end.
     """
 
-    def __init__(self, secret: bytes, base_url: str, clock: Clock) -> None:
+    def __init__(self, secret: bytes, base_url: str, clock: Clock, lifetime: float = 6 * 3600.0) -> None:
         if len(secret) < _MIN_SECRET_BYTES:
             raise ValueError(f"expected a secret of at least {_MIN_SECRET_BYTES} bytes, got {len(secret)}")
         self._secret = secret
         self._base_url = base_url.rstrip("/")
         self._clock = clock
+        self._lifetime = lifetime
 
-    def download(self, artifact_id: str, lifetime: float = DEFAULT_LIFETIME) -> str:
-        """Where an artifact can be read for `lifetime` seconds."""
-        return self._sign("GET", f"/v1/node/artifacts/{artifact_id}", {}, lifetime)
+    def download(self, artifact_id: str) -> str:
+        """Where an artifact can be read."""
+        return self._sign("GET", f"/v1/node/artifacts/{artifact_id}", {})
 
-    def upload(self, ref: AttemptRef, name: str, limit: int, lifetime: float = DEFAULT_LIFETIME) -> str:
-        """Where a rendition of at most `limit` bytes can be put for `lifetime` seconds."""
+    def upload(self, ref: AttemptRef, name: str, limit: int) -> str:
+        """Where a rendition of at most `limit` bytes can be put."""
         path = f"/v1/node/attempts/{ref.task}/{ref.number}/outputs/{name}"
-        return self._sign("PUT", path, {"limit": str(limit)}, lifetime)
+        return self._sign("PUT", path, {"limit": str(limit)})
 
     def verify(self, method: str, path: str, query: Mapping[str, str]) -> None:
         """Raises Forbidden unless the URL was signed here for this method and has not expired."""
@@ -46,8 +45,8 @@ class UrlSigner:
         if self._clock.now() >= int(expires):
             raise Forbidden("expected a signed URL that is still good, got one that has expired")
 
-    def _sign(self, method: str, path: str, query: dict[str, str], lifetime: float) -> str:
-        expires = str(int(self._clock.now() + lifetime))
+    def _sign(self, method: str, path: str, query: dict[str, str]) -> str:
+        expires = str(int(self._clock.now() + self._lifetime))
         signature = self._signature(method, path, query.get("limit", ""), expires)
         return f"{self._base_url}{path}?{urlencode({**query, 'expires': expires, 'signature': signature})}"
 

@@ -1,0 +1,59 @@
+"""Who makes a request: the bearer of an API key, or, where the settings allow it, somebody on this very machine."""
+
+from ipaddress import IPv6Address, ip_address
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from orchestrator.service.keys import LOCAL_OWNER, Keys
+from tandem.protocol.errors import Unauthorized
+
+_SCHEME = "bearer "
+_FORWARDING = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via")
+
+
+async def owner_of(request: web.Request, keys: Keys, *, allow_anonymous_loopback: bool) -> str:
+    """The key's id, or `local`. Raises Unauthorized."""
+    header = request.headers.get("Authorization")
+    if header is not None:
+        return (await keys.authenticate(_bearer(header))).id
+    if allow_anonymous_loopback and is_local(request):
+        return LOCAL_OWNER
+    raise Unauthorized("expected an API key as `Authorization: Bearer tdm_…`, got none")
+
+
+def is_local(request: web.Request) -> bool:
+    """Whether the request was made on this machine, by a program rather than a foreign web page.
+
+    A proxy on this machine passes on strangers' requests, and says so in a header. A page from elsewhere that is shown
+    by a browser here gives itself away by its `Origin`, or by the name it had to put into `Host`.
+    """
+    if any(name in request.headers for name in _FORWARDING) or not _is_loopback(request.remote or ""):
+        return False
+    host = request.headers.get("Host", "")
+    origin = request.headers.get("Origin")
+    return _is_loopback(_host_name(f"//{host}")) and (origin is None or urlsplit(origin).netloc == host)
+
+
+def _bearer(header: str) -> str:
+    if header[: len(_SCHEME)].lower() != _SCHEME:
+        raise Unauthorized("expected `Authorization: Bearer tdm_…`, got another scheme")
+    return header[len(_SCHEME) :].strip()
+
+
+def _host_name(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return (mapped or address).is_loopback

@@ -1,0 +1,63 @@
+"""What a handler gets: the request, who makes it, and the services behind it."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from pydantic import BaseModel
+
+from orchestrator.core.views import NodeView
+from orchestrator.service.artifacts import Artifacts
+from orchestrator.service.events import JobEvents
+from orchestrator.service.jobs import Jobs
+from orchestrator.service.keys import Keys
+from orchestrator.service.models import Models
+from orchestrator.service.submission import Submissions
+from orchestrator.web.signing import UrlSigner
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    body: int = 32 * 2**20
+    """Bytes of a JSON body. Artifacts have a limit of their own."""
+    idle: float = 60.0
+    """Seconds that a client may leave a transfer standing."""
+    heartbeat: float = 15.0
+    """Seconds between signs of life on an event stream."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """Everything that the API stands on."""
+
+    submissions: Submissions
+    jobs: Jobs
+    models: Models
+    keys: Keys
+    artifacts: Artifacts
+    events: JobEvents
+    signer: UrlSigner
+    nodes: Callable[[], Awaitable[Sequence[NodeView]]]
+    ready: Callable[[], Awaitable[object]]
+    """Raises a TandemError if jobs cannot be taken now."""
+    registry: CollectorRegistry
+    allow_anonymous_loopback: bool = False
+    limits: Limits = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    request: web.Request
+    owner: str
+    """The API key's id, or `local`; empty where a route needs no key."""
+    services: Services
+
+
+Handler = Callable[[Call], Awaitable[web.StreamResponse]]
+
+
+def json_response(view: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    return web.Response(
+        body=view.model_dump_json().encode(), status=status, content_type="application/json", headers=headers
+    )

@@ -1,0 +1,79 @@
+"""What comes in, parsed; what is wrong with it, by name."""
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator
+from typing import TypeVar
+
+from aiohttp import web
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from tandem.protocol.errors import InvalidLadder, InvalidRequest, InvalidTensor
+
+T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
+
+_INLINE_BYTES = 65_536
+"""A longer body is parsed in a thread, so that the event loop keeps turning."""
+_KINDS = ("transcode", "inference")
+_BY_FIELD: dict[str, type[InvalidRequest]] = {"ladder": InvalidLadder, "inputs": InvalidTensor}
+_MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,62}/[a-z0-9][a-z0-9!#$&^_.+-]{0,62}")
+_MAX_PROBLEMS = 5
+_CHUNK_BYTES = 2**18
+
+
+async def body(request: web.Request, adapter: TypeAdapter[T]) -> T:
+    """The JSON body; raises InvalidRequest, InvalidLadder or InvalidTensor naming each field that is wrong."""
+    raw = await request.read()
+    try:
+        if len(raw) <= _INLINE_BYTES:
+            return adapter.validate_json(raw)
+        return await asyncio.to_thread(adapter.validate_json, raw)
+    except ValidationError as error:
+        raise _invalid(error) from None
+
+
+def query(request: web.Request, model: type[M]) -> M:
+    """The query's parameters; raises InvalidRequest naming each that is wrong."""
+    try:
+        return model.model_validate(dict(request.query))
+    except ValidationError as error:
+        raise _invalid(error) from None
+
+
+def path_value(request: web.Request, name: str, adapter: TypeAdapter[T]) -> T | None:
+    """A part of the path; None if it could not name anything."""
+    try:
+        return adapter.validate_python(request.match_info[name])
+    except ValidationError:
+        return None
+
+
+def _invalid(error: ValidationError) -> InvalidRequest:
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    places = [[str(part) for part in problem["loc"] if part not in _KINDS] for problem in problems]
+    fields = {place[0] for place in places if place}
+    kind = _BY_FIELD.get(next(iter(fields)), InvalidRequest) if len(fields) == 1 else InvalidRequest
+    told = [f"{'.'.join(at) or 'body'}: {problem['msg']}" for at, problem in zip(places, problems, strict=True)]
+    more = f"; and {len(told) - _MAX_PROBLEMS} more" if len(told) > _MAX_PROBLEMS else ""
+    return kind("; ".join(told[:_MAX_PROBLEMS]) + more)
+
+
+def media_type(request: web.Request) -> str:
+    """What an upload says it is. curl's default says nothing, and a form is not the bytes themselves."""
+    kind = request.content_type.lower()
+    if kind.startswith("multipart/"):
+        raise InvalidRequest("expected the file itself as the body, got a form; with curl use --data-binary @FILE")
+    if kind == "application/x-www-form-urlencoded" or not _MEDIA_TYPE.fullmatch(kind):
+        return "application/octet-stream"
+    return kind
+
+
+async def chunks(request: web.Request, idle: float) -> AsyncGenerator[bytes, None]:
+    """The body as it comes; raises TimeoutError if nothing does for `idle` seconds."""
+    while True:
+        async with asyncio.timeout(idle):
+            chunk = await request.content.read(_CHUNK_BYTES)
+        if not chunk:
+            return
+        yield chunk

@@ -1,0 +1,92 @@
+"""Every error as an RFC 9457 problem: raised on purpose, by the router, or by accident."""
+
+import logging
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from tandem.protocol.api import PROBLEM_MEDIA_TYPE, Problem
+from tandem.protocol.errors import InvalidRequest, NotFound, TandemError, TooLarge
+
+logger = logging.getLogger(__name__)
+
+STARTED: web.RequestKey[bool] = web.RequestKey("started", bool)
+"""Whether the head of the response is out; from then on an error can only cut the connection."""
+
+_SERVER_ERROR = 500
+_CODES = {404: NotFound.code, 413: TooLarge.code}
+
+
+def problem_response(problem: Problem, headers: dict[str, str] | None = None) -> web.Response:
+    body = problem.model_dump_json().encode()
+    return web.Response(body=body, status=problem.status, content_type=PROBLEM_MEDIA_TYPE, headers=headers)
+
+
+async def mark_started(request: web.Request, _response: web.StreamResponse) -> None:
+    request[STARTED] = True
+
+
+@web.middleware
+async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except ConnectionError:
+        raise  # the client has gone: nobody is left to be told
+    except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a problem and the log the rest
+        if STARTED in request:
+            return _cut(request, error)
+        return _answer(error)
+
+
+def _answer(error: Exception) -> web.Response:
+    match error:
+        case TandemError():
+            if error.status >= _SERVER_ERROR and not error.retryable:
+                logger.error("request failed", exc_info=error)
+            return problem_response(Problem.of(error.code, error.detail, error.status), _headers(error))
+        case web.HTTPException():
+            return _from_router(error)
+        case web.RequestPayloadError():
+            return problem_response(Problem.of(InvalidRequest.code, "expected a whole body, got a broken one"))
+        case TimeoutError():
+            detail = "expected the transfer to go on, got nothing for too long; send it again"
+            return problem_response(Problem.of(InvalidRequest.code, detail, 408))
+        case _:
+            logger.error("request failed", exc_info=error)
+            return problem_response(Problem.of(TandemError.code, "an unexpected error; it has been logged"))
+
+
+def _headers(error: TandemError) -> dict[str, str]:
+    match error.status:
+        case 401:
+            return {"WWW-Authenticate": "Bearer"}
+        case 503:
+            return {"Retry-After": "5"}
+        case _:
+            return {}
+
+
+def _from_router(error: web.HTTPException) -> web.Response:
+    code = _CODES.get(error.status, InvalidRequest.code if error.status < _SERVER_ERROR else TandemError.code)
+    headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+    return problem_response(Problem.of(code, _detail(error), error.status), headers)
+
+
+def _detail(error: web.HTTPException) -> str:
+    match error:
+        case web.HTTPNotFound():
+            return "expected a path of this API, got another; see /openapi.json"
+        case web.HTTPMethodNotAllowed():
+            return f"expected {' or '.join(sorted(error.allowed_methods))} on this path, got {error.method}"
+        case web.HTTPRequestEntityTooLarge():
+            return f"expected a body within the limit: {error.text}; large inputs are uploaded as artifacts"
+        case _:
+            return error.reason
+
+
+def _cut(request: web.Request, error: Exception) -> web.StreamResponse:
+    """Ends the connection, so that the client sees that the body is not whole."""
+    logger.error("response broken off", exc_info=error)
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response()

@@ -1,0 +1,196 @@
+"""The table of routes: the router and the OpenAPI document are both made from it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from pydantic import BaseModel, TypeAdapter
+
+from orchestrator.web import artifacts, catalogue, jobs, operation, stream
+from orchestrator.web.call import Handler
+from tandem.protocol.api import ArtifactView, JobList, JobView, ModelList, NodeList, QuoteView
+from tandem.protocol.jobs import ModelInfo
+
+
+class Access(Enum):
+    """What lets a request in."""
+
+    KEY = "an API key, or a loopback peer where the settings allow it"
+    SIGNATURE = "a signed URL"
+    PUBLIC = "nothing, or what the handler itself asks for"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    method: str
+    path: str
+    handler: Handler
+    summary: str
+    access: Access = Access.KEY
+    body: TypeAdapter[object] | str | None = None
+    """The type of a JSON body, or a media type of raw bytes."""
+    query: type[BaseModel] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Optional request headers that it heeds, with what they do."""
+    answers: Mapping[int, type[BaseModel] | str] = field(default_factory=dict)
+    """By status: the JSON that comes, or its media type."""
+    errors: tuple[int, ...] = ()
+    """Statuses of its problems, beyond those that every route has."""
+
+
+_BYTES = "application/octet-stream"
+_RANGE = {"Range": "One range of bytes.", "If-Range": "An ETag.", "If-None-Match": "ETags."}
+_UPLOAD_ERRORS = (400, 408, 413)
+
+# TypeAdapter is invariant in its type.
+_REQUEST: TypeAdapter[object] = jobs.REQUEST  # type: ignore[assignment]
+_NEW_MODEL: TypeAdapter[object] = catalogue.NEW_MODEL  # type: ignore[assignment]
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        method="POST",
+        path="/v1/artifacts",
+        handler=artifacts.upload,
+        summary="Upload a file: the raw bytes as the body, its media type as Content-Type.",
+        body=_BYTES,
+        answers={201: ArtifactView},
+        errors=_UPLOAD_ERRORS,
+    ),
+    Route(
+        method="GET",
+        path="/v1/artifacts/{id}",
+        handler=artifacts.download,
+        summary="The bytes of an artifact. Whoever has a key and knows the digest may read it.",
+        headers=_RANGE,
+        answers={200: _BYTES, 206: _BYTES, 304: ""},
+        errors=(404, 416),
+    ),
+    Route(
+        method="POST",
+        path="/v1/quotes",
+        handler=jobs.quote,
+        summary="What a job would cost; nothing is submitted.",
+        body=_REQUEST,
+        answers={200: QuoteView},
+        errors=(400, 404, 413, 503),
+    ),
+    Route(
+        method="POST",
+        path="/v1/jobs",
+        handler=jobs.submit,
+        summary="Submit a job.",
+        body=_REQUEST,
+        headers={"Idempotency-Key": "The same key again gives the job of the first time."},
+        answers={201: JobView},
+        errors=(400, 404, 413, 422, 503),
+    ),
+    Route(
+        method="GET",
+        path="/v1/jobs",
+        handler=jobs.page,
+        summary="Your jobs, newest first.",
+        query=jobs.PageQuery,
+        answers={200: JobList},
+        errors=(400,),
+    ),
+    Route(
+        method="GET",
+        path="/v1/jobs/{id}",
+        handler=jobs.show,
+        summary="One job, with its attempts and its result.",
+        answers={200: JobView},
+        errors=(404,),
+    ),
+    Route(
+        method="DELETE",
+        path="/v1/jobs/{id}",
+        handler=jobs.cancel,
+        summary="Cancel a job; once more is harmless.",
+        answers={200: JobView},
+        errors=(404, 409),
+    ),
+    Route(
+        method="GET",
+        path="/v1/jobs/{id}/events",
+        handler=stream.events,
+        summary="State and progress as server-sent events (`state`, `progress`), until `end`.",
+        answers={200: "text/event-stream"},
+        errors=(404,),
+    ),
+    Route(
+        method="POST",
+        path="/v1/models",
+        handler=catalogue.add_model,
+        summary="Register an uploaded ONNX artifact under a name and version.",
+        body=_NEW_MODEL,
+        answers={201: ModelInfo, 200: ModelInfo},
+        errors=(400, 404, 409, 413, 503),
+    ),
+    Route(
+        method="GET",
+        path="/v1/models",
+        handler=catalogue.models,
+        summary="All models.",
+        answers={200: ModelList},
+    ),
+    Route(
+        method="GET",
+        path="/v1/models/{name}/versions/{version}",
+        handler=catalogue.model,
+        summary="One version of a model.",
+        answers={200: ModelInfo},
+        errors=(404,),
+    ),
+    Route(
+        method="GET",
+        path="/v1/nodes",
+        handler=catalogue.nodes,
+        summary="The nodes that are connected, what they offer and what they have earned.",
+        answers={200: NodeList},
+    ),
+    Route(
+        method="GET",
+        path="/v1/node/artifacts/{id}",
+        handler=artifacts.signed_download,
+        summary="For nodes: the bytes of an artifact.",
+        access=Access.SIGNATURE,
+        headers=_RANGE,
+        answers={200: _BYTES, 206: _BYTES, 304: ""},
+        errors=(404, 416),
+    ),
+    Route(
+        method="PUT",
+        path=r"/v1/node/attempts/{task:job_[0-9a-f]{28}\.[0-9]{1,6}}/{number:[1-9][0-9]{0,8}}/outputs/{name}",
+        handler=artifacts.signed_upload,
+        summary="For nodes: put a rendition.",
+        access=Access.SIGNATURE,
+        body=_BYTES,
+        answers={201: ArtifactView},
+        errors=(*_UPLOAD_ERRORS, 404, 409),
+    ),
+    Route(
+        method="GET",
+        path="/healthz",
+        handler=operation.health,
+        summary="Whether the process turns.",
+        access=Access.PUBLIC,
+        answers={200: operation.Health},
+    ),
+    Route(
+        method="GET",
+        path="/readyz",
+        handler=operation.ready,
+        summary="Whether jobs can be taken.",
+        access=Access.PUBLIC,
+        answers={200: operation.Health},
+        errors=(503,),
+    ),
+    Route(
+        method="GET",
+        path="/metrics",
+        handler=operation.metrics,
+        summary="Metrics for Prometheus.",
+        access=Access.PUBLIC,
+        answers={200: "text/plain"},
+    ),
+)
