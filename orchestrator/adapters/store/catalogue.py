@@ -1,0 +1,122 @@
+"""Artifacts, models and API keys."""
+
+from sqlalchemy import Connection, delete, exists, func, insert, select, update
+
+from orchestrator.adapters.store.engine import Database
+from orchestrator.adapters.store.queries import demand_artifacts
+from orchestrator.adapters.store.rows import artifact_record, key_record
+from orchestrator.adapters.store.schema import api_keys, artifacts, job_artifacts, models
+from orchestrator.core.records import ApiKeyRecord, ArtifactRecord
+from tandem.protocol.errors import Conflict, NotFound
+from tandem.protocol.jobs import ModelInfo
+from tandem.protocol.media import MediaInfo
+
+
+class SqlCatalogue:
+    """The CatalogueStore part of the store."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add_artifact(self, artifact_id: str, size: int, media_type: str) -> ArtifactRecord:
+        now = self._database.now()
+        renew = update(artifacts).where(artifacts.c.id == artifact_id).values(renewed_at=now).returning(artifacts)
+        new = ArtifactRecord(artifact_id, size, media_type, now)
+
+        def add(connection: Connection) -> ArtifactRecord:
+            known = connection.execute(renew).one_or_none()
+            if known is not None:
+                return artifact_record(known)
+            connection.execute(
+                insert(artifacts).values(
+                    id=artifact_id, size=size, media_type=media_type, created_at=now, renewed_at=now
+                )
+            )
+            return new
+
+        return await self._database.write(add)
+
+    async def artifact(self, artifact_id: str) -> ArtifactRecord:
+        query = select(artifacts).where(artifacts.c.id == artifact_id)
+        row = await self._database.read(lambda connection: connection.execute(query).one_or_none())
+        if row is None:
+            raise _no_artifact(artifact_id)
+        return artifact_record(row)
+
+    async def delete_orphans(self, older_than: float) -> list[str]:
+        statement = (
+            delete(artifacts)
+            .where(
+                artifacts.c.renewed_at <= self._database.now() - older_than,
+                ~exists().where(job_artifacts.c.artifact == artifacts.c.id),
+                ~exists().where(models.c.artifact == artifacts.c.id),
+            )
+            .returning(artifacts.c.id)
+        )
+        return await self._database.write(lambda connection: sorted(connection.scalars(statement)))
+
+    async def save_media(self, artifact_id: str, media: MediaInfo) -> None:
+        statement = update(artifacts).where(artifacts.c.id == artifact_id).values(media=media)
+        if await self._database.write(lambda connection: connection.execute(statement).rowcount) == 0:
+            raise _no_artifact(artifact_id)
+
+    async def media(self, artifact_id: str) -> MediaInfo | None:
+        query = select(artifacts.c.media).where(artifacts.c.id == artifact_id)
+        found: MediaInfo | None = await self._database.read(lambda connection: connection.scalar(query))
+        return found
+
+    async def add_model(self, model: ModelInfo) -> None:
+        def add(connection: Connection) -> None:
+            known = connection.scalar(
+                select(models.c.artifact).where(models.c.name == model.name, models.c.version == model.version)
+            )
+            if known is None:
+                demand_artifacts(connection, [model.artifact])
+                row = {"name": model.name, "version": model.version, "artifact": model.artifact, "info": model}
+                connection.execute(insert(models).values(row))
+            elif known != model.artifact:
+                raise Conflict(
+                    f"expected {model.name} {model.version} to stand for {known}, got {model.artifact}: "
+                    "register it under a new version"
+                )
+
+        await self._database.write(add)
+
+    async def model(self, name: str, version: str) -> ModelInfo:
+        query = select(models.c.info).where(models.c.name == name, models.c.version == version)
+        found: ModelInfo | None = await self._database.read(lambda connection: connection.scalar(query))
+        if found is None:
+            raise NotFound(f"expected a registered model, got {name} {version}")
+        return found
+
+    async def models(self) -> list[ModelInfo]:
+        query = select(models.c.info).order_by(models.c.name, models.c.version)
+        return await self._database.read(lambda connection: list(connection.scalars(query)))
+
+    async def add_key(self, key: ApiKeyRecord) -> None:
+        statement = insert(api_keys).values(
+            id=key.id, name=key.name, digest=key.digest, created_at=key.created_at, revoked_at=key.revoked_at
+        )
+        await self._database.write(lambda connection: connection.execute(statement))
+
+    async def key_by_digest(self, digest: bytes) -> ApiKeyRecord | None:
+        query = select(api_keys).where(api_keys.c.digest == digest, api_keys.c.revoked_at.is_(None))
+        row = await self._database.read(lambda connection: connection.execute(query).one_or_none())
+        return None if row is None else key_record(row)
+
+    async def keys(self) -> list[ApiKeyRecord]:
+        query = select(api_keys).order_by(api_keys.c.created_at, api_keys.c.id)
+        return await self._database.read(lambda connection: [key_record(row) for row in connection.execute(query)])
+
+    async def revoke_key(self, key_id: str) -> None:
+        statement = (
+            update(api_keys)
+            .where(api_keys.c.id == key_id)
+            .values(revoked_at=func.coalesce(api_keys.c.revoked_at, self._database.now()))
+        )
+        if await self._database.write(lambda connection: connection.execute(statement).rowcount) == 0:
+            raise NotFound(f"expected the id of an API key, got {key_id}")
+
+
+def _no_artifact(artifact_id: str) -> NotFound:
+    return NotFound(f"expected an artifact of this store, got {artifact_id}")

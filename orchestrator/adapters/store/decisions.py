@@ -1,0 +1,191 @@
+"""What a decision changes, checked against what the store holds, then written.
+
+The checks need no database. The statements repeat the one that matters, the fence: an attempt is written only over
+one that is running or being verified on the same node, and the count of rows says whether it was.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from sqlalchemy import Connection, bindparam, delete, insert, tuple_, update
+
+from orchestrator.adapters.store.queries import load_account, refer, save_account
+from orchestrator.adapters.store.rows import attempt_values, tensor_values
+from orchestrator.adapters.store.schema import ACTIVE, among, attempts, jobs, tasks, tensors
+from orchestrator.core.records import AttemptRecord, JobChanges, JobSnapshot
+from tandem.protocol.errors import InvalidTransition, NotFound, StaleAttempt
+from tandem.protocol.ids import job_of
+from tandem.protocol.jobs import (
+    ATTEMPT_TRANSITIONS,
+    JOB_TRANSITIONS,
+    TASK_TRANSITIONS,
+    AttemptState,
+    InferenceOutput,
+    TranscodeOutput,
+    is_final,
+    step,
+)
+
+_KEEP_TENSORS = (*ACTIVE, AttemptState.ACCEPTED)
+
+_UPDATE_JOB = (
+    update(jobs)
+    .where(jobs.c.id == bindparam("of_job"))
+    .values(state=bindparam("state"), finished_at=bindparam("finished_at"), failure=bindparam("failure"))
+)
+_UPDATE_TASK = (
+    update(tasks)
+    .where(tasks.c.id == bindparam("of_task"))
+    .values(state=bindparam("state"), not_before=bindparam("not_before"))
+)
+_UPDATE_ATTEMPT = (
+    update(attempts)
+    .where(
+        attempts.c.task == bindparam("of_task"),
+        attempts.c.number == bindparam("of_number"),
+        attempts.c.node == bindparam("of_node"),
+        among(attempts.c.state, ACTIVE),
+    )
+    .values({name: bindparam(name) for name in ("state", "lease_until", "output", "failure", "finished_at")})
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Writes:
+    """The changes of one or many jobs, checked and sorted by what is to be done."""
+
+    changes: Sequence[JobChanges]
+    begun: list[AttemptRecord] = field(default_factory=list)
+    moved: list[AttemptRecord] = field(default_factory=list)
+    """Attempts that are there and not over."""
+    delivered: list[AttemptRecord] = field(default_factory=list)
+    """Those of them that now have a result."""
+    owed: Counter[str] = field(default_factory=Counter)
+    """Wei, by node."""
+
+
+def check(snapshots: Sequence[JobSnapshot], changes: Sequence[JobChanges]) -> Writes:
+    """Raises StaleAttempt, InvalidTransition or NotFound for what may not be written."""
+    writes = Writes(changes)
+    for snapshot, change in zip(snapshots, changes, strict=True):
+        if change.job is not None:
+            step(JOB_TRANSITIONS, snapshot.job.state, change.job.state)
+        _check_tasks(snapshot, change)
+        for attempt in change.attempts:
+            _check_attempt(snapshot, attempt, writes)
+        writes.owed.update(_owed(snapshot, change))
+    return writes
+
+
+def write(connection: Connection, writes: Writes) -> None:
+    """Attempts that end are written before those that begin: a task has one active attempt at any time."""
+    _write_states(connection, writes.changes)
+    if writes.moved:
+        _move(connection, writes.moved)
+        _write_tensors(connection, writes)
+    if writes.begun:
+        connection.execute(insert(attempts), [attempt_values(attempt) for attempt in writes.begun])
+    for node, amount in sorted(writes.owed.items()):
+        account = load_account(connection, node)
+        save_account(connection, replace(account, earned=account.earned + amount))
+
+
+def _check_tasks(snapshot: JobSnapshot, change: JobChanges) -> None:
+    for task in change.tasks:
+        old = snapshot.task(task.id)
+        if old is None:
+            raise NotFound(f"expected a task of job {snapshot.job.id}, got {task.id}")
+        step(TASK_TRANSITIONS, old.state, task.state)
+
+
+def _check_attempt(snapshot: JobSnapshot, attempt: AttemptRecord, writes: Writes) -> None:
+    old = snapshot.attempt(attempt.ref)
+    if old is None:
+        _check_new(snapshot, attempt)
+        writes.begun.append(attempt)
+        return
+    _check_move(old, attempt)
+    writes.moved.append(attempt)
+    if old.state is AttemptState.RUNNING and attempt.state is AttemptState.VERIFYING:
+        writes.delivered.append(attempt)
+
+
+def _check_move(old: AttemptRecord, attempt: AttemptRecord) -> None:
+    if is_final(ATTEMPT_TRANSITIONS, old.state) or old.node != attempt.node:
+        raise StaleAttempt(
+            f"expected attempt {attempt.ref} to be active on {attempt.node}, got {old.state} on {old.node}"
+        )
+    step(ATTEMPT_TRANSITIONS, old.state, attempt.state)
+
+
+def _check_new(snapshot: JobSnapshot, attempt: AttemptRecord) -> None:
+    if snapshot.task(attempt.ref.task) is None:
+        raise NotFound(f"expected an attempt at a task of job {snapshot.job.id}, got {attempt.ref}")
+    if attempt.state is not AttemptState.RUNNING:
+        raise InvalidTransition(f"expected a new attempt to be running, got {attempt.ref} as {attempt.state}")
+
+
+def _owed(snapshot: JobSnapshot, change: JobChanges) -> Counter[str]:
+    """What is owed to each node, at the price of the assignment; only what is accepted in this very write is."""
+    accepted = {attempt.ref for attempt in change.attempts if attempt.state is AttemptState.ACCEPTED}
+    refs = [attempt.ref for attempt in change.earned]
+    if len(set(refs)) < len(refs) or not accepted.issuperset(refs):
+        raise InvalidTransition(f"expected to owe for attempts accepted in the same write, each once, got {refs}")
+    owed: Counter[str] = Counter()
+    for old in filter(None, map(snapshot.attempt, refs)):
+        owed[old.node] += old.price
+    return owed
+
+
+def _write_states(connection: Connection, changes: Sequence[JobChanges]) -> None:
+    job_rows = [
+        {"of_job": job.id, "state": job.state, "finished_at": job.finished_at, "failure": job.failure}
+        for job in (change.job for change in changes)
+        if job is not None
+    ]
+    task_rows = [
+        {"of_task": task.id, "state": task.state, "not_before": task.not_before}
+        for change in changes
+        for task in change.tasks
+    ]
+    if job_rows:
+        connection.execute(_UPDATE_JOB, job_rows)
+    if task_rows:
+        connection.execute(_UPDATE_TASK, task_rows)
+
+
+def _move(connection: Connection, moved: Sequence[AttemptRecord]) -> None:
+    rows = [
+        {
+            "of_task": attempt.ref.task,
+            "of_number": attempt.ref.number,
+            "of_node": attempt.node,
+            "state": attempt.state,
+            "lease_until": attempt.lease_until,
+            "output": attempt.output,
+            "failure": attempt.failure,
+            "finished_at": attempt.finished_at,
+        }
+        for attempt in moved
+    ]
+    written = connection.execute(_UPDATE_ATTEMPT, rows).rowcount
+    if written != len(rows):
+        raise StaleAttempt(f"expected {len(rows)} attempts that are not over, got {written}; nothing was written")
+    for attempt in moved:
+        if attempt.state is AttemptState.ACCEPTED and isinstance(attempt.output, TranscodeOutput):
+            refer(connection, job_of(attempt.ref.task), [rendition.artifact for rendition in attempt.output.renditions])
+
+
+def _write_tensors(connection: Connection, writes: Writes) -> None:
+    """Outputs come with the result, stay with an accepted attempt and go with any other end."""
+    given = [tensor_values(a.ref.task, a.ref.number, a.tensors) for a in writes.delivered if a.tensors]
+    if given:
+        connection.execute(insert(tensors), given)
+    dropped = [
+        (a.ref.task, a.ref.number)
+        for a in writes.moved
+        if a.state not in _KEEP_TENSORS and isinstance(a.output, InferenceOutput)
+    ]
+    if dropped:
+        connection.execute(delete(tensors).where(tuple_(tensors.c.task, tensors.c.number).in_(dropped)))

@@ -1,0 +1,180 @@
+"""Jobs, tasks and attempts."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, func, insert, select, tuple_, update
+
+from orchestrator.adapters.store.decisions import check, write
+from orchestrator.adapters.store.engine import Database
+from orchestrator.adapters.store.queries import refer
+from orchestrator.adapters.store.rows import (
+    attempt_record,
+    attempt_ref,
+    job_record,
+    job_values,
+    task_record,
+    task_values,
+    tensor_values,
+    tensors_of,
+)
+from orchestrator.adapters.store.schema import ACTIVE, among, attempts, jobs, tasks, tensors
+from orchestrator.adapters.store.snapshots import attempts_by_task, load_jobs, output_tensors, snapshots
+from orchestrator.core.lifecycle import failed_on
+from orchestrator.core.records import AttemptRecord, JobChanges, JobPage, JobSnapshot, ReadyTask, Submission
+from orchestrator.ports.store import JobDecision
+from tandem.protocol.errors import IdempotencyConflict, NotFound
+from tandem.protocol.ids import AttemptRef
+from tandem.protocol.jobs import AttemptState, JobState, TaskState
+from tandem.protocol.tensors import Tensor
+
+_WAITING = among(tasks.c.state, [TaskState.WAITING])
+_RUNNING = among(attempts.c.state, [AttemptState.RUNNING])
+_VERIFYING = among(attempts.c.state, [AttemptState.VERIFYING])
+_ACTIVE = among(attempts.c.state, ACTIVE)
+
+
+class SqlJobs:
+    """The JobStore part of the store."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def now(self) -> float:
+        return self._database.now()
+
+    async def submit(self, submission: Submission) -> str:
+        return await self._database.write(lambda connection: _submit(connection, submission))
+
+    async def job(self, job_id: str) -> JobSnapshot:
+        return await self._database.read(lambda connection: _job(connection, job_id))
+
+    async def jobs(
+        self, owner: str | None, *, state: JobState | None = None, after: str | None = None, limit: int = 50
+    ) -> JobPage:
+        query = select(jobs).order_by(jobs.c.id.desc()).limit(limit + 1)
+        if owner is not None:
+            query = query.where(jobs.c.owner == owner)
+        if state is not None:
+            query = query.where(jobs.c.state == state)
+        if after is not None:
+            query = query.where(jobs.c.id < after)
+
+        def page(connection: Connection) -> JobPage:
+            found = [job_record(row) for row in connection.execute(query)]
+            cursor = found[limit - 1].id if len(found) > limit else None
+            return JobPage(tuple(snapshots(connection, found[:limit])), cursor)
+
+        return await self._database.read(page)
+
+    async def decide(self, jobs: Sequence[str], decision: JobDecision) -> list[JobChanges]:
+        if len(set(jobs)) < len(jobs):
+            raise ValueError(f"expected each job once, got {list(jobs)}")
+
+        def run(connection: Connection) -> list[JobChanges]:
+            found = load_jobs(connection, jobs, lock=True)
+            now = self._database.now()
+            changes = [decision(snapshot, now) for snapshot in found]
+            write(connection, check(found, changes))
+            return changes
+
+        return await self._database.write(run)
+
+    async def ready(self, limit: int) -> list[ReadyTask]:
+        now = self._database.now()
+        return await self._database.read(lambda connection: _ready(connection, now, limit))
+
+    async def next_ready_at(self) -> float | None:
+        query = select(func.min(tasks.c.not_before)).where(_WAITING, tasks.c.not_before > self._database.now())
+        return await self._database.read(lambda connection: connection.scalar(query))
+
+    async def inputs(self, task_id: str) -> tuple[Tensor, ...]:
+        query = select(tensors).where(tensors.c.task == task_id, tensors.c.number == 0)
+        row = await self._database.read(lambda connection: connection.execute(query).one_or_none())
+        return () if row is None else tensors_of(row)
+
+    async def attempts_on(self, node: str) -> list[AttemptRecord]:
+        query = select(attempts).where(attempts.c.node == node, _ACTIVE).order_by(attempts.c.task)
+        return await self._database.read(lambda connection: [attempt_record(row) for row in connection.execute(query)])
+
+    async def verifying(self) -> list[AttemptRecord]:
+        return await self._database.read(_verifying)
+
+    async def extend_leases(self, node: str, refs: Sequence[AttemptRef], seconds: float) -> list[AttemptRef]:
+        if not refs:
+            return []
+        named = tuple_(attempts.c.task, attempts.c.number).in_([(ref.task, ref.number) for ref in refs])
+        statement = (
+            update(attempts)
+            .where(attempts.c.node == node, _ACTIVE, named)
+            .values(lease_until=self._database.now() + seconds)
+            .returning(attempts.c.task, attempts.c.number)
+        )
+        held = await self._database.write(
+            lambda connection: {attempt_ref(row) for row in connection.execute(statement)}
+        )
+        return [ref for ref in refs if ref not in held]
+
+    async def extend_all_leases(self, seconds: float) -> None:
+        statement = update(attempts).where(_RUNNING).values(lease_until=self._database.now() + seconds)
+        await self._database.write(lambda connection: connection.execute(statement))
+
+    async def expired(self) -> list[AttemptRef]:
+        query = (
+            select(attempts.c.task, attempts.c.number)
+            .where(_RUNNING, attempts.c.lease_until <= self._database.now())
+            .order_by(attempts.c.lease_until)
+        )
+        return await self._database.read(lambda connection: [attempt_ref(row) for row in connection.execute(query)])
+
+
+def _submit(connection: Connection, submission: Submission) -> str:
+    first = _earlier(connection, submission)
+    if first is not None:
+        return first
+    job = submission.job.id
+    connection.execute(insert(jobs).values(job_values(submission)))
+    rows = [task_values(job, position, task) for position, task in enumerate(submission.tasks)]
+    connection.execute(insert(tasks), rows)
+    if submission.inputs:
+        connection.execute(insert(tensors).values(tensor_values(submission.tasks[0].id, 0, submission.inputs)))
+    refer(connection, job, submission.artifacts)
+    return job
+
+
+def _earlier(connection: Connection, submission: Submission) -> str | None:
+    """The job that this submission already made."""
+    if submission.idempotency_key is None:
+        return None
+    query = select(jobs.c.id, jobs.c.request_digest).where(
+        jobs.c.owner == submission.job.owner, jobs.c.idempotency_key == submission.idempotency_key
+    )
+    row = connection.execute(query).one_or_none()
+    if row is not None and row.request_digest != submission.request_digest:
+        raise IdempotencyConflict(
+            f"expected the request that made job {row.id} under key {submission.idempotency_key!r}, got another one: "
+            "use a new key for a new job"
+        )
+    return None if row is None else str(row.id)
+
+
+def _job(connection: Connection, job_id: str) -> JobSnapshot:
+    row = connection.execute(select(jobs).where(jobs.c.id == job_id)).one_or_none()
+    if row is None:
+        raise NotFound(f"expected a job of this store, got {job_id}")
+    outputs = output_tensors(connection, select(tasks.c.id).where(tasks.c.job == job_id))
+    return snapshots(connection, [job_record(row)], outputs)[0]
+
+
+def _ready(connection: Connection, now: float, limit: int) -> list[ReadyTask]:
+    query = (
+        select(tasks).where(_WAITING, tasks.c.not_before <= now).order_by(tasks.c.job, tasks.c.position).limit(limit)
+    )
+    found = [task_record(row) for row in connection.execute(query)]
+    tried = attempts_by_task(connection, tasks.c.id.in_([task.id for task in found]))
+    return [ReadyTask(task, failed_on(tried.get(task.id, ()))) for task in found]
+
+
+def _verifying(connection: Connection) -> list[AttemptRecord]:
+    outputs = output_tensors(connection, select(attempts.c.task).where(_ACTIVE, _VERIFYING))
+    query = select(attempts).where(_ACTIVE, _VERIFYING).order_by(attempts.c.task)
+    return [attempt_record(row, outputs) for row in connection.execute(query)]

@@ -1,0 +1,170 @@
+"""Rows as records and records as rows."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Row
+
+from orchestrator.core.records import (
+    AccountRecord,
+    ApiKeyRecord,
+    ArtifactRecord,
+    AttemptRecord,
+    JobRecord,
+    PaymentRecord,
+    Submission,
+    TaskRecord,
+)
+from tandem.protocol.ids import AttemptRef
+from tandem.protocol.tensors import Tensor, TensorMeta
+
+AnyRow = Row[*tuple[Any, ...]]
+Values = dict[str, Any]
+
+
+def job_record(row: AnyRow) -> JobRecord:
+    return JobRecord(
+        id=row.id,
+        owner=row.owner,
+        request=row.request,
+        state=row.state,
+        price=row.price,
+        created_at=row.created_at,
+        finished_at=row.finished_at,
+        failure=row.failure,
+    )
+
+
+def job_values(submission: Submission) -> Values:
+    job = submission.job
+    return {
+        "id": job.id,
+        "owner": job.owner,
+        "request": job.request,
+        "state": job.state,
+        "price": job.price,
+        "created_at": job.created_at,
+        "finished_at": job.finished_at,
+        "failure": job.failure,
+        "idempotency_key": submission.idempotency_key,
+        "request_digest": submission.request_digest,
+    }
+
+
+def task_record(row: AnyRow) -> TaskRecord:
+    return TaskRecord(id=row.id, work=row.work, state=row.state, price=row.price, not_before=row.not_before)
+
+
+def task_values(job: str, position: int, task: TaskRecord) -> Values:
+    return {
+        "id": task.id,
+        "job": job,
+        "position": position,
+        "work": task.work,
+        "state": task.state,
+        "price": task.price,
+        "not_before": task.not_before,
+    }
+
+
+def attempt_record(row: AnyRow, outputs: Mapping[AttemptRef, tuple[Tensor, ...]] | None = None) -> AttemptRecord:
+    ref = attempt_ref(row)
+    return AttemptRecord(
+        ref=ref,
+        node=row.node,
+        state=row.state,
+        price=row.price,
+        started_at=row.started_at,
+        lease_until=row.lease_until,
+        output=row.output,
+        tensors=(outputs or {}).get(ref, ()),
+        failure=row.failure,
+        finished_at=row.finished_at,
+    )
+
+
+def attempt_values(attempt: AttemptRecord) -> Values:
+    return {
+        "task": attempt.ref.task,
+        "number": attempt.ref.number,
+        "node": attempt.node,
+        "state": attempt.state,
+        "price": attempt.price,
+        "started_at": attempt.started_at,
+        "lease_until": attempt.lease_until,
+        "output": attempt.output,
+        "failure": attempt.failure,
+        "finished_at": attempt.finished_at,
+    }
+
+
+def attempt_ref(row: AnyRow) -> AttemptRef:
+    return AttemptRef.model_construct(task=row.task, number=row.number)
+
+
+def tensor_values(task: str, number: int, tensors: Sequence[Tensor]) -> Values:
+    """All tensors of one task or attempt in one row: what they are, and their data end to end."""
+    return {
+        "task": task,
+        "number": number,
+        "metas": tuple(tensor.meta for tensor in tensors),
+        "data": b"".join(tensor.data for tensor in tensors),
+    }
+
+
+def tensors_of(row: AnyRow) -> tuple[Tensor, ...]:
+    metas: tuple[TensorMeta, ...] = row.metas
+    found, offset = [], 0
+    for meta in metas:
+        data = row.data[offset : offset + meta.size]
+        found.append(Tensor(name=meta.name, datatype=meta.datatype, shape=meta.shape, data=data))
+        offset += meta.size
+    return tuple(found)
+
+
+def account_record(row: AnyRow) -> AccountRecord:
+    return AccountRecord(
+        node=row.node,
+        earned=row.earned,
+        issued=row.issued,
+        refused=row.refused,
+        params=row.params,
+        next_nonce=row.next_nonce,
+    )
+
+
+def account_values(account: AccountRecord) -> Values:
+    return {
+        "node": account.node,
+        "earned": account.earned,
+        "issued": account.issued,
+        "refused": account.refused,
+        "params": account.params,
+        "next_nonce": account.next_nonce,
+    }
+
+
+def payment_record(row: AnyRow) -> PaymentRecord:
+    return PaymentRecord(
+        id=row.id, node=row.node, params=row.params, tickets=row.tickets, receipt=row.receipt, failure=row.failure
+    )
+
+
+def payment_values(payment: PaymentRecord) -> Values:
+    return {
+        "node": payment.node,
+        "params": payment.params,
+        "tickets": payment.tickets,
+        "receipt": payment.receipt,
+        "failure": payment.failure,
+    }
+
+
+def artifact_record(row: AnyRow) -> ArtifactRecord:
+    return ArtifactRecord(id=row.id, size=row.size, media_type=row.media_type, created_at=row.created_at)
+
+
+def key_record(row: AnyRow) -> ApiKeyRecord:
+    return ApiKeyRecord(
+        id=row.id, name=row.name, digest=row.digest, created_at=row.created_at, revoked_at=row.revoked_at
+    )

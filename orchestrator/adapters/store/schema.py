@@ -1,0 +1,253 @@
+"""The tables. What can be said of a state in one row is said here, as a CHECK: a wrong write fails, whoever wrote it.
+
+Amounts are decimal text, since a uint256 fits no SQL integer; sums are made in Python, inside the transaction.
+Structured values are JSON text, written and read by pydantic; nothing is asked of their inside in SQL.
+"""
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Any
+
+from pydantic import TypeAdapter
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ColumnElement,
+    Dialect,
+    Double,
+    Enum,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    bindparam,
+)
+
+from orchestrator.core.records import Failure
+from tandem.protocol.jobs import (
+    JOB_TRANSITIONS,
+    AttemptState,
+    JobRequest,
+    JobState,
+    ModelInfo,
+    Output,
+    TaskState,
+    Work,
+    is_final,
+)
+from tandem.protocol.media import MediaInfo
+from tandem.protocol.messages import SignedTicket
+from tandem.protocol.tensors import TensorMeta
+from tandem.protocol.tickets import TicketParams
+
+
+class Json(TypeDecorator[Any]):
+    """A value that pydantic knows, as JSON text."""
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, adapter: TypeAdapter[Any]) -> None:
+        super().__init__()
+        self.adapter = adapter
+
+    def process_bind_param(self, value: Any | None, dialect: Dialect) -> str | None:  # noqa: ARG002
+        return None if value is None else self.adapter.dump_json(value).decode()
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any | None:  # noqa: ARG002
+        return None if value is None else self.adapter.validate_json(value)
+
+
+class WeiText(TypeDecorator[int]):
+    """An amount of any size, as decimal text."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: int | None, dialect: Dialect) -> str | None:  # noqa: ARG002
+        return None if value is None else str(value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> int | None:  # noqa: ARG002
+        return None if value is None else int(value)
+
+
+def _state(states: type[StrEnum]) -> Enum:
+    return Enum(
+        states,
+        name="state",
+        native_enum=False,
+        create_constraint=True,
+        length=16,
+        values_callable=lambda members: [member.value for member in members],
+    )
+
+
+def among(column: Column[Any], states: Iterable[StrEnum]) -> ColumnElement[bool]:
+    """`column IN (states)` with the states written out: a partial index serves no query that hides them in parameters."""
+    return column.in_(bindparam(None, [*states], column.type, expanding=True, literal_execute=True))
+
+
+def _listed(states: Iterable[StrEnum]) -> str:
+    return ", ".join(f"'{state}'" for state in states)
+
+
+ACTIVE = (AttemptState.RUNNING, AttemptState.VERIFYING)
+_OVER = _listed(state for state in JobState if is_final(JOB_TRANSITIONS, state))
+_ACTIVE = _listed(ACTIVE)
+_DELIVERED = _listed([AttemptState.VERIFYING, AttemptState.ACCEPTED])
+
+_FAILURE = Json(TypeAdapter(Failure))
+_PARAMS = Json(TypeAdapter(TicketParams))
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("owner", Text, nullable=False),
+    Column("request", Json(TypeAdapter(JobRequest)), nullable=False),
+    Column("state", _state(JobState), nullable=False),
+    Column("price", WeiText, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("finished_at", Double),
+    Column("failure", _FAILURE),
+    Column("idempotency_key", Text),
+    Column("request_digest", LargeBinary, nullable=False),
+    UniqueConstraint("owner", "idempotency_key"),
+    CheckConstraint(f"(state IN ({_OVER})) = (finished_at IS NOT NULL)", name="over_has_a_time"),
+    CheckConstraint("(state = 'failed') = (failure IS NOT NULL)", name="failed_says_why"),
+    Index(None, "owner", "id"),
+)
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("job", ForeignKey(jobs.c.id), nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("work", Json(TypeAdapter(Work)), nullable=False),
+    Column("state", _state(TaskState), nullable=False),
+    Column("price", WeiText, nullable=False),
+    Column("not_before", Double, nullable=False),
+    UniqueConstraint("job", "position"),
+)
+_WAITING = tasks.c.state == TaskState.WAITING
+Index("ix_tasks_ready", tasks.c.job, tasks.c.position, sqlite_where=_WAITING, postgresql_where=_WAITING)
+Index("ix_tasks_backing_off", tasks.c.not_before, sqlite_where=_WAITING, postgresql_where=_WAITING)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("task", ForeignKey(tasks.c.id), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("node", Text, nullable=False),
+    Column("state", _state(AttemptState), nullable=False),
+    Column("price", WeiText, nullable=False),
+    Column("started_at", Double, nullable=False),
+    Column("lease_until", Double, nullable=False),
+    Column("output", Json(TypeAdapter(Output))),
+    Column("failure", _FAILURE),
+    Column("finished_at", Double),
+    CheckConstraint("number >= 1", name="number_from_one"),
+    CheckConstraint(f"(state IN ({_ACTIVE})) = (finished_at IS NULL)", name="over_has_a_time"),
+    CheckConstraint(f"state NOT IN ({_DELIVERED}) OR output IS NOT NULL", name="delivered_has_output"),
+    CheckConstraint(
+        "state NOT IN ('rejected', 'failed', 'expired', 'returned') OR failure IS NOT NULL", name="failed_says_why"
+    ),
+)
+_IS_ACTIVE = attempts.c.state.in_(ACTIVE)
+_IS_RUNNING = attempts.c.state == AttemptState.RUNNING
+_IS_ACCEPTED = attempts.c.state == AttemptState.ACCEPTED
+Index("ix_attempts_active", attempts.c.task, unique=True, sqlite_where=_IS_ACTIVE, postgresql_where=_IS_ACTIVE)
+Index("ix_attempts_accepted", attempts.c.task, unique=True, sqlite_where=_IS_ACCEPTED, postgresql_where=_IS_ACCEPTED)
+Index("ix_attempts_node", attempts.c.node, sqlite_where=_IS_ACTIVE, postgresql_where=_IS_ACTIVE)
+Index("ix_attempts_lease", attempts.c.lease_until, sqlite_where=_IS_RUNNING, postgresql_where=_IS_RUNNING)
+
+tensors = Table(
+    "tensors",
+    metadata,
+    Column("task", ForeignKey(tasks.c.id), primary_key=True),
+    Column("number", Integer, primary_key=True, comment="of the attempt whose output it is; 0: the task's input"),
+    Column("metas", Json(TypeAdapter(tuple[TensorMeta, ...])), nullable=False),
+    Column("data", LargeBinary, nullable=False),
+)
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("node", Text, primary_key=True),
+    Column("earned", WeiText, nullable=False),
+    Column("issued", WeiText, nullable=False),
+    Column("refused", WeiText, nullable=False),
+    Column("params", _PARAMS),
+    Column("next_nonce", BigInteger, nullable=False),
+    CheckConstraint("next_nonce BETWEEN 0 AND 4294967296", name="nonce_is_uint32"),
+)
+
+payments = Table(
+    "payments",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("node", ForeignKey(accounts.c.node), nullable=False),
+    Column("params", _PARAMS, nullable=False),
+    Column("tickets", Json(TypeAdapter(tuple[SignedTicket, ...])), nullable=False),
+    Column("receipt", Boolean),
+    Column("failure", _FAILURE),
+    CheckConstraint("(receipt IS NOT NULL AND NOT receipt) = (failure IS NOT NULL)", name="refused_says_why"),
+    Index(None, "node", "receipt", "id"),
+    sqlite_autoincrement=True,
+)
+
+artifacts = Table(
+    "artifacts",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("size", BigInteger, nullable=False),
+    Column("media_type", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("renewed_at", Double, nullable=False),
+    Column("media", Json(TypeAdapter(MediaInfo))),
+    CheckConstraint("size >= 0", name="size_not_negative"),
+)
+
+job_artifacts = Table(
+    "job_artifacts",
+    metadata,
+    Column("job", ForeignKey(jobs.c.id), primary_key=True),
+    Column("artifact", ForeignKey(artifacts.c.id), primary_key=True, index=True),
+)
+
+models = Table(
+    "models",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("version", Text, primary_key=True),
+    Column("artifact", ForeignKey(artifacts.c.id), nullable=False, index=True),
+    Column("info", Json(TypeAdapter(ModelInfo)), nullable=False),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("digest", LargeBinary, nullable=False, unique=True),
+    Column("created_at", Double, nullable=False),
+    Column("revoked_at", Double),
+)
