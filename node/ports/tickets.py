@@ -1,0 +1,89 @@
+"""What the daemon asks of its memory of tickets. Everything is on disk before a call returns."""
+
+from collections.abc import Mapping, Sequence, Set as AbstractSet
+from dataclasses import dataclass
+from typing import Protocol
+
+from node.core.acceptance import AcceptedPayment
+from node.core.exposure import Balance
+from node.core.redemption import WinningSet
+from node.core.terms import Epochs
+from tandem.chain.redemption import RedemptionResult
+from tandem.protocol.ids import AttemptRef
+from tandem.protocol.messages import PaymentReceipt
+from tandem.protocol.signing import Address
+
+
+@dataclass(frozen=True, slots=True)
+class TicketTotals:
+    """What became of all tickets so far; amounts in wei."""
+
+    attempts: int
+    """Accepted attempts."""
+    earned: int
+    received: int
+    tickets: int
+    winners: int
+    outstanding: int
+    """Face value of winners that can still be redeemed."""
+    redeemed: int
+    gas_spent: int
+    refused: Mapping[str, int]
+    """Winners that the contract will not pay, by its reason."""
+
+
+class TicketStore(Protocol):
+    @property
+    def secret(self) -> bytes:
+        """32 bytes, from which the random numbers of all terms are derived; the same for ever."""
+        ...
+
+    async def epochs(self) -> Epochs: ...
+
+    async def rotate(self) -> Epochs:
+        """Begins a new epoch."""
+        ...
+
+    async def close_epochs(self, through: int) -> Epochs:
+        """No ticket of these epochs is taken from now on, so that they may be revealed."""
+        ...
+
+    async def balance(self, sender: Address) -> Balance: ...
+
+    async def earn(self, sender: Address, ref: AttemptRef, price: int) -> Balance:
+        """An attempt was accepted; the second time changes nothing."""
+        ...
+
+    async def receipt(self, sender: Address, payment_id: int, digest: bytes) -> PaymentReceipt | None:
+        """How the payment was answered before; `digest` tells it from another one under the same id."""
+        ...
+
+    async def seen(self, params_hash: bytes, sender_nonces: Sequence[int]) -> AbstractSet[int]:
+        """Those that tickets were taken with."""
+        ...
+
+    async def outstanding(self, sender: Address, now: float) -> int:
+        """Face value of the sender's unredeemed winners, in wei."""
+        ...
+
+    async def take(self, accepted: AcceptedPayment, digest: bytes) -> Balance:
+        """Writes a whole payment with its receipt, or raises TicketReplayed or TicketRevealed and writes nothing."""
+        ...
+
+    async def refuse(self, sender: Address, receipt: PaymentReceipt, digest: bytes) -> None:
+        """Remembers that a payment was refused."""
+        ...
+
+    async def winners(self, now: float) -> tuple[WinningSet, ...]:
+        """All that can still be redeemed."""
+        ...
+
+    async def settle(self, result: RedemptionResult, now: float) -> None:
+        """What a mined redemption paid and what it did not; the journal forgets the transaction with it."""
+        ...
+
+    async def prune(self, now: float) -> None:
+        """Forgets losing tickets and terms that have expired."""
+        ...
+
+    async def totals(self, now: float) -> TicketTotals: ...
