@@ -1,0 +1,178 @@
+"""An orchestrator, as a submitter's program sees it."""
+
+import asyncio
+import json
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, suppress
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import quote as escape
+
+from pydantic import BaseModel
+
+from tandem.client.files import ProgressCallback, read_file, write_verified
+from tandem.client.http import Http
+from tandem.client.inference import Inference, answer, inference_request
+from tandem.client.updates import EventReader, JobUpdate
+from tandem.clock import Clock, SystemClock
+from tandem.protocol.api import ArtifactView, JobList, JobView, ModelList, NewModel, NodeList, QuoteView
+from tandem.protocol.errors import Unavailable
+from tandem.protocol.jobs import InferenceRequest, JobState, ModelInfo, TranscodeRequest
+
+Request = TranscodeRequest | InferenceRequest
+
+_BACKOFF = (0.25, 0.5, 1.0, 2.0, 4.0)
+_POLL_SECONDS = 1.0
+_CHUNK_BYTES = 2**18
+
+
+class TandemClient:
+    """To be used as `async with`. Every method raises errors of `tandem.protocol.errors`.
+
+    An orchestrator that does not answer is asked again for `patience` seconds where that is safe: submitting, watching.
+    """
+
+    def __init__(self, url: str, key: str | None = None, *, patience: float = 60.0, clock: Clock | None = None) -> None:
+        self._url = url
+        self._key = key
+        self._patience = patience
+        self._clock = clock or SystemClock()
+
+    async def __aenter__(self) -> Self:
+        self._http = Http(self._url, self._key)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._http.close()
+
+    async def upload(
+        self,
+        source: Path | AsyncIterator[bytes],
+        media_type: str = "application/octet-stream",
+        progress: ProgressCallback | None = None,
+    ) -> ArtifactView:
+        """Streams a file (or any bytes) up. `progress` is told of a file only."""
+        headers = {"Content-Type": media_type}
+        if isinstance(source, Path):
+            headers["Content-Length"] = str((await asyncio.to_thread(source.stat)).st_size)
+            source = read_file(source, progress)
+        return await self._http.call("POST", "/v1/artifacts", ArtifactView, body=source, headers=headers)
+
+    async def download(self, artifact_id: str, target: Path, progress: ProgressCallback | None = None) -> Path:
+        """Streams an artifact into a file, which appears whole and verified or not at all."""
+        async with self._http.open("GET", f"/v1/artifacts/{artifact_id}") as response:
+            chunks = response.content.iter_chunked(_CHUNK_BYTES)
+            await write_verified(aiter(chunks), artifact_id, target, response.content_length, progress)
+        return target
+
+    async def quote(self, request: Request) -> QuoteView:
+        return await self._http.call("POST", "/v1/quotes", QuoteView, **_json(request))
+
+    async def submit(self, request: Request, idempotency_key: str | None = None) -> JobView:
+        """Submits once, however often it has to be said: without a key from the caller it makes one up."""
+        body = _json(request)
+        body["headers"]["Idempotency-Key"] = idempotency_key or uuid.uuid4().hex
+        waits = self._waits()
+        while True:
+            try:
+                return await self._http.call("POST", "/v1/jobs", JobView, **body)
+            except Unavailable as error:
+                await self._wait_or_raise(waits, error)
+
+    async def job(self, job_id: str) -> JobView:
+        return await self._http.call("GET", f"/v1/jobs/{escape(job_id)}", JobView)
+
+    async def jobs(self, *, state: JobState | None = None, after: str | None = None, limit: int = 50) -> JobList:
+        """One page, newest first; its `next` is the `after` of the following one."""
+        query = {"state": state, "after": after, "limit": str(limit)}
+        given = {name: str(value) for name, value in query.items() if value is not None}
+        return await self._http.call("GET", "/v1/jobs", JobList, query=given)
+
+    async def cancel(self, job_id: str) -> JobView:
+        return await self._http.call("DELETE", f"/v1/jobs/{escape(job_id)}", JobView)
+
+    async def watch(self, job_id: str) -> AsyncGenerator[JobUpdate, None]:
+        """How the job stands, now and at each change, until it is over.
+
+        A stream that breaks is opened again; between the two, and where streams never get through, the job is polled.
+        """
+        waits = self._waits()
+        while True:
+            with suppress(Unavailable):  # whether it is more than the stream that fails, polling shows
+                async with aclosing(self._stream(job_id)) as updates:
+                    async for update in updates:
+                        yield update
+                        if update.final:
+                            return
+            try:
+                update = JobUpdate.of(await self.job(job_id))
+            except Unavailable as error:
+                await self._wait_or_raise(waits, error)
+                continue
+            waits = self._waits()
+            yield update
+            if update.final:
+                return
+            await self._clock.sleep(_POLL_SECONDS)
+
+    async def wait(self, job_id: str) -> JobView:
+        """The job once it is over, in whichever way."""
+        async with aclosing(self.watch(job_id)) as updates:
+            async for _ in updates:
+                pass
+        return await self.job(job_id)
+
+    async def add_model(self, name: str, version: str, artifact: str) -> ModelInfo:
+        request = NewModel(name=name, version=version, artifact=artifact)
+        return await self._http.call("POST", "/v1/models", ModelInfo, **_json(request))
+
+    async def models(self) -> tuple[ModelInfo, ...]:
+        return (await self._http.call("GET", "/v1/models", ModelList)).models
+
+    async def model(self, name: str, version: str = "1") -> ModelInfo:
+        return await self._http.call("GET", f"/v1/models/{escape(name)}/versions/{escape(version)}", ModelInfo)
+
+    async def infer(self, model: str, inputs: Mapping[str, Sequence[Any]], version: str = "1") -> Inference:
+        """Runs a model on lists of values and waits for the answer; raises what the job failed of."""
+        request = inference_request(await self.model(model, version), inputs)
+        return answer(await self.wait((await self.submit(request)).id))
+
+    async def nodes(self) -> NodeList:
+        return await self._http.call("GET", "/v1/nodes", NodeList)
+
+    async def _stream(self, job_id: str) -> AsyncGenerator[JobUpdate, None]:
+        reader, update = EventReader(), JobUpdate(JobState.QUEUED)
+        async with self._http.open("GET", f"/v1/jobs/{escape(job_id)}/events") as response:
+            async for line in response.content:
+                event = reader.feed(line.decode(errors="replace").rstrip("\r\n"))
+                if event is not None:
+                    update = update.after(*event)
+                    yield update
+
+    def _waits(self) -> "_Waits":
+        return _Waits(self._clock.monotonic() + self._patience)
+
+    async def _wait_or_raise(self, waits: "_Waits", error: Unavailable) -> None:
+        if self._clock.monotonic() >= waits.until:
+            raise error
+        await self._clock.sleep(waits.next())
+
+
+class _Waits:
+    """Pauses between tries, growing, up to a moment."""
+
+    def __init__(self, until: float) -> None:
+        self.until = until
+        self._count = 0
+
+    def next(self) -> float:
+        pause = _BACKOFF[min(self._count, len(_BACKOFF) - 1)]
+        self._count += 1
+        return pause
+
+
+def _json(request: BaseModel) -> dict[str, Any]:
+    # Not by pydantic, which would turn NaN and the infinities of a tensor into null.
+    body = json.dumps(request.model_dump(mode="json")).encode()
+    return {"body": body, "headers": {"Content-Type": "application/json"}}
