@@ -368,10 +368,9 @@ contract TicketBroker is ITicketBroker {
     }
 
     function _digest(bytes32 separator, bytes32 paramsHash, uint32 senderNonce) private pure returns (bytes32) {
-        return
-            keccak256(
-                abi.encodePacked("\x19\x01", separator, keccak256(abi.encode(TICKET_TYPE, paramsHash, senderNonce)))
-            );
+        return keccak256(
+            abi.encodePacked("\x19\x01", separator, keccak256(abi.encode(TICKET_TYPE, paramsHash, senderNonce)))
+        );
     }
 
     function _separator() private view returns (bytes32) {
