@@ -174,5 +174,5 @@ class _Waits:
 
 def _json(request: BaseModel) -> dict[str, Any]:
     # Not by pydantic, which would turn NaN and the infinities of a tensor into null.
-    body = json.dumps(request.model_dump(mode="json")).encode()
+    body = json.dumps(request.model_dump()).encode()
     return {"body": body, "headers": {"Content-Type": "application/json"}}

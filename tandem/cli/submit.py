@@ -1,0 +1,152 @@
+"""The submitter's commands: `tandem transcode`, `infer`, `jobs`, `cancel`, `model`, `nodes`."""
+
+import asyncio
+import json
+import mimetypes
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from tandem.cli import tables
+from tandem.cli.running import Bars, Session, finish, submitter_command
+from tandem.client import transcode as transcode_request
+from tandem.client.inference import answer, inference_request
+from tandem.protocol.api import JobView, ModelList, TranscodeResult
+from tandem.protocol.jobs import JobState
+from tandem.protocol.media import RenditionRequest, VideoSettings
+
+_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+class _Rung(click.ParamType[RenditionRequest]):
+    """`720` or `720:2500000`: height in pixels, bits a second."""
+
+    name = "height[:bitrate]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> RenditionRequest:
+        height, _, bitrate = str(value).partition(":")
+        try:
+            video = VideoSettings(bitrate=int(bitrate) if bitrate else None)
+            return RenditionRequest(height=int(height.removesuffix("p")), video=video)
+        except ValueError:
+            self.fail(f"expected HEIGHT or HEIGHT:BITRATE, such as 720 or 720:2500000, got {value!r}", param, ctx)
+
+
+class _Input(click.ParamType[tuple[str, list[Any]]]):
+    """`NAME=[1, 2]` or `NAME=@FILE`."""
+
+    name = "name=list"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, list[Any]]:
+        name, _, text = str(value).partition("=")
+        try:
+            data = json.loads(Path(text[1:]).read_text() if text.startswith("@") else text)
+        except (OSError, ValueError) as error:
+            self.fail(f"expected NAME=LIST or NAME=@FILE with a JSON list: {error}", param, ctx)
+        if not isinstance(data, list):
+            self.fail(f"expected a JSON list for {name!r}, got {type(data).__name__}", param, ctx)
+        return name, data
+
+
+@click.command()
+@click.argument("file", type=_FILE)
+@click.option("--rendition", "-r", "ladder", type=_Rung(), multiple=True, help="A rendition; without any, a ladder.")
+@click.option("--output", "-o", type=_FOLDER, help="Where to put the renditions; without it they are not fetched.")
+@submitter_command
+async def transcode(session: Session, file: Path, ladder: tuple[RenditionRequest, ...], output: Path | None) -> None:
+    """Transcode FILE into renditions."""
+    with session.progress() as bars:
+        kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+        source = await session.client.upload(file, kind, bars.transfer("upload"))
+        job = await session.client.submit(transcode_request(source.id, ladder))
+        job = await finish(session, job, bars)
+        if output is not None:
+            await _fetch(session, job, output, file.stem, bars)
+    session.print(job, lambda console: tables.job(console, job))
+
+
+async def _fetch(session: Session, job: JobView, output: Path, stem: str, bars: Bars) -> None:
+    await asyncio.to_thread(output.mkdir, parents=True, exist_ok=True)
+    if isinstance(job.result, TranscodeResult):
+        for rendition in job.result.renditions:
+            target = output / f"{stem}-{rendition.name}.mp4"
+            await session.client.download(rendition.artifact, target, bars.transfer(rendition.name))
+
+
+@click.command()
+@click.argument("model")
+@click.option("--version", default="1", show_default=True, help="Of the model.")
+@click.option("--input", "-i", "inputs", type=_Input(), multiple=True, required=True, help="A tensor, as JSON.")
+@submitter_command
+async def infer(session: Session, model: str, version: str, inputs: tuple[tuple[str, list[Any]], ...]) -> None:
+    """Run MODEL on input tensors: NAME=[…] or NAME=@FILE, nested like the tensor or flat."""
+    request = inference_request(await session.client.model(model, version), dict(inputs))
+    with session.progress() as bars:
+        job = await finish(session, await session.client.submit(request), bars)
+
+    def show(console: Console) -> None:
+        tables.job(console, job)
+        for name, values in answer(job).outputs.items():
+            console.print(f"{name} = {json.dumps(values)}", highlight=False)
+
+    session.print(job, show)
+
+
+@click.command()
+@click.option("--state", type=click.Choice([state.value for state in JobState]), help="Only those in this state.")
+@click.option("--limit", type=click.IntRange(1, 500), default=20, show_default=True)
+@submitter_command
+async def jobs(session: Session, state: str | None, limit: int) -> None:
+    """List your jobs, newest first."""
+    page = await session.client.jobs(state=JobState(state) if state else None, limit=limit)
+    session.print(page, lambda console: tables.jobs(console, page))
+
+
+@click.command()
+@click.argument("job_id", metavar="JOB")
+@submitter_command
+async def cancel(session: Session, job_id: str) -> None:
+    """Cancel JOB; work that was accepted by then stays charged."""
+    job = await session.client.cancel(job_id)
+    session.print(job, lambda console: console.print(f"{job.id} is {job.state}"))
+
+
+@click.group()
+def model() -> None:
+    """Models: add them, list them."""
+
+
+@model.command("add")
+@click.argument("name")
+@click.argument("file", type=_FILE)
+@click.option("--version", default="1", show_default=True)
+@submitter_command
+async def model_add(session: Session, name: str, file: Path, version: str) -> None:
+    """Upload the ONNX model FILE and register it under NAME."""
+    with session.progress() as bars:
+        artifact = await session.client.upload(file, progress=bars.transfer("upload"))
+    added = await session.client.add_model(name, version, artifact.id)
+    session.print(added, lambda console: tables.models(console, (added,)))
+
+
+@model.command("list")
+@submitter_command
+async def model_list(session: Session) -> None:
+    """List all models."""
+    found = await session.client.models()
+    session.print(ModelList(models=found), lambda console: tables.models(console, found))
+
+
+@click.command()
+@submitter_command
+async def nodes(session: Session) -> None:
+    """List the nodes that are connected."""
+    found = await session.client.nodes()
+    session.print(found, lambda console: tables.nodes(console, found))
+
+
+COMMANDS: tuple[click.Command, ...] = (transcode, infer, jobs, cancel, model, nodes)
+"""To be added to the `tandem` group."""

@@ -1,0 +1,91 @@
+"""Answers as tables for people."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from tandem.protocol.api import JobList, JobView, NodeList, TranscodeResult
+from tandem.protocol.jobs import AttemptState, ModelInfo
+from tandem.protocol.tensors import TensorSpec
+from tandem.protocol.units import format_amount
+
+_KBIT = 1000
+
+
+def job(console: Console, view: JobView) -> None:
+    """What came back, what it cost, and who did it."""
+    if isinstance(view.result, TranscodeResult):
+        _renditions(console, view.result)
+    done_by = ", ".join(each.node for each in view.attempts if each.state is AttemptState.ACCEPTED)
+    console.print(
+        f"{view.id}: {view.state}, charged {format_amount(view.price.charged)} of "
+        f"{format_amount(view.price.quoted)} quoted, done by {done_by or 'nobody'}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _renditions(console: Console, result: TranscodeResult) -> None:
+    rows = [
+        (
+            each.name,
+            f"{each.width}x{each.height}",
+            str(each.frames),
+            f"{(each.bitrate or 0) // _KBIT} kbit/s",
+            f"{each.size} bytes",
+            each.artifact,
+        )
+        for each in result.renditions
+    ]
+    _print(console, ("rendition", "picture", "frames", "bitrate", "size", "artifact"), rows)
+
+
+def jobs(console: Console, page: JobList) -> None:
+    rows = [
+        (
+            each.id,
+            each.kind,
+            each.state,
+            f"{each.progress.percent:.0f} %",
+            format_amount(each.price.charged),
+            f"{each.created_at:%Y-%m-%d %H:%M:%S}",
+        )
+        for each in page.jobs
+    ]
+    _print(console, ("job", "kind", "state", "progress", "charged", "submitted (UTC)"), rows)
+
+
+def models(console: Console, found: Sequence[ModelInfo]) -> None:
+    rows = [
+        (each.name, each.version, _tensors(each.inputs), _tensors(each.outputs), f"{each.cost_us} µs") for each in found
+    ]
+    _print(console, ("model", "version", "inputs", "outputs", "cost"), rows)
+
+
+def nodes(console: Console, found: NodeList) -> None:
+    rows = [
+        (
+            each.address,
+            ", ".join((*each.capability.video_encoders, *each.capability.execution_providers)),
+            str(len(each.running)),
+            "draining" if each.draining else "open",
+            format_amount(each.earned),
+            format_amount(each.issued),
+        )
+        for each in found.nodes
+    ]
+    _print(console, ("node", "can", "running", "state", "earned", "in tickets"), rows)
+
+
+def _tensors(specs: Sequence[TensorSpec]) -> str:
+    return ", ".join(f"{spec.name} {spec.datatype} {list(spec.shape)}" for spec in specs)
+
+
+def _print(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table()
+    for column in columns:
+        table.add_column(column, overflow="fold")  # ids are to be copied whole
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
