@@ -49,6 +49,8 @@ _UPDATE_ATTEMPT = (
     )
     .values({name: bindparam(name) for name in ("state", "lease_until", "output", "failure", "finished_at")})
 )
+_INSERT_ATTEMPT = insert(attempts)
+_INSERT_TENSORS = insert(tensors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ def write(connection: Connection, writes: Writes) -> None:
         _move(connection, writes.moved)
         _write_tensors(connection, writes)
     if writes.begun:
-        connection.execute(insert(attempts), [attempt_values(attempt) for attempt in writes.begun])
+        connection.execute(_INSERT_ATTEMPT, [attempt_values(attempt) for attempt in writes.begun])
     for node, amount in sorted(writes.owed.items()):
         account = load_account(connection, node)
         save_account(connection, replace(account, earned=account.earned + amount))
@@ -181,7 +183,7 @@ def _write_tensors(connection: Connection, writes: Writes) -> None:
     """Outputs come with the result, stay with an accepted attempt and go with any other end."""
     given = [tensor_values(a.ref.task, a.ref.number, a.tensors) for a in writes.delivered if a.tensors]
     if given:
-        connection.execute(insert(tensors), given)
+        connection.execute(_INSERT_TENSORS, given)
     dropped = [
         (a.ref.task, a.ref.number)
         for a in writes.moved

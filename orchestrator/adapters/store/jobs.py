@@ -18,7 +18,7 @@ from orchestrator.adapters.store.rows import (
     tensors_of,
 )
 from orchestrator.adapters.store.schema import ACTIVE, among, attempts, jobs, tasks, tensors
-from orchestrator.adapters.store.snapshots import attempts_by_task, load_jobs, output_tensors, snapshots
+from orchestrator.adapters.store.snapshots import attempts_at, lock_jobs, output_tensors, snapshots
 from orchestrator.core.lifecycle import failed_on
 from orchestrator.core.records import AttemptRecord, JobChanges, JobPage, JobSnapshot, ReadyTask, Submission
 from orchestrator.ports.store import JobDecision
@@ -71,7 +71,7 @@ class SqlJobs:
             raise ValueError(f"expected each job once, got {list(jobs)}")
 
         def run(connection: Connection) -> list[JobChanges]:
-            found = load_jobs(connection, jobs, lock=True)
+            found = lock_jobs(connection, jobs)
             now = self._database.now()
             changes = [decision(snapshot, now) for snapshot in found]
             write(connection, check(found, changes))
@@ -170,8 +170,8 @@ def _ready(connection: Connection, now: float, limit: int) -> list[ReadyTask]:
         select(tasks).where(_WAITING, tasks.c.not_before <= now).order_by(tasks.c.job, tasks.c.position).limit(limit)
     )
     found = [task_record(row) for row in connection.execute(query)]
-    tried = attempts_by_task(connection, tasks.c.id.in_([task.id for task in found]))
-    return [ReadyTask(task, failed_on(tried.get(task.id, ()))) for task in found]
+    tried = attempts_at(connection, [task.id for task in found])
+    return [ReadyTask(task, failed_on(tried[task.id])) for task in found]
 
 
 def _verifying(connection: Connection) -> list[AttemptRecord]:

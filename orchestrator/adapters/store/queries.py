@@ -1,30 +1,31 @@
 """Statements that more than one part of the store runs inside its transactions."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-from sqlalchemy import Connection, Table, and_, insert, select, update
+from sqlalchemy import BindParameter, Connection, bindparam, insert, select, update
 
 from orchestrator.adapters.store.rows import account_record, account_values
 from orchestrator.adapters.store.schema import accounts, artifacts, job_artifacts
 from orchestrator.core.records import AccountRecord
 from tandem.protocol.errors import NotFound
 
-
-def upsert(connection: Connection, table: Table, values: Mapping[str, Any]) -> None:
-    """Writes a row over the one with its primary key, or as a new one."""
-    key = and_(*(column == values[column.name] for column in table.primary_key))
-    if connection.execute(update(table).where(key).values(values)).rowcount == 0:
-        connection.execute(insert(table).values(values))
+_ACCOUNT = select(accounts).where(accounts.c.node == bindparam("node")).with_for_update()
+_COLUMNS: dict[str, BindParameter[object]] = {
+    column.name: bindparam(column.name) for column in accounts.columns if not column.primary_key
+}
+_UPDATE_ACCOUNT = update(accounts).where(accounts.c.node == bindparam("of_node")).values(_COLUMNS)
+_INSERT_ACCOUNT = insert(accounts)
 
 
 def load_account(connection: Connection, node: str) -> AccountRecord:
-    row = connection.execute(select(accounts).where(accounts.c.node == node).with_for_update()).one_or_none()
+    row = connection.execute(_ACCOUNT, {"node": node}).one_or_none()
     return AccountRecord(node) if row is None else account_record(row)
 
 
 def save_account(connection: Connection, account: AccountRecord) -> None:
-    upsert(connection, accounts, account_values(account))
+    values = account_values(account)
+    if connection.execute(_UPDATE_ACCOUNT, {"of_node": account.node, **values}).rowcount == 0:
+        connection.execute(_INSERT_ACCOUNT, values)
 
 
 def demand_artifacts(connection: Connection, wanted: Sequence[str]) -> None:

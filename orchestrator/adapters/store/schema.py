@@ -90,7 +90,7 @@ def _state(states: type[StrEnum]) -> Enum:
 
 
 def among(column: Column[Any], states: Iterable[StrEnum]) -> ColumnElement[bool]:
-    """`column IN (states)` with the states written out: a partial index serves no query that hides them in parameters."""
+    """`column IN (states)`, written out: a partial index serves no query that hides the states in parameters."""
     return column.in_(bindparam(None, [*states], column.type, expanding=True, literal_execute=True))
 
 
