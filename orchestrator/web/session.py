@@ -8,6 +8,8 @@ from aiohttp import WSMessage, WSMsgType, web
 
 from orchestrator.core.session import Close, Deliver, Effect, Identity, OrchestratorSession, Phase, Proven, Send
 from orchestrator.service.sessions import Sessions
+from orchestrator.web.call import Call
+from orchestrator.web.routes import Access, Route
 from tandem.protocol.codec import MAX_FRAME_BYTES, Envelope, decode, encode
 from tandem.protocol.errors import MalformedMessage, ProtocolError, TandemError
 from tandem.protocol.messages import OrchestratorMessage
@@ -66,9 +68,19 @@ class NodeSessions:
         self._heartbeat = heartbeat
         self._sockets: set[web.WebSocketResponse] = set()
 
-    async def handle(self, request: web.Request) -> web.WebSocketResponse:
+    def route(self) -> Route:
+        return Route(
+            method="GET",
+            path="/v1/node/session",
+            handler=self.handle,
+            summary="The WebSocket of a node: it proves itself by its key, and takes attempts.",
+            access=Access.PUBLIC,
+            answers={101: ""},
+        )
+
+    async def handle(self, call: Call) -> web.StreamResponse:
         socket = web.WebSocketResponse(max_msg_size=MAX_FRAME_BYTES, heartbeat=self._heartbeat)
-        await socket.prepare(request)
+        await socket.prepare(call.request)
         self._sockets.add(socket)
         link = _Link(socket)
         try:

@@ -1,0 +1,5 @@
+"""`python -m orchestrator` is `tandem orchestrator`."""
+
+from orchestrator.cli import orchestrator
+
+orchestrator()

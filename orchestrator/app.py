@@ -1,0 +1,225 @@
+"""The composition root: every part is made here, once, and handed what it needs."""
+
+import asyncio
+import fcntl
+import logging
+import os
+import secrets
+import signal
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from orchestrator.adapters.artifacts import open_artifacts
+from orchestrator.adapters.inspection import ChildInspector
+from orchestrator.adapters.store import open_store
+from orchestrator.core.lifecycle import RetryPolicy
+from orchestrator.core.paying import PayingPolicy
+from orchestrator.core.session import Identity
+from orchestrator.core.views import NodeView
+from orchestrator.ports.artifacts import ArtifactStore
+from orchestrator.ports.inspection import Inspector
+from orchestrator.ports.store import Store
+from orchestrator.service.artifacts import Artifacts
+from orchestrator.service.events import JobEvents
+from orchestrator.service.janitor import Janitor
+from orchestrator.service.jobs import Jobs
+from orchestrator.service.keys import Keys
+from orchestrator.service.leases import Leases
+from orchestrator.service.lifecycle import Lifecycle
+from orchestrator.service.models import Models
+from orchestrator.service.nodes import Nodes
+from orchestrator.service.paying import Payer
+from orchestrator.service.scheduling import Scheduler, Timeouts
+from orchestrator.service.sessions import Collaborators, Sessions
+from orchestrator.service.submission import Submissions
+from orchestrator.service.verification import Verifier
+from orchestrator.service.wake import Bell
+from orchestrator.settings import OrchestratorSettings
+from orchestrator.web.app import RUNNER_OPTIONS, build_app
+from orchestrator.web.call import Limits, Services
+from orchestrator.web.session import NodeSessions
+from orchestrator.web.signing import UrlSigner
+from tandem import logging as log
+from tandem.chain.broker import TicketBroker
+from tandem.chain.keystore import load_keystore
+from tandem.chain.rpc import connect
+from tandem.clock import Clock, SystemClock
+from tandem.protocol.errors import ChainUnavailable, ConfigurationError
+from tandem.protocol.tickets import Domain
+
+logger = logging.getLogger(__name__)
+
+_SECRET_BYTES = 32
+
+
+async def run(settings: OrchestratorSettings) -> None:
+    """Serves until SIGTERM or SIGINT. Raises ConfigurationError if it cannot begin."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    identity = await _identity(settings)
+    settings.data.mkdir(parents=True, exist_ok=True)
+    with _only_process(settings.data):
+        async with _parts(settings, identity, SystemClock()) as parts, asyncio.TaskGroup() as loops:
+            background = [loops.create_task(loop) for loop in parts.loops]
+            async with _serving(settings, parts):
+                log.event(logger, "orchestrator_ready", url=settings.http.origin, sender=identity.sender)
+                await stop.wait()
+            for task in background:
+                task.cancel()
+    log.event(logger, "orchestrator_stopped")
+
+
+def store_url(data: Path) -> str:
+    return f"sqlite:///{data.resolve() / 'tandem.db'}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    app: web.Application
+    sessions: NodeSessions
+    loops: Sequence[Coroutine[Any, Any, None]]
+
+
+@asynccontextmanager
+async def _parts(settings: OrchestratorSettings, identity: Identity, clock: Clock) -> AsyncIterator[_Parts]:
+    async with (
+        open_store(store_url(settings.data), clock) as store,
+        open_artifacts(settings.data / "artifacts") as artifacts,
+        ChildInspector.open(clock) as inspector,
+    ):
+        yield _compose(settings, identity, clock, store, artifacts, inspector)
+
+
+def _compose(
+    settings: OrchestratorSettings,
+    identity: Identity,
+    clock: Clock,
+    store: Store,
+    artifacts: ArtifactStore,
+    inspector: Inspector,
+) -> _Parts:
+    nodes, events = Nodes(), JobEvents()
+    tasks_waiting, money_owed = Bell(clock), Bell(clock)
+    timeouts = Timeouts(
+        lease=settings.leases.lease,
+        start_to_finish_base=settings.leases.start_to_finish_base,
+        start_to_finish_factor=settings.leases.start_to_finish_factor,
+    )
+    policy = RetryPolicy(max_nodes=settings.leases.max_nodes)
+    lifecycle = Lifecycle(store, nodes, events, policy, tasks_waiting.ring, money_owed.ring)
+    signer = UrlSigner(_url_secret(settings.data), settings.http.origin, clock)
+    scheduler = Scheduler(store, nodes, lifecycle, signer, tasks_waiting, timeouts)
+    paying = PayingPolicy(settings.payment.max_ahead, settings.payment.max_face_value)
+    payer = Payer(store, nodes, identity, paying, money_owed)
+    verifier = Verifier(store, artifacts, inspector, lifecycle, clock)
+    collaborators = Collaborators(store, nodes, lifecycle, verifier, payer, events, tasks_waiting, clock, timeouts)
+    sessions = NodeSessions(identity, Sessions(collaborators), heartbeat=timeouts.lease / 2)
+    services = Services(
+        submissions=Submissions(store, artifacts, inspector, settings.prices, tasks_waiting.ring),
+        jobs=Jobs(store, events, lifecycle.cancel),
+        models=Models(store, artifacts, inspector),
+        keys=Keys(store),
+        artifacts=Artifacts(store, artifacts, settings.limits.upload),
+        events=events,
+        signer=signer,
+        nodes=lambda: _node_views(nodes, store),
+        ready=store.now,
+        registry=CollectorRegistry(),
+        allow_anonymous_loopback=settings.auth.anonymous_loopback,
+        limits=Limits(body=settings.limits.body),
+    )
+    janitor = Janitor(store, artifacts, clock, settings.limits.orphan_age)
+    leases = Leases(store, lifecycle, clock, timeouts.lease)
+    return _Parts(
+        app=build_app(services, [sessions.route()]),
+        sessions=sessions,
+        loops=[scheduler.run(), leases.run(), payer.run(), verifier.run(), janitor.run()],
+    )
+
+
+@asynccontextmanager
+async def _serving(settings: OrchestratorSettings, parts: _Parts) -> AsyncIterator[None]:
+    runner = web.AppRunner(parts.app, **RUNNER_OPTIONS)
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, settings.http.host, settings.http.port).start()
+        except OSError as error:
+            raise ConfigurationError(
+                f"expected to listen on {settings.http.host}:{settings.http.port}: {error.strerror}; "
+                "choose another http.host or http.port"
+            ) from error
+        yield
+    finally:
+        await parts.sessions.close()
+        await runner.cleanup()
+
+
+async def _identity(settings: OrchestratorSettings) -> Identity:
+    chain = settings.chain
+    key = await asyncio.to_thread(load_keystore, chain.keystore, chain.password_file)
+    domain = Domain(chain_id=chain.chain_id, contract=chain.contract)
+    identity = Identity(key, chain.sender or key.address, domain, settings.http.origin)
+    try:
+        await _check_chain(settings, identity)
+    except ChainUnavailable as error:  # nodes look for themselves before they work
+        log.event(logger, "chain_unavailable", rpc=chain.rpc, detail=error.detail)
+    return identity
+
+
+async def _check_chain(settings: OrchestratorSettings, identity: Identity) -> None:
+    async with connect(settings.chain.rpc, chain_id=settings.chain.chain_id) as chain:
+        broker = TicketBroker(chain, settings.chain.contract)
+        await broker.check()
+        if not await broker.is_signer(identity.sender, identity.key.address):
+            raise ConfigurationError(
+                f"expected {identity.key.address} to be a signer of {identity.sender}, and it is not; "
+                "run `tandem chain authorise-signer`, or correct chain.sender"
+            )
+
+
+async def _node_views(nodes: Nodes, store: Store) -> list[NodeView]:
+    accounts = {account.node: account for account in await store.accounts()}
+    return [
+        NodeView(
+            address=node.address,
+            offer=node.offer,
+            connected_at=node.connected_at,
+            running=tuple(node.loads),
+            earned=account.earned if (account := accounts.get(node.address)) else 0,
+            issued=account.issued if account else 0,
+        )
+        for node in nodes
+    ]
+
+
+def _url_secret(data: Path) -> bytes:
+    """The key of signed URLs; kept, so that a restart does not void those that are out."""
+    path = data / "url.key"
+    if not path.exists():
+        partial = path.with_suffix(".new")
+        descriptor = os.open(partial, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(_SECRET_BYTES))
+        partial.replace(path)
+    return path.read_bytes()
+
+
+@contextmanager
+def _only_process(data: Path) -> Iterator[None]:
+    """Two schedulers over one folder would fight; the lock goes with the process, however it ends."""
+    with (data / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigurationError(
+                f"expected {data} to belong to this process, and another orchestrator runs on it; stop it first"
+            ) from error
+        yield
