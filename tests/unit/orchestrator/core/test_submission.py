@@ -1,0 +1,129 @@
+"""Requests become plans, or errors that say why not."""
+
+import pytest
+
+from orchestrator.core.records import ArtifactRecord
+from orchestrator.core.submission import (
+    MAX_TENSOR_BYTES,
+    plan_inference,
+    plan_transcode,
+    quote_of,
+    submission_of,
+)
+from tandem.protocol.errors import InvalidLadder, InvalidTensor, TooLarge, UnreadableMedia
+from tandem.protocol.ids import job_id
+from tandem.protocol.jobs import (
+    ArtifactInput,
+    InferenceRequest,
+    InferenceWork,
+    JobState,
+    ModelInfo,
+    TaskState,
+    TranscodeRequest,
+    TranscodeWork,
+)
+from tandem.protocol.media import MAX_DURATION_US, MediaInfo, RenditionRequest, VideoCodec, VideoStream
+from tandem.protocol.pricing import Prices
+from tandem.protocol.tensors import Datatype, TensorJson, TensorSpec
+
+PRICES = Prices(megapixel={VideoCodec.H264: 1000}, inference_second=10**6)
+SOURCE = ArtifactRecord(id="sha256:" + "a" * 64, size=1234, media_type="video/mp4", created_at=0)
+VIDEO = VideoStream(codec="h264", width=1280, height=720, frame_rate=(25, 1), frames=50)
+MEDIA = MediaInfo(format="mp4", duration_us=2_000_000, video=VIDEO)
+MODEL = ModelInfo(
+    name="m",
+    version="1",
+    artifact="sha256:" + "b" * 64,
+    size=99,
+    inputs=(TensorSpec(name="x", datatype=Datatype.FP32, shape=(-1, 2)),),
+    outputs=(TensorSpec(name="y", datatype=Datatype.FP32, shape=(-1, 1)),),
+    cost_us=7,
+    memory=1,
+)
+
+
+def transcode(*heights: int) -> TranscodeRequest:
+    ladder = tuple(RenditionRequest(height=height) for height in heights) or None
+    return TranscodeRequest(kind="transcode", input=ArtifactInput(artifact=SOURCE.id), ladder=ladder)
+
+
+def inference(shape: tuple[int, ...], data: list[object]) -> InferenceRequest:
+    tensor = TensorJson(name="x", datatype=Datatype.FP32, shape=shape, data=data)
+    return InferenceRequest(kind="inference", model="m", inputs=(tensor,))
+
+
+def test_a_transcode_is_priced_by_the_pixels_of_its_renditions() -> None:
+    plan = plan_transcode(transcode(360, 240), SOURCE, MEDIA, PRICES)
+    pixels = (640 * 360 + 426 * 240) * 50
+    assert plan.price == -(-pixels * 1000 // 10**6)
+    assert isinstance(plan.work, TranscodeWork)
+    assert [each.name for each in plan.work.ladder] == ["360p", "240p"]
+    assert quote_of(plan).ladder == plan.work.ladder
+
+
+def test_a_ladder_that_upscales_is_refused() -> None:
+    with pytest.raises(InvalidLadder, match="never upscaled"):
+        plan_transcode(transcode(1080), SOURCE, MEDIA, PRICES)
+
+
+def test_a_codec_without_a_price_is_refused() -> None:
+    with pytest.raises(InvalidLadder, match="codecs"):
+        plan_transcode(transcode(), SOURCE, MEDIA, Prices(megapixel={}, inference_second=1))
+
+
+def test_a_source_that_runs_too_long_is_refused() -> None:
+    with pytest.raises(TooLarge, match="12 hours"):
+        plan_transcode(transcode(), SOURCE, MEDIA.model_copy(update={"duration_us": MAX_DURATION_US + 1}), PRICES)
+
+
+@pytest.mark.parametrize("change", [{"duration_us": 0}, {"video": VIDEO.model_copy(update={"frames": 0})}])
+def test_a_source_without_frames_is_unreadable(change: dict[str, object]) -> None:
+    with pytest.raises(UnreadableMedia):
+        plan_transcode(transcode(), SOURCE, MEDIA.model_copy(update=change), PRICES)
+
+
+def test_an_inference_is_priced_by_its_batch() -> None:
+    plan = plan_inference(inference((3, 2), [1, 2, 3, 4, 5, 6]), MODEL, PRICES)
+    assert isinstance(plan.work, InferenceWork)
+    assert plan.work.cost_us == 21
+    assert plan.price == 21
+    assert quote_of(plan).cost_us == 21
+
+
+def test_the_stored_request_has_no_data() -> None:
+    plan = plan_inference(inference((1, 2), [1, 2]), MODEL, PRICES)
+    assert isinstance(plan.request, InferenceRequest)
+    assert plan.request.inputs[0].data == []
+    assert len(plan.inputs[0].data) == 8
+
+
+def test_the_digest_covers_the_data_and_not_their_nesting() -> None:
+    flat = plan_inference(inference((1, 2), [1, 2]), MODEL, PRICES)
+    nested = plan_inference(inference((1, 2), [[1, 2]]), MODEL, PRICES)
+    other = plan_inference(inference((1, 2), [1, 3]), MODEL, PRICES)
+    assert flat.digest == nested.digest != other.digest
+
+
+@pytest.mark.parametrize(
+    ("shape", "data"), [((1, 3), [1, 2, 3]), ((1, 2), [1]), ((1, 2), [1, "two"]), ((2,), [1, 2]), ((1, 2), [True, 1])]
+)
+def test_a_tensor_that_the_model_does_not_take_is_refused(shape: tuple[int, ...], data: list[object]) -> None:
+    with pytest.raises(InvalidTensor, match="'x'"):
+        plan_inference(inference(shape, data), MODEL, PRICES)
+
+
+def test_outputs_that_no_message_could_carry_are_refused() -> None:
+    wide = TensorSpec(name="y", datatype=Datatype.UINT8, shape=(-1, MAX_TENSOR_BYTES + 1))
+    with pytest.raises(TooLarge, match="outputs"):
+        plan_inference(inference((1, 2), [1, 2]), MODEL.model_copy(update={"outputs": (wide,)}), PRICES)
+
+
+def test_a_submission_is_one_waiting_task() -> None:
+    plan = plan_transcode(transcode(360), SOURCE, MEDIA, PRICES)
+    job = job_id(5.0, bytes(8))
+    submission = submission_of(plan, job, "key_1", 5.0, "again")
+    assert submission.job.state is JobState.QUEUED
+    assert submission.job.price == submission.tasks[0].price == plan.price
+    assert [(task.id, task.state) for task in submission.tasks] == [(f"{job}.0", TaskState.WAITING)]
+    assert submission.artifacts == (SOURCE.id,)
+    assert submission.request_digest == plan.digest
