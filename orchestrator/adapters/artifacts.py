@@ -1,0 +1,190 @@
+"""Artifacts on a local disk: one file each, named by its digest.
+
+    FOLDER/ab/abcdef…   the artifact sha256:abcdef…
+    FOLDER/tmp/…        being written, or lent out; whatever lies there at the start was left by a crash
+
+A file gets its name by an atomic rename after all its bytes are on the disk, so that a name never stands for a part.
+File work is done in threads, a mebibyte at a time.
+"""
+
+import asyncio
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from threading import Lock
+from typing import BinaryIO
+
+from tandem.protocol.errors import ConfigurationError, NotFound, TooLarge
+
+_PIECE = 2**20
+_ID = re.compile(r"sha256:([0-9a-f]{64})")
+_TEMPORARY = "tmp"
+
+
+@asynccontextmanager
+async def open_artifacts(folder: Path) -> AsyncIterator["DiskArtifacts"]:
+    """The artifacts in a folder that no other process writes to; it is made if it is not there.
+
+    Raises ConfigurationError.
+    """
+    try:
+        await asyncio.to_thread(_prepare, folder)
+    except OSError as error:
+        raise ConfigurationError(f"expected a folder for artifacts that can be written, got {error}") from error
+    yield DiskArtifacts(folder)
+
+
+class DiskArtifacts:
+    """Implements `orchestrator.ports.artifacts.ArtifactStore`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    async def write(self, chunks: AsyncIterator[bytes], limit: int) -> tuple[str, int]:
+        upload = _Upload(self._folder, limit)
+        try:
+            async for chunk in chunks:
+                if upload.take(chunk):
+                    await asyncio.to_thread(upload.flush)
+            return await asyncio.to_thread(upload.finish)
+        finally:
+            await asyncio.shield(asyncio.to_thread(upload.close))
+
+    async def read(self, artifact_id: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        file = await asyncio.to_thread(_open, self._path(artifact_id), start)
+        with file:
+            left = sys.maxsize if end is None else end - start
+            while left > 0 and (piece := await asyncio.to_thread(file.read, min(_PIECE, left))):
+                left -= len(piece)
+                yield piece
+
+    @asynccontextmanager
+    async def local(self, artifact_id: str) -> AsyncIterator[Path]:
+        path = self._path(artifact_id)
+        # A second name keeps the file for the borrower, whatever happens to the first one.
+        lent = _temporary(self._folder)
+        _link(path, lent)
+        try:
+            yield lent
+        finally:
+            lent.unlink()
+
+    async def delete(self, artifact_id: str) -> None:
+        await asyncio.to_thread(self._path(artifact_id).unlink, missing_ok=True)
+
+    def _path(self, artifact_id: str) -> Path:
+        match = _ID.fullmatch(artifact_id)
+        if match is None:
+            raise NotFound(f"expected sha256: and 64 hexadecimal digits, got {artifact_id[:80]!r}")
+        return _path(self._folder, match[1])
+
+
+class _Upload:
+    """An artifact on its way in. `flush`, `finish` and `close` block; `close` may come while another still runs."""
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self._folder = folder
+        self._limit = limit
+        self._temporary = _temporary(folder)
+        self._file: BinaryIO | None = None
+        self._closed = False
+        self._digest = hashlib.sha256()
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
+        self._size = 0
+        self._busy = Lock()
+
+    def take(self, chunk: bytes) -> bool:
+        """Keeps the chunk; True if it is time to flush. Raises TooLarge."""
+        self._size += len(chunk)
+        if self._size > self._limit:
+            raise TooLarge(f"expected at most {self._limit} bytes, got more: send a smaller file")
+        self._pending.append(chunk)
+        self._pending_bytes += len(chunk)
+        return self._pending_bytes >= _PIECE
+
+    def flush(self) -> None:
+        with self._busy:
+            self._write()
+
+    def finish(self) -> tuple[str, int]:
+        """Puts the artifact in its place, over an equal one that may be there; its id and size."""
+        with self._busy:
+            file = self._write()
+            file.flush()
+            os.fsync(file.fileno())
+            digest = self._digest.hexdigest()
+            path = _path(self._folder, digest)
+            if not path.parent.exists():
+                path.parent.mkdir(exist_ok=True)
+                _sync(self._folder)
+            self._temporary.replace(path)
+            _sync(path.parent)
+            return f"sha256:{digest}", self._size
+
+    def close(self) -> None:
+        with self._busy:
+            self._closed = True
+            if self._file is not None:
+                self._file.close()
+                self._temporary.unlink(missing_ok=True)
+
+    def _write(self) -> BinaryIO:
+        if self._closed:  # by a caller that was cancelled before this thread came to run
+            raise ValueError("expected an upload that goes on, got one that was given up")
+        if self._file is None:
+            self._file = self._temporary.open("xb")
+        piece = b"".join(self._pending)
+        self._pending, self._pending_bytes = [], 0
+        self._digest.update(piece)
+        self._file.write(piece)
+        return self._file
+
+
+def _temporary(folder: Path) -> Path:
+    return folder / _TEMPORARY / secrets.token_hex(16)
+
+
+def _path(folder: Path, digest: str) -> Path:
+    return folder / digest[:2] / digest
+
+
+def _prepare(folder: Path) -> None:
+    shutil.rmtree(folder / _TEMPORARY, ignore_errors=True)
+    (folder / _TEMPORARY).mkdir(parents=True)
+
+
+def _open(path: Path, start: int) -> BinaryIO:
+    try:
+        file = path.open("rb")
+    except FileNotFoundError as error:
+        raise _not_found(path) from error
+    file.seek(start)
+    return file
+
+
+def _link(path: Path, lent: Path) -> None:
+    """Without a thread: it moves no bytes."""
+    try:
+        lent.hardlink_to(path)
+    except FileNotFoundError as error:
+        raise _not_found(path) from error
+
+
+def _not_found(path: Path) -> NotFound:
+    return NotFound(f"expected an artifact that is stored, got sha256:{path.name}: upload it again")
+
+
+def _sync(folder: Path) -> None:
+    """A new name is on the disk only once its folder is."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
