@@ -1,0 +1,28 @@
+"""Inspection by child processes, a bounded number at a time."""
+
+import asyncio
+from pathlib import Path
+
+from orchestrator.ports.inspection import ModelFacts
+from tandem.clock import Clock
+from tandem.inspection import inspect_media, inspect_model
+from tandem.protocol.capacity import Sandbox
+from tandem.protocol.media import MediaInfo
+
+
+class ChildInspector:
+    """The Inspector port. What comes while `concurrency` children run waits its turn."""
+
+    def __init__(self, *, sandbox: Sandbox, clock: Clock, concurrency: int = 2) -> None:
+        self._sandbox = sandbox
+        self._clock = clock
+        self._turns = asyncio.Semaphore(concurrency)
+
+    async def media(self, path: Path) -> MediaInfo:
+        async with self._turns:
+            return await inspect_media(path, sandbox=self._sandbox, clock=self._clock)
+
+    async def model(self, path: Path) -> ModelFacts:
+        async with self._turns:
+            report = await inspect_model(path, sandbox=self._sandbox, clock=self._clock)
+        return ModelFacts(report.inputs, report.outputs, report.cost_us, report.memory)

@@ -1,0 +1,97 @@
+"""The inspections as async calls, each a confined child process of its own. Paths are absolute."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from pydantic import Field, ValidationError
+
+from tandem.clock import Clock
+from tandem.process import Confinement, Limits, python_command, python_runtime, run
+from tandem.protocol.capacity import Sandbox
+from tandem.protocol.errors import (
+    AttemptTimeout,
+    ChildCrashed,
+    InvalidModel,
+    InvalidRequest,
+    TooLarge,
+    Unavailable,
+    UnreadableMedia,
+)
+from tandem.protocol.ids import Frozen
+from tandem.protocol.media import MediaInfo
+from tandem.protocol.tensors import MAX_TENSORS, TensorSpec
+
+_MIB = 2**20
+_MAX_ANSWER = 2**18
+_MEDIA_LIMITS = Limits(memory_mib=1024, wall_seconds=120, cpu_seconds=60, file_bytes=0)
+_MODEL_SECONDS = 60
+_MODEL_BASE_MIB = 1024
+_COPIES_OF_A_MODEL = 5
+
+
+class ModelReport(Frozen):
+    """What a trial load and run of a model showed."""
+
+    inputs: tuple[TensorSpec, ...] = Field(min_length=1, max_length=MAX_TENSORS)
+    outputs: tuple[TensorSpec, ...] = Field(min_length=1, max_length=MAX_TENSORS)
+    cost_us: int = Field(ge=1)
+    """Microseconds of one run with every open dimension at 1, on one core."""
+    memory: int = Field(ge=1)
+    """MiB that the loaded model takes."""
+
+
+Facts = TypeVar("Facts", MediaInfo, ModelReport)
+
+
+@dataclass(frozen=True, slots=True)
+class _Inspection(Generic[Facts]):
+    module: str
+    """Main of the child."""
+    facts: type[Facts]
+    refusal: type[InvalidRequest]
+    """Raised if the file is at fault."""
+    limits: Limits
+
+
+async def inspect_media(path: Path, *, sandbox: Sandbox, clock: Clock) -> MediaInfo:
+    """What is in the file. Raises UnreadableMedia; Unavailable if the probe itself cannot run."""
+    inspection = _Inspection("tandem.inspection.media_child", MediaInfo, UnreadableMedia, _MEDIA_LIMITS)
+    return await _inspect(inspection, path, sandbox, clock)
+
+
+async def inspect_model(path: Path, *, sandbox: Sandbox, clock: Clock) -> ModelReport:
+    """What the ONNX file takes, gives and costs. Raises InvalidModel; Unavailable if the check itself cannot run."""
+    inspection = _Inspection("tandem.inspection.model_child", ModelReport, InvalidModel, _model_limits(path))
+    return await _inspect(inspection, path, sandbox, clock)
+
+
+def _model_limits(path: Path) -> Limits:
+    memory = _MODEL_BASE_MIB + _COPIES_OF_A_MODEL * path.stat().st_size // _MIB
+    return Limits(memory_mib=memory, wall_seconds=2 * _MODEL_SECONDS, cpu_seconds=_MODEL_SECONDS, file_bytes=0)
+
+
+async def _inspect(inspection: _Inspection[Facts], path: Path, sandbox: Sandbox, clock: Clock) -> Facts:
+    argv = python_command(inspection.module, str(path))
+    confinement = Confinement(sandbox, readable=(*python_runtime(), path))
+    try:
+        done = await run(argv, limits=inspection.limits, confinement=confinement, clock=clock, max_output=_MAX_ANSWER)
+    except (ChildCrashed, AttemptTimeout, TooLarge) as error:
+        raise inspection.refusal(f"expected a file that can be inspected within bounds; {error.detail}") from error
+    if done.status:
+        reason = done.stderr.strip().rpartition("\n")[2] or f"exit status {done.status}"
+        raise Unavailable(f"expected an answer from {inspection.module}, got: {reason}")
+    return _parse(inspection, done.stdout)
+
+
+def _parse(inspection: _Inspection[Facts], stdout: bytes) -> Facts:
+    try:
+        answer = json.loads(stdout)
+        if "refused" in answer:
+            raise inspection.refusal(str(answer["refused"]))
+        return inspection.facts.model_validate(answer["result"])
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise inspection.refusal(f"expected facts within bounds, got {where}: {problem['msg']}") from error
