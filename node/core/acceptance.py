@@ -3,7 +3,8 @@
 A payment is taken whole or not at all.
 """
 
-from collections.abc import Mapping, Set as AbstractSet
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from node.core.terms import Epochs, epoch_of, recipient_rand

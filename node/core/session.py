@@ -128,7 +128,7 @@ class NodeSession:
         except ProtocolError as error:
             return self.refuse(error)
 
-    def prove(self, offer: Offer, held: tuple[HeldAttempt, ...]) -> list[Effect]:
+    def prove(self, offer: Offer, held: tuple[HeldAttempt, ...]) -> list[Send]:
         """Answers a challenge that held; nothing in any other phase."""
         if self.phase is not Phase.CHALLENGED or self._terms is None:
             return []

@@ -1,6 +1,7 @@
 """What the daemon asks of its memory of tickets. Everything is on disk before a call returns."""
 
-from collections.abc import Mapping, Sequence, Set as AbstractSet
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Protocol
 

@@ -1,0 +1,43 @@
+"""Where services put what they have to say to the orchestrator, session or no session."""
+
+import asyncio
+
+from tandem.protocol.codec import Envelope, Frame, encode
+from tandem.protocol.messages import NodeMessage
+
+
+class Link:
+    """The way out. While no session is open, what is said is dropped: all that matters is said again at its start.
+
+    The queue needs no bound: progress is throttled, everything else is bounded by attempts and payments, and a peer
+    that does not read loses its connection.
+    """
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[Frame] | None = None
+
+    @property
+    def open(self) -> bool:
+        return self._queue is not None
+
+    def send(self, message: NodeMessage) -> None:
+        """Queues a message without tensors."""
+        self.send_frame(encode(Envelope(message)))
+
+    def send_frame(self, frame: Frame) -> None:
+        if self._queue is not None:
+            self._queue.put_nowait(frame)
+
+    async def flush(self) -> None:
+        """Returns once all that was said is handed to the connection."""
+        if self._queue is not None:
+            await self._queue.join()
+
+    def attach(self, queue: asyncio.Queue[Frame]) -> None:
+        """A session is open: what is said goes to this queue."""
+        self._queue = queue
+
+    def detach(self, queue: asyncio.Queue[Frame]) -> None:
+        """Its session is over; one that was never attached changes nothing."""
+        if self._queue is queue:
+            self._queue = None

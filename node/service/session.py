@@ -1,0 +1,220 @@
+"""The session with the orchestrator: dialled, proven, kept alive, and dialled again."""
+
+import asyncio
+import logging
+import random
+import secrets
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import assert_never
+
+from node.core.session import (
+    Challenged,
+    Close,
+    Deliver,
+    Effect,
+    Expectation,
+    NodeSession,
+    Opened,
+    Orchestrator,
+    Send,
+)
+from node.ports.dialling import Connection, Dialler
+from node.service.attempts import Attempts
+from node.service.books import Books
+from node.service.link import Link
+from node.service.payments import Payments
+from node.service.terms import Terms
+from tandem import logging as log
+from tandem.clock import Clock
+from tandem.protocol.codec import Envelope, Frame, decode, encode
+from tandem.protocol.errors import TandemError, Unavailable, error_from_wire
+from tandem.protocol.messages import (
+    Assign,
+    Cancel,
+    Heartbeat,
+    HeartbeatReply,
+    Payment,
+    Problem,
+    TicketTermsReply,
+    Verdict,
+    Welcome,
+)
+from tandem.protocol.signing import Address, SigningKey
+
+logger = logging.getLogger(__name__)
+
+_HANDSHAKE_SECONDS = 10.0
+_LAST_WORDS_SECONDS = 1.0
+_MIN_HEARTBEAT_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Seconds before dialling again: doubled from `first` to `most`, each time a random part of it.
+
+    Random, so that a thousand nodes do not come back at once.
+    """
+
+    first: float = 0.5
+    most: float = 30.0
+
+    def seconds(self, failures: int) -> float:
+        return random.uniform(0.5, 1.0) * min(self.most, self.first * 2.0 ** min(failures, 32))  # noqa: S311
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Who hears what the orchestrator says."""
+
+    attempts: Attempts
+    payments: Payments
+    terms: Terms
+    books: Books
+    link: Link
+
+
+class Sessions:
+    """One session after the other, until cancelled."""
+
+    def __init__(
+        self,
+        dialler: Dialler,
+        expectation: Expectation,
+        key: SigningKey,
+        services: Services,
+        clock: Clock,
+        backoff: Backoff | None = None,
+    ) -> None:
+        self._dialler = dialler
+        self._expectation = expectation
+        self._key = key
+        self._to = services
+        self._clock = clock
+        self._backoff = backoff or Backoff()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        failures = 0
+        while True:
+            conversation = _Conversation(self._to, self._clock, self._machine())
+            try:
+                await self._hold(conversation)
+            except* TandemError as group:
+                error: TandemError = _first(group)
+            failures = 0 if conversation.opened else failures + 1
+            wait = self._backoff.seconds(failures)
+            log.event(logger, "session_ended", code=error.code, detail=error.detail, seconds_to_next=round(wait, 1))
+            await self._clock.sleep(wait)
+
+    def _machine(self) -> NodeSession:
+        return NodeSession(self._expectation, self._key, secrets.token_bytes(32))
+
+    async def _hold(self, conversation: "_Conversation") -> None:
+        """Always ends by an error: the one that the connection, or the session on it, broke with."""
+        try:
+            async with asyncio.timeout(_HANDSHAKE_SECONDS) as deadline, self._dialler.dial() as connection:
+                await conversation.hold(connection, deadline)
+        except TimeoutError:
+            raise Unavailable(f"expected a session within {_HANDSHAKE_SECONDS:.0f} s, there was none") from None
+
+
+class _Conversation:
+    """One session on one connection."""
+
+    def __init__(self, services: Services, clock: Clock, machine: NodeSession) -> None:
+        self.opened = False
+        self._to = services
+        self._clock = clock
+        self._machine = machine
+        self._queue: asyncio.Queue[Frame] = asyncio.Queue()
+        self._sender: Address | None = None
+
+    async def hold(self, connection: Connection, deadline: asyncio.Timeout) -> None:
+        """Until it breaks, with the error that broke it; `deadline` is lifted once the session is open."""
+        self._say(self._machine.hello())
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._write(connection))
+                while True:
+                    for effect in self._receive(await connection.receive()):
+                        await self._perform(effect, group, deadline)
+        finally:
+            self._to.link.detach(self._queue)
+
+    def _receive(self, frame: Frame) -> list[Effect]:
+        try:
+            return self._machine.receive(decode(frame))
+        except TandemError as error:
+            return self._machine.refuse(error)
+
+    async def _perform(self, effect: Effect, group: asyncio.TaskGroup, deadline: asyncio.Timeout) -> None:
+        match effect:
+            case Send():
+                self._say(effect)
+            case Challenged(orchestrator):
+                await self._prove(orchestrator)
+            case Opened(welcome):
+                deadline.reschedule(None)
+                self._open(welcome)
+                group.create_task(self._beat(max(welcome.heartbeat, _MIN_HEARTBEAT_SECONDS)))
+            case Deliver(envelope):
+                await self._deliver(envelope)
+            case Close(code, detail):
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_LAST_WORDS_SECONDS):
+                        await self._queue.join()
+                raise error_from_wire(code, detail, retryable=False)
+            case _:
+                assert_never(effect)
+
+    async def _prove(self, orchestrator: Orchestrator) -> None:
+        self._sender = orchestrator.sender
+        await self._to.books.open(orchestrator.sender)
+        for effect in self._machine.prove(self._to.attempts.offer, self._to.attempts.held()):
+            self._say(effect)
+
+    def _open(self, welcome: Welcome) -> None:
+        assert self._sender is not None  # noqa: S101 - the challenge came before
+        self.opened = True
+        self._to.link.attach(self._queue)
+        self._to.attempts.resume(welcome.keep)
+        self._to.terms.opened(self._sender)
+        log.event(logger, "session_opened", sender=self._sender, kept=len(welcome.keep))
+
+    async def _deliver(self, envelope: Envelope) -> None:
+        assert self._sender is not None  # noqa: S101 - the challenge came before
+        match envelope.message:
+            case Assign() as assign:
+                self._to.attempts.assign(self._sender, assign, envelope.tensors)
+            case Verdict() as verdict:
+                await self._to.attempts.judged(verdict)
+            case Cancel(ref=ref):
+                self._to.attempts.drop([ref])
+            case HeartbeatReply(lost=lost):
+                self._to.attempts.lost(lost)
+            case Payment() | TicketTermsReply() as message:
+                self._to.payments.receive(self._sender, message)
+            case Problem(code=code, detail=detail):
+                log.event(logger, "problem", level=logging.WARNING, code=code, detail=detail)
+            case _:
+                raise AssertionError(f"the session let {envelope.message.type} through")
+
+    async def _beat(self, seconds: float) -> None:
+        while True:
+            await self._clock.sleep(seconds)
+            self._to.link.send(Heartbeat(attempts=self._to.attempts.running()))
+
+    async def _write(self, connection: Connection) -> None:
+        while True:
+            frame = await self._queue.get()
+            await connection.send(frame)
+            self._queue.task_done()
+
+    def _say(self, effect: Send) -> None:
+        self._queue.put_nowait(encode(Envelope(effect.message)))
+
+
+def _first(group: BaseExceptionGroup[TandemError]) -> TandemError:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error

@@ -1,0 +1,100 @@
+"""Ticket terms: issued when a session opens, renewed before they expire, rotated before a redemption reveals them."""
+
+import asyncio
+import logging
+
+from node.core.terms import TermsPolicy, issue
+from node.ports.contract import TicketContract
+from node.ports.tickets import TicketStore
+from node.service.link import Link
+from node.service.waiting import Bell, happens
+from tandem import logging as log
+from tandem.clock import Clock
+from tandem.protocol.errors import ChainError, ChainUnavailable
+from tandem.protocol.messages import TicketTerms, TicketTermsReply
+from tandem.protocol.signing import Address
+from tandem.protocol.tickets import TicketParams
+
+logger = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 15.0
+
+
+class Terms:
+    def __init__(
+        self,
+        store: TicketStore,
+        contract: TicketContract,
+        link: Link,
+        clock: Clock,
+        *,
+        recipient: Address,
+        policy: TermsPolicy,
+    ) -> None:
+        self._store = store
+        self._contract = contract
+        self._link = link
+        self._clock = clock
+        self._recipient = recipient
+        self._policy = policy
+        self._sender: Address | None = None
+        self._params: TicketParams | None = None
+        self._said: TicketParams | None = None
+        """What was said last in this session."""
+        self._agreed = asyncio.Event()
+        self._bell = Bell(clock)
+
+    def opened(self, sender: Address) -> None:
+        """A session is open: its orchestrator is to be told the terms."""
+        if sender != self._sender:
+            self._sender, self._params = sender, None
+        self._said = None
+        self._bell.ring()
+
+    async def run(self) -> None:
+        """Until cancelled: keeps good terms in force."""
+        while True:
+            try:
+                await self._keep()
+            except (ChainUnavailable, ChainError) as error:
+                log.event(logger, "terms_delayed", level=logging.WARNING, detail=error.detail)
+            await self._bell.wait(_LOOK_SECONDS)
+
+    async def rotate(self) -> int:
+        """Begins a new epoch with terms of its own; the last epoch that they replace."""
+        epochs = await self._store.rotate()
+        self._params = None
+        self._agreed.clear()
+        self._bell.ring()
+        return epochs.current - 1
+
+    async def agreed(self, seconds: float) -> bool:
+        """Whether the orchestrator says, now or within the time, that it signs under the newest terms alone."""
+        return await happens(self._agreed, self._clock, seconds)
+
+    def reply(self, message: TicketTermsReply) -> None:
+        if self._params is None or message.commitment != self._params.commitment:
+            return
+        if message.accepted:
+            self._agreed.set()
+        else:
+            log.event(logger, "terms_refused", level=logging.ERROR, code=message.code, detail=message.detail)
+
+    async def _keep(self) -> None:
+        sender, params = self._sender, self._params
+        if sender is None:
+            return
+        # Renewed at half their life, so that the orchestrator always has some that its own limits let it sign under.
+        if params is None or params.expiry - self._clock.now() < self._policy.lifetime / 2:
+            params = await self._issue(sender)
+        if self._link.open and params != self._said and sender == self._sender:
+            self._params = self._said = params
+            self._link.send(TicketTerms(params=params))
+
+    async def _issue(self, sender: Address) -> TicketParams:
+        # A ticket must not outlive the time in which the sender cannot take back what backs it, so there are no terms
+        # before the chain has said how long that is.
+        lifetime = min(self._policy.lifetime, await self._contract.unlock_period() / 2)
+        epochs = await self._store.epochs()
+        expiry = int(self._clock.now() + lifetime)
+        return issue(self._policy, self._store.secret, sender, self._recipient, epochs.current, expiry)

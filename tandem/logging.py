@@ -1,0 +1,46 @@
+"""Logging: one canonical line an event, as JSON unless someone watches on a terminal.
+
+Never log a key, a signature or a signed URL.
+"""
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+_FIELDS = "tandem_fields"
+
+
+def event(logger: logging.Logger, name: str, *, level: int = logging.INFO, **fields: Any) -> None:
+    """Logs that `name` happened. Fields that are None are left out; what JSON does not know is given as its `str`."""
+    given = {key: value for key, value in fields.items() if value is not None}
+    logger.log(level, name, extra={_FIELDS: given})
+
+
+def configure(level: str = "INFO", stream: TextIO | None = None) -> None:
+    """Sets the process's logging up, to stderr by default. `level` is one of logging's own names."""
+    stream = stream or sys.stderr
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(_TextFormatter() if stream.isatty() else _JsonFormatter())
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+def _time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {"time": _time(record), "level": record.levelname.lower(), "event": record.getMessage()}
+        line |= getattr(record, _FIELDS, {}) | {"logger": record.name}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+class _TextFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        fields = " ".join(f"{key}={value}" for key, value in getattr(record, _FIELDS, {}).items())
+        text = f"{_time(record)[11:19]} {record.levelname:<7} {record.getMessage()} {fields}".rstrip()
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
