@@ -50,6 +50,7 @@ from tandem.chain.broker import TicketBroker
 from tandem.chain.keystore import load_keystore
 from tandem.chain.rpc import connect
 from tandem.clock import Clock, SystemClock
+from tandem.process import detect_sandbox
 from tandem.protocol.errors import ChainUnavailable, ConfigurationError
 from tandem.protocol.tickets import Domain
 
@@ -89,10 +90,10 @@ class _Parts:
 
 @asynccontextmanager
 async def _parts(settings: OrchestratorSettings, identity: Identity, clock: Clock) -> AsyncIterator[_Parts]:
+    inspector = ChildInspector(sandbox=await detect_sandbox(), clock=clock)
     async with (
         open_store(store_url(settings.data), clock) as store,
         open_artifacts(settings.data / "artifacts") as artifacts,
-        ChildInspector.open(clock) as inspector,
     ):
         yield _compose(settings, identity, clock, store, artifacts, inspector)
 
@@ -146,7 +147,7 @@ def _compose(
 
 @asynccontextmanager
 async def _serving(settings: OrchestratorSettings, parts: _Parts) -> AsyncIterator[None]:
-    runner = web.AppRunner(parts.app, **RUNNER_OPTIONS)
+    runner = web.AppRunner(parts.app, access_log=None, **RUNNER_OPTIONS)
     await runner.setup()
     try:
         try:

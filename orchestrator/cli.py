@@ -1,52 +1,31 @@
 """`tandem orchestrator`: runs one, and makes keys for its submitters."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import wraps
-from pathlib import Path
-from typing import Any, Concatenate, ParamSpec
 
 import click
-from tandem.logging import set_up
-from tandem.settings import load_settings
 
 from orchestrator import app
 from orchestrator.adapters.store import open_store
+from orchestrator.core.records import ApiKeyRecord
 from orchestrator.service.keys import Keys
 from orchestrator.settings import OrchestratorSettings
+from tandem import logging as log
+from tandem.cli.commands import SettingsCommand, TandemGroup
 from tandem.clock import SystemClock
 
-P = ParamSpec("P")
 
-
-def _with_settings(command: Callable[Concatenate[OrchestratorSettings, P], Coroutine[Any, Any, None]]) -> Any:
-    """Gives an async command the settings; every setting is a flag of it."""
-
-    @click.option("--config", type=click.Path(path_type=Path), help="TOML file, such as config/orchestrator.toml.")
-    @click.argument("flags", nargs=-1, type=click.UNPROCESSED)
-    @wraps(command)
-    def wrapped(config: Path | None, flags: tuple[str, ...], *args: P.args, **kwargs: P.kwargs) -> None:
-        settings = load_settings(OrchestratorSettings, config, flags)
-        asyncio.run(command(settings, *args, **kwargs))
-
-    return wrapped
-
-
-_FLAGS = {"ignore_unknown_options": True}
-
-
-@click.group()
+@click.group(cls=TandemGroup)
 def orchestrator() -> None:
     """Takes jobs over HTTP, schedules them over its nodes, checks the results and pays."""
 
 
-@orchestrator.command(context_settings=_FLAGS)
-@_with_settings
-async def run(settings: OrchestratorSettings) -> None:
-    """Serve until SIGTERM. Every setting is a flag too, such as --http.port 8080."""
-    set_up()
-    await app.run(settings)
+@orchestrator.command(cls=SettingsCommand, settings=OrchestratorSettings)
+def run(settings: OrchestratorSettings) -> None:
+    """Serve until SIGTERM or Ctrl-C."""
+    log.configure()
+    asyncio.run(app.run(settings))
 
 
 @orchestrator.group()
@@ -54,30 +33,40 @@ def key() -> None:
     """API keys of submitters."""
 
 
-@key.command("create", context_settings=_FLAGS)
+@key.command("create", cls=SettingsCommand, settings=OrchestratorSettings)
 @click.argument("name")
-@_with_settings
-async def create(settings: OrchestratorSettings, name: str) -> None:
-    """Create a key. It is shown once: only its hash is kept."""
-    async with _keys(settings) as keys:
-        record, text = await keys.create(name)
-    click.echo(f"{text}\nid {record.id}; send it as `Authorization: Bearer {text[:8]}…`", err=False)
+def create(settings: OrchestratorSettings, name: str) -> None:
+    """Create a key and print it. It is shown this once: only its hash is kept."""
+    record, text = asyncio.run(_create(settings, name))
+    click.echo(f"created {record.id} for {name}", err=True)
+    click.echo(text)
 
 
-@key.command("list", context_settings=_FLAGS)
-@_with_settings
-async def list_keys(settings: OrchestratorSettings) -> None:
-    """Show every key's id, name and whether it was revoked."""
-    async with _keys(settings) as keys:
-        for record in await keys.all():
-            click.echo(f"{record.id}  {record.name}  {'revoked' if record.revoked_at else 'good'}")
+@key.command("list", cls=SettingsCommand, settings=OrchestratorSettings)
+def list_keys(settings: OrchestratorSettings) -> None:
+    """Show every key's id, name and whether it still opens."""
+    for record in asyncio.run(_all(settings)):
+        click.echo(f"{record.id}  {'revoked' if record.revoked_at else 'good   '}  {record.name}")
 
 
-@key.command("revoke", context_settings=_FLAGS)
+@key.command("revoke", cls=SettingsCommand, settings=OrchestratorSettings)
 @click.argument("key_id")
-@_with_settings
-async def revoke(settings: OrchestratorSettings, key_id: str) -> None:
+def revoke(settings: OrchestratorSettings, key_id: str) -> None:
     """Refuse a key from now on."""
+    asyncio.run(_revoke(settings, key_id))
+
+
+async def _create(settings: OrchestratorSettings, name: str) -> tuple[ApiKeyRecord, str]:
+    async with _keys(settings) as keys:
+        return await keys.create(name)
+
+
+async def _all(settings: OrchestratorSettings) -> list[ApiKeyRecord]:
+    async with _keys(settings) as keys:
+        return await keys.all()
+
+
+async def _revoke(settings: OrchestratorSettings, key_id: str) -> None:
     async with _keys(settings) as keys:
         await keys.revoke(key_id)
 

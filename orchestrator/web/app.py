@@ -2,6 +2,8 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
+from typing import Any
 
 from aiohttp import web
 
@@ -12,7 +14,7 @@ from orchestrator.web.operation import measured
 from orchestrator.web.problems import mark_started, problems
 from orchestrator.web.routes import ROUTES, Access, Route
 
-RUNNER_OPTIONS: Mapping[str, float] = MappingProxyType({"keepalive_timeout": 75.0, "lingering_time": 5.0})
+RUNNER_OPTIONS: Mapping[str, Any] = MappingProxyType({"keepalive_timeout": 75.0, "lingering_time": 5.0})
 """For `web.AppRunner(app, **RUNNER_OPTIONS)`: a connection that says nothing is not kept for an hour."""
 
 
