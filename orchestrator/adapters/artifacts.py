@@ -14,7 +14,7 @@ import re
 import secrets
 import shutil
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from threading import Lock
@@ -56,7 +56,7 @@ class DiskArtifacts:
         finally:
             await asyncio.shield(asyncio.to_thread(upload.close))
 
-    async def read(self, artifact_id: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+    async def read(self, artifact_id: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
         file = await asyncio.to_thread(_open, self._path(artifact_id), start)
         with file:
             left = sys.maxsize if end is None else end - start

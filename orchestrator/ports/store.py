@@ -1,7 +1,8 @@
 """What the inside asks of the store. One conformance suite holds every adapter to it.
 
 Decisions are pure functions that the store calls inside a transaction: it reads a snapshot under a lock, passes it to
-the function, and commits what it answers, all or nothing. A decision may be called again if the transaction has to be.
+the function, and commits what it answers, all or nothing. A decision may be called again if the transaction has to be,
+and in a thread other than the caller's.
 Leases live on the store's clock: `now()` is its time, and no method takes a time from outside.
 """
 
@@ -45,20 +46,24 @@ class JobStore(Protocol):
         ...
 
     async def job(self, job_id: str) -> JobSnapshot:
-        """Raises NotFound."""
+        """With the output tensors of its attempts. Raises NotFound."""
         ...
 
     async def jobs(
         self, owner: str | None, *, state: JobState | None = None, after: str | None = None, limit: int = 50
     ) -> JobPage:
-        """Newest first; `owner` None: everybody's."""
+        """Newest first, without tensors; `owner` None: everybody's."""
         ...
 
     async def decide(self, jobs: Sequence[str], decision: JobDecision) -> list[JobChanges]:
-        """Runs `decision` on each job and writes the changes of all in one transaction. Raises NotFound.
+        """Runs `decision` on each job, each given once, and writes the changes of all in one transaction.
 
-        A row of `attempts` whose stored state is final is left as it is and raises StaleAttempt: nothing is written.
-        `earned` raises the nodes' accounts in the same transaction.
+        The snapshots come without tensors. What is fixed when a row is made (a request, a node, a price) is not
+        written again, and the tensors of an attempt only with the step to `verifying`.
+
+        Raises NotFound for a job, or for an accepted artifact that is gone; InvalidTransition; StaleAttempt for a row
+        of `attempts` whose stored state is final or whose node is another. In each case nothing is written.
+        `earned` raises the nodes' accounts in the same transaction, and may name only attempts that it accepts.
         """
         ...
 
@@ -75,15 +80,18 @@ class JobStore(Protocol):
         ...
 
     async def attempts_on(self, node: str) -> list[AttemptRecord]:
-        """The node's attempts that are running or being verified."""
+        """The node's attempts that are running or being verified, without tensors."""
         ...
 
     async def verifying(self) -> list[AttemptRecord]:
-        """Every attempt being verified: what a restart has to take up again."""
+        """Every attempt being verified, with its tensors: what a restart has to take up again."""
         ...
 
     async def extend_leases(self, node: str, refs: Sequence[AttemptRef], seconds: float) -> list[AttemptRef]:
-        """Extends the leases of the node's running attempts in one write; returns those of `refs` that are lost."""
+        """Extends the leases of the node's attempts in one write; returns those of `refs` that are lost.
+
+        One that is being verified is not lost.
+        """
         ...
 
     async def extend_all_leases(self, seconds: float) -> None:
@@ -132,14 +140,19 @@ class CatalogueStore(Protocol):
         """Forgets artifacts that no job, model or accepted output refers to, `older_than` seconds old; their ids."""
         ...
 
-    async def save_media(self, artifact_id: str, media: MediaInfo) -> None: ...
+    async def save_media(self, artifact_id: str, media: MediaInfo) -> None:
+        """Raises NotFound."""
+        ...
 
     async def media(self, artifact_id: str) -> MediaInfo | None:
         """What an earlier probe of this artifact found."""
         ...
 
     async def add_model(self, model: ModelInfo) -> None:
-        """Raises Conflict if the name and version stand for another artifact."""
+        """One that is known stays as it is.
+
+        Raises Conflict if the name and version stand for another artifact, NotFound if the artifact is gone.
+        """
         ...
 
     async def model(self, name: str, version: str) -> ModelInfo:
