@@ -18,7 +18,7 @@ def event(logger: logging.Logger, name: str, *, level: int = logging.INFO, **fie
     logger.log(level, name, extra={_FIELDS: given})
 
 
-def configure(level: str = "INFO", stream: TextIO | None = None) -> None:
+def set_up(level: str = "INFO", stream: TextIO | None = None) -> None:
     """Sets the process's logging up, to stderr by default. `level` is one of logging's own names."""
     stream = stream or sys.stderr
     handler = logging.StreamHandler(stream)

@@ -25,7 +25,7 @@ def _restored() -> Iterator[None]:
 
 def test_an_event_is_one_line_of_json() -> None:
     stream = io.StringIO()
-    log.configure(stream=stream)
+    log.set_up(stream=stream)
     log.event(logging.getLogger("node"), "attempt", price=10**30, code=None, node=ValueError("odd"))
     line = json.loads(stream.getvalue())
     assert (line["event"], line["price"], line["node"], line["level"]) == ("attempt", 10**30, "odd", "info")
@@ -34,14 +34,14 @@ def test_an_event_is_one_line_of_json() -> None:
 
 def test_a_terminal_gets_text() -> None:
     stream = Terminal()
-    log.configure(stream=stream)
+    log.set_up(stream=stream)
     log.event(logging.getLogger("node"), "attempt", price=5)
     assert "attempt price=5" in stream.getvalue()
 
 
 @pytest.mark.parametrize("stream", [io.StringIO(), Terminal()])
 def test_an_exception_is_shown(stream: io.StringIO) -> None:
-    log.configure(stream=stream)
+    log.set_up(stream=stream)
     try:
         int("broken")
     except ValueError:
@@ -51,6 +51,6 @@ def test_an_exception_is_shown(stream: io.StringIO) -> None:
 
 def test_lower_levels_are_left_out() -> None:
     stream = io.StringIO()
-    log.configure("WARNING", stream)
+    log.set_up("WARNING", stream)
     log.event(logging.getLogger("node"), "attempt")
     assert not stream.getvalue()

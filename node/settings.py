@@ -1,0 +1,137 @@
+"""The node's settings. `config/node.toml` shows every one with its default."""
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from tandem.protocol.signing import Address
+from tandem.protocol.units import UINT256_MAX, parse_amount
+
+
+def _amount(value: object) -> object:
+    return parse_amount(value) if isinstance(value, str) else value
+
+
+Amount = Annotated[int, BeforeValidator(_amount), Field(ge=0, le=UINT256_MAX)]
+"""Wei: a whole number, or text with a unit such as `"3 gwei"` or `"0.25 ether"`."""
+Seconds = Annotated[float, Field(gt=0, le=10**9)]
+Mebibytes = Annotated[int, Field(ge=1, le=2**40)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class OrchestratorSection(_Section):
+    url: str = Field(default="http://127.0.0.1:8080", pattern=r"^https?://[^/]+$")
+    """The orchestrator to work for: scheme, host and port, exactly as it calls itself in http.public_url."""
+    sender: Address | None = None
+    """The account that must back its tickets; by default whichever the orchestrator names and the chain confirms."""
+
+
+class ChainSection(_Section):
+    rpc: str = Field(default="http://127.0.0.1:8545", pattern=r"^https?://")
+    """The Ethereum JSON-RPC endpoint."""
+    chain_id: int = Field(default=31337, ge=1)
+    """The chain that the endpoint must serve."""
+    contract: Address
+    """The TicketBroker contract. Never taken from the orchestrator: who names the contract decides what is money."""
+    max_fee_per_gas: Amount = 200 * 10**9
+    """Wei a unit of gas; while gas costs more, redemptions wait."""
+    max_priority_fee_per_gas: Amount = 2 * 10**9
+    """Wei a unit of gas that goes to the block's producer."""
+    confirmations: int = Field(default=1, ge=1, le=1000)
+    """Blocks after which a redemption counts, its own included."""
+    poll: Seconds = 1.0
+    """Seconds between looks at the chain while a redemption is under way."""
+
+
+class KeySection(_Section):
+    keystore: Path | None = None
+    """The node's encrypted key: its identity, and the account that earns. By default `key.json` in the data folder,
+    made at the first start."""
+    password_file: Path | None = None
+    """The file whose first line opens the keystore. By default `key.password` in the data folder, made with the key."""
+
+
+class PriceSection(_Section):
+    h264_megapixel: Amount = 2 * 10**8
+    """Wei a million pixels encoded as H.264."""
+    inference_second: Amount = 5 * 10**10
+    """Wei a second of a model's measured cost."""
+
+
+class TicketSection(_Section):
+    expected_value: Annotated[Amount, Field(ge=1)] = 10**12
+    """Wei that a ticket is worth on average."""
+    odds: int = Field(default=100, ge=1, le=10**9)
+    """One ticket in so many wins, and pays expected_value times this. More: lumpier income, less gas for it."""
+    lifetime: Seconds = 86_400.0
+    """Seconds that tickets may be redeemed; at most half the contract's unlock period is used."""
+    max_unpaid: Annotated[Amount, Field(ge=1)] = 10**15
+    """Wei of work that may be done and not covered by tickets; work beyond is refused."""
+
+
+class RedemptionSection(_Section):
+    gas_percent: int = Field(default=10, ge=1, le=100)
+    """Winners are redeemed once gas is at most so many percent of what they pay."""
+    urgent_before: Seconds = 3600.0
+    """Seconds before winners expire from which on they are redeemed if they pay for their gas at all."""
+    refresh: Seconds = 15.0
+    """Seconds for which a look at the sender's funds is good enough for taking tickets."""
+
+
+class CapacitySection(_Section):
+    cpu: float | None = Field(default=None, gt=0, le=4096)
+    """Cores to offer; by default what was measured."""
+    memory: Mebibytes | None = None
+    """MiB of main memory to offer; by default what was measured."""
+    gpu: bool = True
+    """Whether to offer the GPUs that were found."""
+    cache: Mebibytes = 10 * 1024
+    """MiB of disk for sources and models."""
+
+
+class NodeSettings(BaseSettings):
+    """All of it. Sources, strongest first: flags, environment (`TANDEM_NODE__…`), TOML file, defaults."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TANDEM_NODE__",
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+    )
+
+    data: Path = Path("var/node")
+    """The folder of the key, the ticket store and the artifact cache. One node, one folder."""
+    orchestrator: OrchestratorSection = OrchestratorSection()
+    chain: ChainSection
+    key: KeySection = KeySection()
+    prices: PriceSection = PriceSection()
+    tickets: TicketSection = TicketSection()
+    redemption: RedemptionSection = RedemptionSection()
+    capacity: CapacitySection = CapacitySection()
+    grace: Seconds = 60.0
+    """Seconds that running attempts have to finish after SIGTERM, before they are handed back."""
+    log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+    """The least level that is logged: DEBUG, INFO, WARNING or ERROR."""
+
+    @property
+    def keystore(self) -> Path:
+        return self.key.keystore or self.data / "key.json"
+
+    @property
+    def password_file(self) -> Path:
+        return self.key.password_file or self.data / "key.password"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.tickets.expected_value > self.tickets.max_unpaid:
+            raise ValueError(
+                "tickets.max_unpaid: expected at least tickets.expected_value "
+                f"({self.tickets.expected_value}), got {self.tickets.max_unpaid}: not one ticket would be earned"
+            )
+        return self
