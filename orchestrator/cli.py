@@ -24,7 +24,7 @@ def orchestrator() -> None:
 @orchestrator.command(cls=SettingsCommand, settings=OrchestratorSettings)
 def run(settings: OrchestratorSettings) -> None:
     """Serve until SIGTERM or Ctrl-C."""
-    log.configure()
+    log.set_up()
     asyncio.run(app.run(settings))
 
 
