@@ -1,0 +1,99 @@
+#!/usr/bin/env bash
+# Installs what Tandem needs: `scripts/setup.sh` to run it, `scripts/setup.sh test` to test it too.
+# Everything goes into .venv and contracts/node_modules, except what Debian or Ubuntu packages and is missing.
+# What is there already is skipped.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+readonly MODE=${1:-run}
+readonly VENV=.venv
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+fail() { say "$*"; exit 1; }
+have() { command -v "$1" >/dev/null 2>&1; }
+
+as_root() {
+  if [ "$(id -u)" -eq 0 ]; then "$@"
+  elif have sudo; then sudo "$@"
+  else return 1; fi
+}
+
+# Packages of the system, by apt; false where they cannot be had.
+apt_install() {
+  have apt-get || return 1
+  say "installing $* with apt"
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq >&2 || true  # one dead source is no reason to stop
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2
+}
+
+find_python() {
+  local name
+  for name in python3 python3.13 python3.12 python3.11; do
+    if have "$name" && "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+      echo "$name"
+      return
+    fi
+  done
+  fail "expected Python 3.11 or newer, found $(python3 --version 2>&1 || echo none); install it and try again"
+}
+
+make_venv() {
+  if [ -x "$VENV/bin/pip" ]; then return; fi
+  local python package
+  python=$(find_python)
+  package=python$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv
+  if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then  # Debian splits these off
+    apt_install "$package" || fail "expected the Python module venv: install $package and try again"
+  fi
+  say "creating $VENV with $("$python" --version)"
+  "$python" -m venv --clear "$VENV"
+}
+
+# The two builds of ONNX Runtime overwrite each other's files, so exactly one is installed.
+onnxruntime() {
+  if have nvidia-smi && nvidia-smi >/dev/null 2>&1; then echo gpu; else echo cpu; fi
+}
+
+stamp() { cat "$@" pyproject.toml | sha256sum; }
+
+pip() { "$VENV/bin/python" -m pip --quiet --disable-pip-version-check --no-input "$@"; }
+
+python_packages() {
+  local build other run all
+  build=$(onnxruntime)
+  [ "$build" = gpu ] && other=onnxruntime || other=onnxruntime-gpu
+  run=("requirements/$build.txt")
+  all=("${run[@]}")
+  [ "$MODE" = test ] && all+=(requirements/dev.txt)
+  if grep -qsxF "$(stamp "${all[@]}")" "$VENV/.installed"; then return; fi
+  say "installing Python packages from ${all[*]} into $VENV (the first time takes minutes)"
+  if pip show "$other" >/dev/null 2>&1; then pip uninstall --yes onnxruntime onnxruntime-gpu; fi
+  pip install --require-hashes "${all[@]/#/--requirement=}"
+  pip install --no-deps --no-build-isolation --editable .
+  { stamp "${run[@]}"; stamp "${all[@]}"; } > "$VENV/.installed"
+}
+
+system_programs() {
+  local missing=()
+  have ffmpeg || missing+=(ffmpeg)
+  have bwrap || missing+=(bubblewrap)
+  have setpriv || missing+=(util-linux)
+  if [ "${#missing[@]}" -eq 0 ]; then return; fi
+  apt_install "${missing[@]}" || say "could not install ${missing[*]}; going on. Install them yourself:" \
+    "\`$VENV/bin/tandem node doctor\` says what a node misses"
+}
+
+npm_packages() {
+  local stamp
+  stamp=$(sha256sum < contracts/package-lock.json)
+  if grep -qsxF "$stamp" contracts/node_modules/.installed; then return; fi
+  have npm || fail "expected npm, found none: install Node.js 18 or newer with npm and try again"
+  say "installing Foundry's anvil and forge, and solc, from npm into contracts/node_modules"
+  (cd contracts && npm ci --silent --no-progress >&2)
+  echo "$stamp" > contracts/node_modules/.installed
+}
+
+make_venv
+python_packages
+system_programs
+npm_packages
