@@ -87,7 +87,14 @@ class Broken:
 
 @dataclass(frozen=True, slots=True)
 class Expired:
-    """The lease ran out, or the node came back without the attempt."""
+    """The lease ran out. Stale if it was extended meanwhile."""
+
+    ref: AttemptRef
+
+
+@dataclass(frozen=True, slots=True)
+class Abandoned:
+    """The node came back without the attempt."""
 
     ref: AttemptRef
 
@@ -97,10 +104,10 @@ class Cancelled:
     """The submitter wants no more of it."""
 
 
-Event = Assigned | Finished | Accepted | Rejected | Broken | Expired | Cancelled
+Event = Assigned | Finished | Accepted | Rejected | Broken | Expired | Abandoned | Cancelled
 
 
-def decide(  # noqa: PLR0911 - one arm an event
+def decide(  # noqa: C901, PLR0911 - one arm an event
     snapshot: JobSnapshot, event: Event, now: float, policy: RetryPolicy
 ) -> JobChanges:
     """What `event` changes. Raises StaleAttempt, or Conflict for a job that is over."""
@@ -123,16 +130,22 @@ def decide(  # noqa: PLR0911 - one arm an event
             state = AttemptState.RETURNED if failure.code in DECLINED else AttemptState.FAILED
             return _over(snapshot, attempt, state, failure, now, policy)
         case Expired(ref):
+            return _lose(snapshot, _overdue(snapshot, ref, now), "the node's lease ran out", now, policy)
+        case Abandoned(ref):
             attempt = _current(snapshot, ref, AttemptState.RUNNING)
-            lost = Failure(AttemptLost.code, "the node's lease ran out", retryable=True)
-            return _over(snapshot, attempt, AttemptState.EXPIRED, lost, now, policy)
+            return _lose(snapshot, attempt, "the node came back without the attempt", now, policy)
         case _:
             assert_never(event)
 
 
 def failed_on(attempts: Sequence[AttemptRecord]) -> tuple[str, ...]:
-    """The nodes that are to blame for failed attempts, each once, oldest first."""
-    return tuple(dict.fromkeys(attempt.node for attempt in attempts if attempt.state in _BLAMED))
+    """The nodes that failed a task or handed it back, each once, the one that did so last at the end.
+
+    A node that hands back is not to blame, but the task should go elsewhere: it might do so again.
+    """
+    newest_first = sorted(attempts, key=lambda attempt: attempt.ref.number, reverse=True)
+    ended = dict.fromkeys(a.node for a in newest_first if a.state in _BLAMED or a.state is AttemptState.RETURNED)
+    return tuple(reversed(ended))
 
 
 def _assign(snapshot: JobSnapshot, event: Assigned, now: float) -> JobChanges:
@@ -156,6 +169,11 @@ def _accept(snapshot: JobSnapshot, ref: AttemptRef, now: float) -> JobChanges:
     accepted = replace(attempt, state=AttemptState.ACCEPTED, finished_at=now)
     done = replace(_task(snapshot, ref), state=TaskState.DONE)
     return replace(_changed(snapshot, now, attempt=accepted, task=done), earned=(accepted,))
+
+
+def _lose(snapshot: JobSnapshot, attempt: AttemptRecord, why: str, now: float, policy: RetryPolicy) -> JobChanges:
+    lost = Failure(AttemptLost.code, why, retryable=True)
+    return _over(snapshot, attempt, AttemptState.EXPIRED, lost, now, policy)
 
 
 def _over(
@@ -182,7 +200,7 @@ def _giving_up(history: Sequence[AttemptRecord], policy: RetryPolicy) -> Failure
     final = [attempt.failure for attempt in blamed if attempt.failure and not attempt.failure.retryable]
     if len(final) >= policy.confirmations:
         return final[-1]
-    if len(failed_on(history)) >= policy.max_nodes or len(history) >= policy.max_attempts:
+    if len({attempt.node for attempt in blamed}) >= policy.max_nodes or len(history) >= policy.max_attempts:
         return Failure(JobFailed.code, _evidence(history), retryable=False)
     return None
 
@@ -275,6 +293,13 @@ def _current(snapshot: JobSnapshot, ref: AttemptRef, state: AttemptState) -> Att
     if attempt is None or attempt.state is not state:
         found = attempt.state if attempt else "none"
         raise StaleAttempt(f"expected attempt {ref} to be {state}, got {found}; it was taken from its node")
+    return attempt
+
+
+def _overdue(snapshot: JobSnapshot, ref: AttemptRef, now: float) -> AttemptRecord:
+    attempt = _current(snapshot, ref, AttemptState.RUNNING)
+    if attempt.lease_until > now:
+        raise StaleAttempt(f"expected the lease of {ref} to be over, got one extended by {attempt.lease_until - now} s")
     return attempt
 
 

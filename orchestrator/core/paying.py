@@ -6,8 +6,11 @@ from orchestrator.core.records import AccountChanges, AccountRecord, PaymentReco
 from orchestrator.core.session import Identity
 from tandem.protocol.errors import TicketError, TicketExpired, TicketParamsUnknown
 from tandem.protocol.messages import MAX_TICKETS, SignedTicket
-from tandem.protocol.tickets import TicketParams, sign_ticket
+from tandem.protocol.tickets import UINT32_MAX, TicketParams, sign_ticket
 from tandem.protocol.units import ceil_div
+
+_MOST_TICKETS_AHEAD = 100_000
+_NONCES = UINT32_MAX + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +22,12 @@ class PayingPolicy:
     max_face_value: int
     """Wei: what a single winner may pay."""
     min_lifetime: float = 60.0
-    """Seconds that terms must still live."""
+    """Seconds that terms must still live, when they are agreed and whenever a ticket is signed."""
+
+    @property
+    def min_value(self) -> int:
+        """Wei of expected value that a ticket must have: smaller ones would drown the orchestrator in signatures."""
+        return max(1, self.max_ahead // _MOST_TICKETS_AHEAD)
 
 
 def agree(account: AccountRecord, params: TicketParams, identity: Identity, policy: PayingPolicy, now: float) -> None:
@@ -31,18 +39,18 @@ def agree(account: AccountRecord, params: TicketParams, identity: Identity, poli
     if params.expiry < now + policy.min_lifetime:
         raise TicketExpired(f"expected terms that live {policy.min_lifetime:.0f} s more, got expiry {params.expiry}")
     value = params.expected_value()
-    if not 0 < value <= policy.max_ahead or params.face_value > policy.max_face_value:
+    if not policy.min_value <= value <= policy.max_ahead or params.face_value > policy.max_face_value:
         raise TicketError(
-            f"expected tickets worth 1 to {policy.max_ahead} wei each with a face value of at most "
+            f"expected tickets worth {policy.min_value} to {policy.max_ahead} wei each with a face value of at most "
             f"{policy.max_face_value}, got {value} and {params.face_value}"
         )
 
 
 def adopt(account: AccountRecord, params: TicketParams) -> AccountChanges:
-    """Puts terms in force. Terms that are in force already keep their nonces: none is ever signed twice."""
+    """Puts terms in force. Nonces go on counting: none is ever signed twice, even if a node returns to old terms."""
     if account.params == params:
         return AccountChanges()
-    return AccountChanges(account=replace(account, params=params, next_nonce=0))
+    return AccountChanges(account=replace(account, params=params))
 
 
 def unpaid(account: AccountRecord, policy: PayingPolicy) -> int:
@@ -57,10 +65,10 @@ def unpaid(account: AccountRecord, policy: PayingPolicy) -> int:
 def pay(account: AccountRecord, identity: Identity, policy: PayingPolicy, now: float) -> AccountChanges:
     """The next payment to a node: as many tickets as cover what it is due, or nothing."""
     params = account.params
-    if params is None or params.expiry <= now:
+    if params is None or params.expiry < now + policy.min_lifetime:
         return AccountChanges()
     value = params.expected_value()
-    count = min(MAX_TICKETS, ceil_div(unpaid(account, policy), value))
+    count = min(MAX_TICKETS, ceil_div(unpaid(account, policy), value), _NONCES - account.next_nonce)
     if count == 0:
         return AccountChanges()
     nonces = range(account.next_nonce, account.next_nonce + count)

@@ -105,7 +105,7 @@ class JobChanges:
 
 @dataclass(frozen=True, slots=True)
 class ReadyTask:
-    """A waiting task, with the nodes that have failed it, oldest failure first."""
+    """A waiting task, with the nodes that have failed it or handed it back, the latest last."""
 
     task: TaskRecord
     failed_on: tuple[str, ...] = ()
@@ -143,7 +143,7 @@ class AccountRecord:
     params: TicketParams | None = None
     """The terms in force, as the node issued them."""
     next_nonce: int = 0
-    """The sender nonce of the next ticket under `params`."""
+    """The sender nonce of the next ticket. It outlives terms, so that none comes twice even if old ones return."""
 
 
 @dataclass(frozen=True, slots=True)

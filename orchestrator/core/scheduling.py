@@ -1,5 +1,6 @@
 """Which waiting task goes to which node: pure, and able to say why not."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -32,7 +33,7 @@ class Obstacle(StrEnum):
     """It would be owed more than it allows."""
     CAPACITY = "capacity"
     FAILED_BEFORE = "failed_before"
-    """The task failed there, and another node can take it."""
+    """The task failed there or was handed back, and another node can take it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,8 @@ class Load:
     need: Capacity
     price: int
     """Wei that it will earn."""
+    deadline: float = math.inf
+    """Store time after which its lease is not extended any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +122,15 @@ def _choose(ready: ReadyTask, states: Mapping[str, NodeState]) -> Assignment | N
     willing = [node for node in nodes if not _obstacles(ready, node, alternatives)]
     if not willing:
         return None
-    best = min(willing, key=lambda node: (_score(ready, node), node.address))
+    best = min(willing, key=lambda node: (_recency(ready, node), _score(ready, node), node.address))
     price = price_of(ready.task.work, best.offer.prices)
     assert price is not None  # noqa: S101 - a node without a price has an obstacle
     return Assignment(ready.task.id, best.address, price, need(ready.task.work, best.offer.capability))
+
+
+def _recency(ready: ReadyTask, node: NodeState) -> int:
+    """Nodes that all failed the task take turns, so that one that always fails cannot keep it."""
+    return ready.failed_on.index(node.address) if node.address in ready.failed_on else -1
 
 
 def _with_load(node: NodeState, chosen: Assignment) -> NodeState:
@@ -131,10 +139,9 @@ def _with_load(node: NodeState, chosen: Assignment) -> NodeState:
 
 
 def _able(ready: ReadyTask, nodes: Sequence[NodeState]) -> frozenset[str]:
-    """Nodes that have not failed the task and could take it, now or once they are less busy."""
-    return frozenset(
-        node.address for node in nodes if node.address not in ready.failed_on and not _lasting(ready, node)
-    )
+    """Nodes that have not failed the task and could take it, now or once they are idle and paid."""
+    idle = (replace(node, loads={}, unpaid=0) for node in nodes if node.address not in ready.failed_on)
+    return frozenset(node.address for node in idle if not _lasting(ready, node) + _passing(ready, node))
 
 
 def _obstacles(ready: ReadyTask, node: NodeState, alternatives: frozenset[str]) -> tuple[Reason, ...]:

@@ -1,8 +1,8 @@
 """The orchestrator's side of a node session, sans I/O: envelopes in, effects out.
 
 Phases: a `Hello` is answered by a `Challenge`, a `Proof` that holds opens the way for `welcome()`, and only then is
-anything else let through. Whatever breaks the rules ends the session with a named `Problem`; a message type that is
-not known is refused politely and changes nothing.
+anything else let through. Whatever breaks the rules ends the session with a named `Problem`; once it is open, a message
+type that is not known is refused politely and changes nothing.
 """
 
 from dataclasses import dataclass
@@ -106,8 +106,10 @@ class OrchestratorSession:
             return self.refuse(error)
 
     def refuse(self, error: ProtocolError) -> list[Effect]:
-        """What a frame that cannot be taken leads to."""
-        fatal = not isinstance(error, UnknownMessage)
+        """What a frame that cannot be taken leads to. Only on an open session may a node be wrong and stay."""
+        if self.phase is Phase.CLOSED:
+            return []
+        fatal = not isinstance(error, UnknownMessage) or self.phase is not Phase.OPEN
         problem = Send(Problem(code=error.code, detail=error.detail[:4096], fatal=fatal))
         return [problem, *self.close(error.code, error.detail)] if fatal else [problem]
 

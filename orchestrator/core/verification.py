@@ -9,6 +9,8 @@ from tandem.protocol.tensors import Tensor, check_tensors
 
 _FRAME_TOLERANCE = 2
 _DURATION_TOLERANCE_US = 500_000
+_SHOWN_TOLERANCE = 2
+"""Pixels: scaling to even sizes may leave pixels a hair from square."""
 _OVERHEAD_BYTES = 2**20
 _BITRATE_HEADROOM = 4
 _BITS_PER_BYTE = 8
@@ -39,6 +41,7 @@ def _facts(source: MediaInfo, asked: Rendition, got: MediaInfo) -> list[tuple[st
     if got.video is None or source.video is None:
         return [("a video stream", "in the file", "none", False)]
     size = (got.video.width, got.video.height)
+    shown = got.video.display_size
     frames, duration = got.video.frames, got.duration_us
     sound = (asked.audio_codec.value,) if asked.audio_codec else ()
     codecs = tuple(stream.codec for stream in got.audio)
@@ -46,6 +49,7 @@ def _facts(source: MediaInfo, asked: Rendition, got: MediaInfo) -> list[tuple[st
     return [
         ("codec", asked.video_codec.value, got.video.codec, got.video.codec == asked.video_codec.value),
         ("size", (asked.width, asked.height), size, size == (asked.width, asked.height)),
+        ("size as shown", size, shown, max(abs(shown[0] - size[0]), abs(shown[1] - size[1])) <= _SHOWN_TOLERANCE),
         ("frames", source.video.frames, frames, abs(frames - source.video.frames) <= _FRAME_TOLERANCE),
         ("duration in µs", source.duration_us, duration, off <= _DURATION_TOLERANCE_US),
         ("audio", sound, codecs, codecs == sound),

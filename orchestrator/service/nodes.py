@@ -22,6 +22,8 @@ class ConnectedNode:
     connected_at: float
     loads: dict[AttemptRef, Load] = field(default_factory=dict)
     unpaid: int = 0
+    open_payments: int = 0
+    """Sent or to be sent again, and not answered."""
     has_terms: bool = False
     reliability: float = 1.0
 

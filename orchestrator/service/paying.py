@@ -17,6 +17,7 @@ from tandem.protocol.messages import Payment, PaymentReceipt, TicketTerms, Ticke
 logger = logging.getLogger(__name__)
 
 _IDLE_SECONDS = 30.0
+_MAX_OPEN = 2
 
 
 class Payer:
@@ -40,7 +41,12 @@ class Payer:
     async def pay(self, node: ConnectedNode) -> None:
         """Sends the node tickets for all that it is due."""
         async with self._locks[node.address]:
-            while node.has_terms and (payment := await self._next_payment(node.address)):
+            # A node that does not answer is not signed for without end.
+            while node.has_terms and node.open_payments < _MAX_OPEN:
+                payment = await self._next_payment(node.address)
+                if payment is None:
+                    return
+                node.open_payments += 1
                 _send(node, payment)
 
     async def resume(self, node: ConnectedNode) -> None:
@@ -48,7 +54,9 @@ class Payer:
         async with self._locks[node.address]:
             account = await self._store.account(node.address)
             node.unpaid = unpaid(account, self._policy)
-            for payment in await self._store.open_payments(node.address):
+            payments = await self._store.open_payments(node.address)
+            node.open_payments = len(payments)
+            for payment in payments:
                 node.unpaid += payment.value
                 _send(node, payment)
 
@@ -75,14 +83,16 @@ class Payer:
         failure = None
         if not message.accepted:
             failure = Failure(message.code or TicketError.code, message.detail, retryable=False)
-        await self._store.record_receipt(node.address, message.id, failure)
         log.event(
             logger, "payment", payment=message.id, node=node.address, received=message.accepted, code=message.code
         )
-        account = await self._store.account(node.address)
-        open_value = sum(payment.value for payment in await self._store.open_payments(node.address))
-        node.unpaid = unpaid(account, self._policy) + open_value
-        node.has_terms = node.has_terms and not overdrawn(account, self._policy)
+        async with self._locks[node.address]:
+            await self._store.record_receipt(node.address, message.id, failure)
+            account = await self._store.account(node.address)
+            payments = await self._store.open_payments(node.address)
+            node.open_payments = len(payments)
+            node.unpaid = unpaid(account, self._policy) + sum(payment.value for payment in payments)
+            node.has_terms = node.has_terms and not overdrawn(account, self._policy)
         self._bell.ring()
 
     async def _next_payment(self, node: str) -> PaymentRecord | None:

@@ -14,7 +14,7 @@ from orchestrator.service.wake import Bell
 from tandem.protocol.errors import NotFound, StaleAttempt
 from tandem.protocol.ids import AttemptRef, job_of
 from tandem.protocol.jobs import InferenceWork, TaskState, TranscodeWork
-from tandem.protocol.messages import Assign
+from tandem.protocol.messages import MAX_SECONDS, Assign
 
 _BATCH = 64
 _IDLE_SECONDS = 5.0
@@ -31,7 +31,11 @@ class Timeouts:
 
     def start_to_finish(self, work: TranscodeWork | InferenceWork) -> float:
         duration = work.media.duration_us if isinstance(work, TranscodeWork) else work.cost_us
-        return self.start_to_finish_base + self.start_to_finish_factor * duration / _MICROSECONDS
+        return min(MAX_SECONDS, self.start_to_finish_base + self.start_to_finish_factor * duration / _MICROSECONDS)
+
+    def deadline(self, attempt: AttemptRecord, work: TranscodeWork | InferenceWork) -> float:
+        """Store time at which even a node that was told late should have given the attempt up by itself."""
+        return attempt.started_at + self.start_to_finish(work) + self.lease
 
 
 class Scheduler:
@@ -79,7 +83,8 @@ class Scheduler:
         except (StaleAttempt, NotFound):  # cancelled meanwhile
             return False
         (attempt,) = changes.attempts
-        node.loads[attempt.ref] = Load(assignment.need, assignment.price)
+        deadline = self._timeouts.deadline(attempt, task.work)
+        node.loads[attempt.ref] = Load(assignment.need, assignment.price, deadline)
         tensors = await self._store.inputs(task.id) if isinstance(task.work, InferenceWork) else ()
         node.link.send(self._message(attempt, task.work), tensors)
         return True

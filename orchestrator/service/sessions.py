@@ -1,9 +1,10 @@
 """What nodes say on their sessions, once proven: reconciles after a drop, then passes each message to its service."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.core.lifecycle import Broken, Expired, Finished
+from orchestrator.core.lifecycle import Abandoned, Broken, Finished
 from orchestrator.core.records import AttemptRecord, Failure
 from orchestrator.core.scheduling import Load
 from orchestrator.core.session import Proven
@@ -20,7 +21,7 @@ from tandem import logging as log
 from tandem.clock import Clock
 from tandem.protocol import messages
 from tandem.protocol.codec import Envelope
-from tandem.protocol.errors import NotFound, StaleAttempt
+from tandem.protocol.errors import NotFound, StaleAttempt, error_from_wire
 from tandem.protocol.ids import AttemptRef, job_of
 from tandem.protocol.jobs import AttemptState
 from tandem.protocol.messages import HeartbeatReply, HeldAttempt, Welcome
@@ -83,8 +84,7 @@ class Sessions:
             return
         match envelope.message:
             case messages.Heartbeat(attempts=refs):
-                lost = await self._to.store.extend_leases(address, refs, self._to.timeouts.lease)
-                node.link.send(HeartbeatReply(lost=tuple(lost)))
+                node.link.send(HeartbeatReply(lost=await self._extend(node, refs)))
             case messages.Progress() as progress:
                 self._progress(node, progress)
             case messages.Finished(ref=ref, output=output):
@@ -92,7 +92,8 @@ class Sessions:
                 if await self._to.lifecycle.report(address, ref, event) is not None:
                     self._to.verifier.verify(ref)
             case messages.Failed(ref=ref) as failed:
-                failure = Failure(failed.code, failed.detail, failed.retryable)
+                error = error_from_wire(failed.code, failed.detail, retryable=failed.retryable)
+                failure = Failure(error.code, error.detail, error.retryable)
                 await self._to.lifecycle.report(address, ref, Broken(ref, address, failure))
             case messages.OfferUpdate(offer=offer):
                 node.offer = offer
@@ -108,13 +109,20 @@ class Sessions:
             case _:
                 raise AssertionError(f"the session let {envelope.message.type} through")
 
+    async def _extend(self, node: ConnectedNode, refs: Sequence[AttemptRef]) -> tuple[AttemptRef, ...]:
+        """Extends leases, but not of attempts that should long be over; returns those that are lost."""
+        now = await self._to.store.now()
+        overdue = {ref for ref in refs if ref in node.loads and node.loads[ref].deadline <= now}
+        in_time = [ref for ref in refs if ref not in overdue]
+        return (*overdue, *await self._to.store.extend_leases(node.address, in_time, self._to.timeouts.lease))
+
     def _progress(self, node: ConnectedNode, progress: messages.Progress) -> None:
         if progress.ref in node.loads:
             self._to.events.publish_progress(job_of(progress.ref.task), progress.permille, progress.remaining)
 
     async def _lose(self, attempt: AttemptRecord) -> None:
         try:
-            await self._to.lifecycle.apply(job_of(attempt.ref.task), Expired(attempt.ref))
+            await self._to.lifecycle.apply(job_of(attempt.ref.task), Abandoned(attempt.ref))
         except (StaleAttempt, NotFound):
             return
 
@@ -122,7 +130,8 @@ class Sessions:
         snapshot = await self._to.store.job(job_of(attempt.ref.task))
         task = snapshot.task(attempt.ref.task)
         if task is not None:
-            node.loads[attempt.ref] = Load(need(task.work, node.offer.capability), attempt.price)
+            deadline = self._to.timeouts.deadline(attempt, task.work)
+            node.loads[attempt.ref] = Load(need(task.work, node.offer.capability), attempt.price, deadline)
 
 
 def _keep(held: dict[AttemptRef, HeldAttempt], active: list[AttemptRecord]) -> tuple[AttemptRef, ...]:

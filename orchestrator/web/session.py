@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 
 from aiohttp import WSMessage, WSMsgType, web
 
@@ -11,11 +12,12 @@ from orchestrator.service.sessions import Sessions
 from orchestrator.web.call import Call
 from orchestrator.web.routes import Access, Route
 from tandem.protocol.codec import MAX_FRAME_BYTES, Envelope, decode, encode
-from tandem.protocol.errors import MalformedMessage, ProtocolError, TandemError
+from tandem.protocol.errors import ProtocolError
 from tandem.protocol.messages import OrchestratorMessage
 from tandem.protocol.tensors import Tensor
 
 _HANDSHAKE_SECONDS = 10.0
+_LAST_WORDS_SECONDS = 2.0
 _MAX_QUEUED = 1024
 """Messages that may wait for a node that does not read; beyond, the session is closed."""
 
@@ -49,6 +51,13 @@ class _Link:
                 await self._socket.close(message=f"{item.code}: {item.detail}".encode()[:120])
                 return
             await _send(self._socket, item)
+
+
+async def _last_words(writer: "asyncio.Task[None]") -> None:
+    """Lets a refusal reach the node, unless it does not read."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_LAST_WORDS_SECONDS):
+            await writer
 
 
 async def _send(socket: web.WebSocketResponse, envelope: Envelope) -> None:
@@ -88,7 +97,7 @@ class NodeSessions:
                 writer = group.create_task(self._write(link))
                 await self._read(socket, link)
                 link.close("bye", "the node is gone")
-                writer.cancel()
+                await _last_words(writer)
         finally:
             self._sockets.discard(socket)
         return socket
@@ -158,5 +167,3 @@ def _effects(machine: OrchestratorSession, frame: WSMessage) -> Sequence[Effect]
         return machine.receive(decode(frame.data))
     except ProtocolError as error:
         return machine.refuse(error)
-    except TandemError as error:  # tensors that contradict their own description
-        return machine.refuse(MalformedMessage(error.detail))

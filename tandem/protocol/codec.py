@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_args
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from tandem.protocol.errors import MalformedMessage, UnknownMessage
+from tandem.protocol.errors import InvalidTensor, MalformedMessage, UnknownMessage
 from tandem.protocol.jobs import InferenceOutput, InferenceWork
 from tandem.protocol.messages import Assign, Finished, Message
 from tandem.protocol.tensors import Tensor, TensorMeta, check_tensor
@@ -38,11 +38,11 @@ class Envelope:
 
 def encode(envelope: Envelope) -> Frame:
     """The frame of a message; raises MalformedMessage if it passes the bounds."""
-    text = envelope.message.model_dump_json(exclude_none=True)
-    _bounded(len(text), MAX_CONTROL_BYTES)
+    text = envelope.message.model_dump_json()
+    head = text.encode()
+    _bounded(len(head), MAX_CONTROL_BYTES)
     if not envelope.tensors:
         return text
-    head = text.encode()
     frame = b"".join([_LENGTH.pack(len(head)), head, *(tensor.data for tensor in envelope.tensors)])
     _bounded(len(frame), MAX_FRAME_BYTES)
     return frame
@@ -77,9 +77,8 @@ def _parse(head: bytes) -> Message:
         kind = _kind(head)
         if kind is not None and kind not in _TYPES:
             raise UnknownMessage(f"expected one of {sorted(_TYPES)}, got {kind[:64]!r}") from None
-        problems = "; ".join(
-            f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()[:5]
-        )
+        found = error.errors(include_url=False, include_context=False, include_input=False)[:5]
+        problems = "; ".join(f"{'.'.join(map(str, problem['loc']))[:200]}: {problem['msg'][:200]}" for problem in found)
         raise MalformedMessage(f"expected a message of this protocol, got one with errors: {problems}") from None
 
 
@@ -111,8 +110,11 @@ def _tensors(metas: Sequence[TensorMeta], body: bytes) -> tuple[Tensor, ...]:
         data = body[offset : offset + meta.size]
         tensors.append(Tensor(name=meta.name, datatype=meta.datatype, shape=meta.shape, data=data))
         offset += meta.size
-    for tensor in tensors:
-        check_tensor(tensor)
+    try:
+        for tensor in tensors:
+            check_tensor(tensor)
+    except InvalidTensor as error:  # it contradicts its own description
+        raise MalformedMessage(error.detail) from error
     return tuple(tensors)
 
 

@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from fractions import Fraction
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -10,9 +10,13 @@ from tandem.protocol.errors import InvalidLadder
 from tandem.protocol.ids import Frozen, Name
 from tandem.protocol.units import ceil_div
 
-Dimension = Annotated[int, Field(ge=16, le=8192)]
+MIN_SIDE, MAX_SIDE = 16, 8192
+"""Pixels of a rendition's side."""
+
+Dimension = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE)]
 Bitrate = Annotated[int, Field(ge=16_000, le=200_000_000)]
 """Bits a second."""
+Positive = Annotated[int, Field(ge=1, lt=2**31)]
 
 MAX_RENDITIONS = 12
 MAX_DURATION_US = 12 * 3600 * 10**6
@@ -37,11 +41,11 @@ class VideoStream(Frozen):
     width: int = Field(ge=1, le=16384)
     """Coded width in pixels."""
     height: int = Field(ge=1, le=16384)
-    rotation: int = 0
-    """Degrees clockwise that a player turns the picture: 0, 90, 180 or 270."""
-    sample_aspect: tuple[int, int] = (1, 1)
-    frame_rate: tuple[int, int]
-    """Average frames a second as numerator and denominator."""
+    rotation: Literal[0, 90, 180, 270] = 0
+    """Degrees clockwise that a player turns the picture."""
+    sample_aspect: tuple[Positive, Positive] = (1, 1)
+    frame_rate: tuple[Annotated[int, Field(ge=0, lt=2**31)], Positive]
+    """Average frames a second as numerator and denominator; 0 where the file does not say."""
     frames: int = Field(ge=0)
     """Frames in the file, counted by packets."""
     pixel_format: str = Field(default="yuv420p", max_length=64)
@@ -127,18 +131,19 @@ _FALLBACK_STEPS = 4
 _BITS_PER_PIXEL_AND_FRAME = Fraction(9, 100)
 _REFERENCE_PIXELS = 1280 * 720
 _ROUND_TO = 10_000
+_ASSUMED_FRAME_RATE = Fraction(30)
 
 
-def _even(value: Fraction) -> int:
-    return max(16, 2 * round(value / 2))
+def _even(value: int) -> int:
+    """Rounded down."""
+    return value - value % 2
 
 
 def _size(source: tuple[int, int], step: int) -> tuple[int, int]:
-    """The picture whose shorter side is `step`, in even pixels."""
-    width, height = source
-    if width >= height:
-        return _even(Fraction(width * step, height)), _even(Fraction(step))
-    return _even(Fraction(step)), _even(Fraction(height * step, width))
+    """The picture whose shorter side is `step`, in even pixels and never larger than the source."""
+    shorter, longer = sorted(source)
+    scaled = min(2 * round(Fraction(longer * step, 2 * shorter)), _even(longer))
+    return (scaled, step) if source[0] >= source[1] else (step, scaled)
 
 
 def default_bitrate(width: int, height: int, frame_rate: Fraction) -> int:
@@ -148,14 +153,22 @@ def default_bitrate(width: int, height: int, frame_rate: Fraction) -> int:
     """
     pixels = width * height
     scale = (pixels / _REFERENCE_PIXELS) ** 0.75
-    rate = _BITS_PER_PIXEL_AND_FRAME * _REFERENCE_PIXELS * min(frame_rate, Fraction(60))
+    rate = _BITS_PER_PIXEL_AND_FRAME * _REFERENCE_PIXELS * min(frame_rate or _ASSUMED_FRAME_RATE, Fraction(60))
     return max(100_000, ceil_div(int(float(rate) * scale), _ROUND_TO) * _ROUND_TO)
 
 
 def default_ladder(source: tuple[int, int]) -> tuple[RenditionRequest, ...]:
-    """An ABR ladder that never upscales: the source's own size if it is small, and at most four steps."""
-    shorter = min(source) - min(source) % 2
-    steps = [step for step in _STEPS if step <= shorter][:_FALLBACK_STEPS] or [max(16, shorter)]
+    """An ABR ladder that never upscales: the source's own size if it is small, and at most four steps.
+
+    A source longer than a rendition may be is scaled down to fit. Raises InvalidLadder if nothing fits.
+    """
+    shorter, longer = sorted(source)
+    if shorter < MIN_SIDE:
+        raise InvalidLadder(f"expected a source of at least {MIN_SIDE} pixels a side, got {source[0]}x{source[1]}")
+    largest = _even(min(shorter, shorter * MAX_SIDE // longer))
+    if largest < MIN_SIDE:
+        raise InvalidLadder(f"expected sides at most {MAX_SIDE // MIN_SIDE} to 1, got {source[0]}x{source[1]}")
+    steps = [step for step in _STEPS if step <= largest][:_FALLBACK_STEPS] or [largest]
     return tuple(RenditionRequest(height=step) for step in steps)
 
 
@@ -180,8 +193,8 @@ def _plan(media: MediaInfo, request: RenditionRequest) -> Rendition:
             f"{source[0]}x{source[1]}), got {request.height}; renditions are never upscaled"
         )
     width, height = _size(source, request.height)
-    if max(width, height) > 8192:  # noqa: PLR2004 - the bound of Dimension
-        raise InvalidLadder(f"expected at most 8192 pixels a side, got {width}x{height}; ask for a lower height")
+    if max(width, height) > MAX_SIDE:
+        raise InvalidLadder(f"expected at most {MAX_SIDE} pixels a side, got {width}x{height}; ask for a lower height")
     audio = request.audio if media.audio else None
     return Rendition(
         name=request.name or f"{request.height}p",

@@ -18,7 +18,7 @@ from tandem.protocol.media import MAX_RENDITIONS
 from tandem.protocol.pricing import Prices
 from tandem.protocol.signing import Address, Bytes32, Signature
 from tandem.protocol.tickets import TicketParams
-from tandem.protocol.units import Wei
+from tandem.protocol.units import UINT256_MAX, Wei
 
 PROTOCOL_VERSION = 1
 MAX_HELD = 4096
@@ -26,7 +26,10 @@ MAX_TICKETS = 1024
 
 Detail = Annotated[str, Field(max_length=4096)]
 Url = Annotated[str, Field(max_length=2048)]
-Seconds = Annotated[float, Field(ge=0, le=10**7, allow_inf_nan=False)]
+MAX_SECONDS = 10**7
+Seconds = Annotated[float, Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False)]
+Version = Annotated[int, Field(ge=1, lt=2**31)]
+PaymentId = Annotated[int, Field(ge=1, lt=2**63)]
 Permille = Annotated[int, Field(ge=0, le=1000)]
 
 
@@ -53,7 +56,7 @@ class Hello(Frozen):
     """Node to orchestrator, first. `features` are optional extras that the node knows."""
 
     type: Literal["hello"] = "hello"
-    versions: tuple[int, ...] = Field(min_length=1, max_length=16)
+    versions: tuple[Version, ...] = Field(min_length=1, max_length=16)
     features: tuple[Label, ...] = Field(default=(), max_length=64)
     address: Address
     nonce: Bytes32
@@ -63,13 +66,13 @@ class Challenge(Frozen):
     """Orchestrator to node: its own identity proven, and a nonce to be signed."""
 
     type: Literal["challenge"] = "challenge"
-    version: int
+    version: Version
     features: tuple[Label, ...] = Field(default=(), max_length=64)
     sender: Address
     """Whose deposit and reserve back the tickets."""
     signer: Address
     """Who signs this session and the tickets; the contract says that it may."""
-    chain_id: int = Field(ge=1)
+    chain_id: int = Field(ge=1, le=UINT256_MAX)
     contract: Address
     nonce: Bytes32
     signature: Signature
@@ -202,7 +205,7 @@ class Payment(Frozen):
     """Orchestrator to node: tickets under one set of parameters, said again until it is answered."""
 
     type: Literal["payment"] = "payment"
-    id: int = Field(ge=1)
+    id: PaymentId
     params: TicketParams
     tickets: tuple[SignedTicket, ...] = Field(min_length=1, max_length=MAX_TICKETS)
 
@@ -211,7 +214,7 @@ class PaymentReceipt(Frozen):
     """Node to orchestrator: every ticket of the payment is on disk, or none and why."""
 
     type: Literal["payment_receipt"] = "payment_receipt"
-    id: int = Field(ge=1)
+    id: PaymentId
     accepted: bool
     code: Label | None = None
     detail: Detail = ""

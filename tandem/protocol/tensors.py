@@ -7,17 +7,19 @@ four bytes, as in that protocol's binary extension. JSON lists exist only at the
 import base64
 import math
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
+from itertools import chain
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from tandem.protocol.errors import InvalidTensor
 from tandem.protocol.ids import Frozen, Label
 
 MAX_TENSORS = 64
 MAX_RANK = 16
+MAX_ELEMENTS = 2**40
 
 
 class Datatype(StrEnum):
@@ -52,8 +54,18 @@ _FORMATS = {
 }
 _LENGTH = struct.Struct("<I")
 
-FixedShape = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**40)], ...], Field(max_length=MAX_RANK)]
-OpenShape = Annotated[tuple[Annotated[int, Field(ge=-1, lt=2**40)], ...], Field(max_length=MAX_RANK)]
+
+def _addressable(shape: tuple[int, ...]) -> tuple[int, ...]:
+    # Dimensions beside a zero count too: libraries multiply them all the same, and fail or allocate.
+    if math.prod(max(1, size) for size in shape) >= MAX_ELEMENTS:
+        raise ValueError(f"expected fewer than {MAX_ELEMENTS} elements")
+    return shape
+
+
+FixedShape = Annotated[
+    tuple[Annotated[int, Field(ge=0, lt=MAX_ELEMENTS)], ...], Field(max_length=MAX_RANK), AfterValidator(_addressable)
+]
+OpenShape = Annotated[tuple[Annotated[int, Field(ge=-1, lt=MAX_ELEMENTS)], ...], Field(max_length=MAX_RANK)]
 
 
 class TensorSpec(Frozen):
@@ -106,14 +118,8 @@ def elements(shape: Sequence[int]) -> int:
 
 def tensor_from_json(tensor: TensorJson) -> Tensor:
     """Raw bytes from a list; raises InvalidTensor naming the tensor, what was expected and what came."""
-    flat = list(_flatten(tensor.data))
-    expected = elements(tensor.shape)
-    if len(flat) != expected:
-        raise InvalidTensor(
-            f"tensor {tensor.name!r}: expected {expected} elements for shape {list(tensor.shape)}, got {len(flat)}"
-        )
     try:
-        data = _pack(tensor.datatype, flat)
+        data = _pack(tensor.datatype, _flat(tensor))
     except (struct.error, TypeError, OverflowError, ValueError) as error:
         raise InvalidTensor(f"tensor {tensor.name!r}: expected elements of {tensor.datatype}: {error}") from error
     return Tensor(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape, data=data)
@@ -131,17 +137,17 @@ def tensor_to_json(tensor: Tensor) -> TensorJson:
 def split_bytes(tensor: Tensor) -> list[bytes]:
     """The elements of a BYTES tensor; raises InvalidTensor if the lengths do not add up."""
     items: list[bytes] = []
-    offset, data = 0, tensor.data
-    while offset < len(data):
+    offset, data, expected = 0, tensor.data, elements(tensor.shape)
+    while offset < len(data) and len(items) < expected:
         if offset + _LENGTH.size > len(data):
             break
         (length,) = _LENGTH.unpack_from(data, offset)
         items.append(data[offset + _LENGTH.size : offset + _LENGTH.size + length])
         offset += _LENGTH.size + length
-    if offset != len(data) or len(items) != elements(tensor.shape):
+    if offset != len(data) or len(items) != expected:
         raise InvalidTensor(
-            f"tensor {tensor.name!r}: expected {elements(tensor.shape)} length-prefixed elements, "
-            f"got {len(items)} in {len(data)} bytes"
+            f"tensor {tensor.name!r}: expected {expected} length-prefixed elements in all of {len(data)} bytes, "
+            f"got {len(items)} in {offset}"
         )
     return items
 
@@ -186,14 +192,21 @@ def _check_spec(spec: TensorSpec, tensor: Tensor) -> None:
         )
 
 
-def _flatten(data: Iterable[Any], depth: int = 0) -> Iterator[Any]:
-    if depth > MAX_RANK:
-        raise InvalidTensor(f"expected data nested at most {MAX_RANK} deep, got more")
-    for item in data:
-        if isinstance(item, list):
-            yield from _flatten(item, depth + 1)
-        else:
-            yield item
+def _flat(tensor: TensorJson) -> list[Any]:
+    """The elements, row-major, of data that are flat or nested like the shape."""
+    nested = any(isinstance(item, list) for item in tensor.data)
+    shape = tensor.shape if nested else (elements(tensor.shape),)
+    rows: list[Any] = [tensor.data]
+    for size in shape:
+        for row in rows:
+            if not isinstance(row, list) or len(row) != size:
+                got = f"a list of {len(row)}" if isinstance(row, list) else "a single element"
+                raise InvalidTensor(
+                    f"tensor {tensor.name!r}: expected data for shape {list(tensor.shape)}, flat or nested like it, "
+                    f"got {got} in place of {size} elements"
+                )
+        rows = list(chain.from_iterable(rows))
+    return rows
 
 
 def _pack(datatype: Datatype, flat: list[Any]) -> bytes:
