@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from io import BytesIO
 from typing import TypeVar
 
 from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout
@@ -62,8 +63,9 @@ class Http:
     ) -> AsyncIterator[ClientResponse]:
         """The response, its body still to be read. Raises like `call`, also while it is being read."""
         url = (self._base / path.lstrip("/")).with_query(query)
+        data = BytesIO(body) if isinstance(body, bytes) else body  # sent in pieces, however long it is
         try:
-            async with self._session.request(method, url, data=body, headers=headers) as response:
+            async with self._session.request(method, url, data=data, headers=headers) as response:
                 if response.status >= _OK:
                     raise await _error(response)
                 yield response
