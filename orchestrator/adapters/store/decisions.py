@@ -71,11 +71,12 @@ def check(snapshots: Sequence[JobSnapshot], changes: Sequence[JobChanges]) -> Wr
     """Raises StaleAttempt, InvalidTransition or NotFound for what may not be written."""
     writes = Writes(changes)
     for snapshot, change in zip(snapshots, changes, strict=True):
-        if change.job is not None:
-            step(JOB_TRANSITIONS, snapshot.job.state, change.job.state)
-        _check_tasks(snapshot, change)
+        # First, since whoever is stale is to be told so, and not which step of the job it can no longer take.
         for attempt in change.attempts:
             _check_attempt(snapshot, attempt, writes)
+        _check_tasks(snapshot, change)
+        if change.job is not None:
+            step(JOB_TRANSITIONS, snapshot.job.state, change.job.state)
         writes.owed.update(_owed(snapshot, change))
     return writes
 

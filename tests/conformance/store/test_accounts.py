@@ -1,0 +1,87 @@
+"""Accounts of nodes, and payments."""
+
+from dataclasses import replace
+
+import pytest
+
+from orchestrator.core.records import AccountChanges, AccountRecord, Failure
+from orchestrator.ports.store import Store
+from tandem.protocol.errors import TicketUnfunded
+from tests.conformance.store.conftest import Open
+from tests.conformance.store.samples import HUGE, NODE, OTHER, PARAMS, at_once, issue
+
+REFUSED = Failure("ticket_unfunded", "the reserve is too small", retryable=False)
+
+
+async def test_an_unknown_node_has_an_account_of_zeroes(store: Store) -> None:
+    assert await store.account(NODE) == AccountRecord(NODE)
+    assert await store.accounts() == []
+
+
+async def test_terms_are_kept(open_again: Open) -> None:
+    async with open_again() as store:
+        adopted = AccountRecord(NODE, earned=HUGE, params=PARAMS, next_nonce=7)
+        assert await store.decide_account(NODE, lambda _account, _now: AccountChanges(account=adopted)) is None
+    async with open_again() as store:
+        assert await store.account(NODE) == adopted
+        assert await store.accounts() == [adopted]
+
+
+async def test_a_payment_gets_an_id_and_is_open_until_it_is_answered(open_again: Open) -> None:
+    async with open_again() as store:
+        first = await store.decide_account(NODE, issue(2))
+        second = await store.decide_account(NODE, issue(3))
+        await store.decide_account(OTHER, issue(1))
+    assert first is not None
+    assert second is not None
+    assert 0 < first.id < second.id
+    async with open_again() as store:
+        assert await store.open_payments(NODE) == [first, second]
+        await store.record_receipt(NODE, first.id, None)
+        assert await store.open_payments(NODE) == [second]
+        assert await store.payments_of(NODE) == [replace(first, receipt=True), second]
+        account = await store.account(NODE)
+        assert (account.issued, account.refused, account.next_nonce) == (first.value + second.value, 0, 5)
+
+
+async def test_a_refused_payment_counts_once(store: Store) -> None:
+    payment = await store.decide_account(NODE, issue(2))
+    assert payment is not None
+    for _ in range(2):
+        await store.record_receipt(NODE, payment.id, REFUSED)
+    await store.record_receipt(NODE, payment.id, None)
+    assert (await store.account(NODE)).refused == payment.value == 10**18
+    assert await store.payments_of(NODE) == [replace(payment, receipt=False, failure=REFUSED)]
+
+
+async def test_a_received_payment_cannot_be_refused_later(store: Store) -> None:
+    payment = await store.decide_account(NODE, issue(1))
+    assert payment is not None
+    await store.record_receipt(NODE, payment.id, None)
+    await store.record_receipt(NODE, payment.id, REFUSED)
+    assert (await store.account(NODE)).refused == 0
+
+
+async def test_a_node_answers_only_its_own_payments(store: Store) -> None:
+    payment = await store.decide_account(NODE, issue(1))
+    assert payment is not None
+    await store.record_receipt(OTHER, payment.id, REFUSED)
+    await store.record_receipt(OTHER, 999, REFUSED)
+    assert await store.open_payments(NODE) == [payment]
+    assert await store.account(OTHER) == AccountRecord(OTHER)
+
+
+async def test_a_decision_that_raises_changes_nothing(store: Store) -> None:
+    def refuse(_account: AccountRecord, _now: float) -> AccountChanges:
+        raise TicketUnfunded("no")
+
+    with pytest.raises(TicketUnfunded):
+        await store.decide_account(NODE, refuse)
+    assert await store.accounts() == []
+
+
+async def test_a_nonce_is_signed_once_however_many_ask_at_the_same_time(store: Store) -> None:
+    await at_once(32, lambda _number: store.decide_account(NODE, issue(2)))
+    nonces = [ticket.sender_nonce for payment in await store.payments_of(NODE) for ticket in payment.tickets]
+    assert nonces == list(range(64))
+    assert (await store.account(NODE)).next_nonce == 64

@@ -1,0 +1,123 @@
+"""Artifacts, models and API keys."""
+
+import pytest
+
+from orchestrator.core.records import ApiKeyRecord, ArtifactRecord
+from orchestrator.ports.store import Store
+from tandem.protocol.errors import Conflict, NotFound
+from tandem.protocol.jobs import ModelInfo
+from tandem.protocol.tensors import Datatype, TensorSpec
+from tests.conformance.store.samples import (
+    MEDIA,
+    START,
+    accept,
+    at_once,
+    begin,
+    decided,
+    deliver,
+    digest,
+    ref_of,
+    renditions,
+    transcode,
+)
+from tests.fixtures.clock import ManualClock
+
+SPEC = TensorSpec(name="pixels", datatype=Datatype.FP32, shape=(-1, 64))
+MODEL = ModelInfo(
+    name="digits", version="1", artifact=digest(1), size=10, inputs=(SPEC,), outputs=(SPEC,), cost_us=50, memory=1
+)
+
+
+async def test_an_artifact_is_known_by_its_digest(store: Store) -> None:
+    added = await store.add_artifact(digest(1), 2**40, "video/mp4")
+    assert added == ArtifactRecord(digest(1), 2**40, "video/mp4", START) == await store.artifact(digest(1))
+    with pytest.raises(NotFound, match=digest(2)):
+        await store.artifact(digest(2))
+
+
+async def test_a_known_artifact_stays_as_it_is(store: Store, clock: ManualClock) -> None:
+    first = await store.add_artifact(digest(1), 10, "video/mp4")
+    clock.advance(5)
+    assert await store.add_artifact(digest(1), 10, "text/plain") == first
+    assert await store.artifact(digest(1)) == first
+
+
+async def test_an_artifact_may_be_added_by_many_at_once(store: Store) -> None:
+    answers = await at_once(32, lambda _number: store.add_artifact(digest(1), 10, "video/mp4"))
+    assert answers == [ArtifactRecord(digest(1), 10, "video/mp4", START)] * 32
+
+
+async def test_orphans_are_forgotten_when_they_are_old_enough(store: Store, clock: ManualClock) -> None:
+    await store.add_artifact(digest(1), 10, "video/mp4")
+    await store.add_artifact(digest(2), 10, "video/mp4")
+    clock.advance(60)
+    await store.add_artifact(digest(2), 10, "video/mp4")
+    assert await store.delete_orphans(61) == []
+    assert await store.delete_orphans(60) == [digest(1)]
+    with pytest.raises(NotFound):
+        await store.artifact(digest(1))
+    assert (await store.artifact(digest(2))).created_at == START
+
+
+async def test_what_a_job_a_model_or_an_accepted_output_refers_to_is_no_orphan(store: Store) -> None:
+    for number in (1, 7, 8, 9):
+        await store.add_artifact(digest(number), 10, "video/mp4")
+    job = transcode()
+    await store.submit(job)
+    await store.add_model(MODEL)
+    await decided(store, job, begin(ref_of(job)), deliver(ref_of(job), renditions(7, 8)), accept(ref_of(job)))
+    assert await store.delete_orphans(0) == [digest(9)]
+
+
+async def test_an_output_that_was_not_accepted_is_an_orphan(store: Store) -> None:
+    for number in (7, 8):
+        await store.add_artifact(digest(number), 10, "video/mp4")
+    job = transcode()
+    await store.submit(job)
+    await decided(store, job, begin(ref_of(job)), deliver(ref_of(job), renditions(8)))
+    assert await store.delete_orphans(0) == [digest(8)]
+
+
+async def test_what_a_probe_found_is_kept(store: Store) -> None:
+    await store.add_artifact(digest(1), 10, "video/mp4")
+    assert await store.media(digest(1)) is None
+    await store.save_media(digest(1), MEDIA)
+    assert await store.media(digest(1)) == MEDIA
+    assert await store.media(digest(2)) is None
+    with pytest.raises(NotFound):
+        await store.save_media(digest(2), MEDIA)
+
+
+async def test_a_model_stands_for_one_artifact(store: Store) -> None:
+    for number in (1, 2):
+        await store.add_artifact(digest(number), 10, "application/octet-stream")
+    await store.add_model(MODEL)
+    await store.add_model(MODEL)
+    with pytest.raises(Conflict, match="new version"):
+        await store.add_model(MODEL.model_copy(update={"artifact": digest(2)}))
+    second = MODEL.model_copy(update={"artifact": digest(2), "version": "2"})
+    await store.add_model(second)
+    assert await store.models() == [MODEL, second]
+    assert await store.model("digits", "2") == second
+
+
+async def test_a_model_needs_its_artifact(store: Store) -> None:
+    with pytest.raises(NotFound, match=digest(1)):
+        await store.add_model(MODEL)
+    with pytest.raises(NotFound, match="digits 1"):
+        await store.model("digits", "1")
+
+
+async def test_a_key_is_good_until_it_is_revoked(store: Store, clock: ManualClock) -> None:
+    key = ApiKeyRecord("k1", "ann", b"d" * 32, START)
+    await store.add_key(key)
+    assert await store.key_by_digest(key.digest) == key
+    assert await store.key_by_digest(b"x" * 32) is None
+    clock.advance(5)
+    await store.revoke_key("k1")
+    clock.advance(5)
+    await store.revoke_key("k1")
+    assert await store.key_by_digest(key.digest) is None
+    assert await store.keys() == [ApiKeyRecord("k1", "ann", b"d" * 32, START, revoked_at=START + 5)]
+    with pytest.raises(NotFound, match="k2"):
+        await store.revoke_key("k2")
