@@ -150,7 +150,8 @@ class TransactionSender:
         """To be called once, at the start: wait for all that an earlier process left in flight.
 
         Everything returned, also what was reverted, is to be acknowledged. Whatever the journal held and is not
-        returned was displaced by another transaction, and will never be mined.
+        returned was displaced by another transaction, and will never be mined. Raises `ChainUnavailable` if no endpoint
+        answers at first; then it may be called again.
         """
         pending = await self._journal.pending()
         async with self._lock:

@@ -1,0 +1,22 @@
+from typing import Any
+
+import pytest
+from eth_abi.abi import encode
+from eth_hash.auto import keccak
+
+from tandem.chain.artifact import ABI, explain_revert
+
+
+@pytest.mark.parametrize("entry", [entry for entry in ABI if entry["type"] == "error"], ids=lambda entry: entry["name"])
+def test_every_error_of_the_contract_is_named(entry: dict[str, Any]) -> None:
+    types = [argument["type"] for argument in entry["inputs"]]
+    values = ["0x" + "22" * 20 if kind == "address" else 7 for kind in types]
+    selector = keccak(f"{entry['name']}({','.join(types)})".encode())[:4]
+    explained = explain_revert(selector + encode(types, values))
+    assert explained.startswith(entry["name"] + "(")
+    assert all(f"{argument['name']}=" in explained for argument in entry["inputs"])
+
+
+def test_other_reverts_are_shown_as_they_are() -> None:
+    assert explain_revert(bytes.fromhex("deadbeef")) == "0xdeadbeef"
+    assert explain_revert(b"") == "no reason"
