@@ -1,0 +1,221 @@
+"""The composition root: every part is made here, once, and handed what it needs."""
+
+import asyncio
+import fcntl
+import logging
+import os
+import secrets
+import shutil
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+
+from node.adapters.cache import ArtifactCache
+from node.adapters.contract import EthereumTicketContract
+from node.adapters.ffmpeg.arguments import VideoEncoder
+from node.adapters.ffmpeg.binary import find_ffmpeg
+from node.adapters.ffmpeg.transcoder import FfmpegTranscoder
+from node.adapters.inference import InferenceSettings, WorkerInference
+from node.adapters.ticket_store import SqliteTicketStore
+from node.adapters.transfer import HttpTransfer
+from node.adapters.websocket import WebSocketDialler
+from node.core.redemption import RedemptionPolicy
+from node.core.session import Expectation
+from node.core.terms import TermsPolicy
+from node.ports.execution import Detected
+from node.service.attempts import Attempts, Executors
+from node.service.backing import BackingView
+from node.service.books import Books
+from node.service.link import Link
+from node.service.payments import Account, Payments
+from node.service.redemption import Redeemer
+from node.service.session import Services, Sessions
+from node.service.terms import Terms
+from node.service.waiting import Bell
+from node.settings import CapacitySection, NodeSettings
+from tandem import logging as log
+from tandem.chain.keystore import create_keystore, load_keystore
+from tandem.chain.transactions import TransactionPolicy
+from tandem.clock import Clock, SystemClock
+from tandem.protocol.capacity import Capability, Capacity
+from tandem.protocol.errors import ConfigurationError
+from tandem.protocol.media import VideoCodec
+from tandem.protocol.messages import Offer
+from tandem.protocol.pricing import Prices
+from tandem.protocol.signing import SigningKey
+from tandem.protocol.tickets import Domain
+
+logger = logging.getLogger(__name__)
+
+_MIB = 2**20
+_MILLICORES = 1000
+_FLUSH_SECONDS = 2.0
+_PASSWORD_BYTES = 24
+_CPU_PROVIDER = "CPUExecutionProvider"
+
+
+async def run(settings: NodeSettings) -> None:
+    """Works until SIGTERM or SIGINT, then drains. Raises ConfigurationError if it cannot begin."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    settings.data.mkdir(parents=True, exist_ok=True)
+    with _only_process(settings.data):
+        key = await asyncio.to_thread(open_key, settings)
+        from node.adapters.detection import detect
+
+        clock = SystemClock()
+        detected = limited(await detect(clock), settings.capacity)
+        for missing in detected.missing:
+            log.event(logger, "missing", level=logging.WARNING, detail=missing)
+        async with _executors(settings, detected, clock) as executors:
+            await serve(settings, key, detected, executors, clock, stop)
+
+
+async def serve(
+    settings: NodeSettings, key: SigningKey, detected: Detected, executors: Executors, clock: Clock, stop: asyncio.Event
+) -> None:
+    """Offers what was detected, and works with these executors until `stop` is set."""
+    domain = Domain(chain_id=settings.chain.chain_id, contract=settings.chain.contract)
+    link, won = Link(), Bell(clock)
+    async with (
+        SqliteTicketStore(settings.data / "tickets.db", key.address, domain) as store,
+        EthereumTicketContract(settings.chain.rpc, domain, key, store, clock, _fees(settings)) as contract,
+    ):
+        books = Books(store, won)
+        view = BackingView(contract, clock, settings.redemption.refresh)
+        terms = Terms(store, contract, link, clock, recipient=key.address, policy=_terms_policy(settings))
+        payments = Payments(store, books, view, terms, link, clock, Account(key.address, domain))
+        policy = RedemptionPolicy(settings.redemption.gas_percent, settings.redemption.urgent_before)
+        redeemer = Redeemer(store, contract, view, terms, clock, policy=policy, won=won)
+        async with Attempts(offer_of(settings, detected), executors, books, link, clock) as attempts:
+            sessions = Sessions(
+                WebSocketDialler(settings.orchestrator.url),
+                Expectation(settings.orchestrator.url, domain, settings.orchestrator.sender),
+                key,
+                Services(attempts, payments, terms, books, link),
+                clock,
+            )
+            async with asyncio.TaskGroup() as intake:
+                loops = (sessions.run(), payments.run(), terms.run(), redeemer.run())
+                tasks = [intake.create_task(loop) for loop in loops]
+                log.event(logger, "node_ready", address=key.address, orchestrator=settings.orchestrator.url)
+                await stop.wait()
+                await _drain(attempts, link, settings.grace)
+                for task in tasks:
+                    task.cancel()
+    log.event(logger, "node_stopped")
+
+
+async def _drain(attempts: Attempts, link: Link, grace: float) -> None:
+    log.event(logger, "draining", running=len(attempts.running()), grace=grace)
+    await attempts.drain(grace)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_FLUSH_SECONDS):
+            await link.flush()
+
+
+def offer_of(settings: NodeSettings, detected: Detected) -> Offer:
+    """What the node offers at the start of each session."""
+    prices = Prices(
+        megapixel={VideoCodec.H264: settings.prices.h264_megapixel}, inference_second=settings.prices.inference_second
+    )
+    return Offer(
+        capability=detected.capability,
+        capacity=detected.capacity,
+        prices=prices,
+        max_unpaid=settings.tickets.max_unpaid,
+    )
+
+
+def limited(detected: Detected, caps: CapacitySection) -> Detected:
+    """What was detected, less what the operator keeps for himself."""
+    capability, capacity = detected.capability, detected.capacity
+    if not caps.gpu:
+        capability, capacity = _without_gpu(capability), Capacity(cpu=capacity.cpu, memory=capacity.memory)
+    kept = {
+        "cpu": capacity.cpu if caps.cpu is None else min(capacity.cpu, int(caps.cpu * _MILLICORES)),
+        "memory": capacity.memory if caps.memory is None else min(capacity.memory, caps.memory),
+    }
+    return Detected(capability, capacity.model_copy(update=kept), detected.missing)
+
+
+def _without_gpu(capability: Capability) -> Capability:
+    encoders = tuple(encoder for encoder in capability.video_encoders if encoder == VideoEncoder.X264)
+    providers = tuple(provider for provider in capability.execution_providers if provider == _CPU_PROVIDER)
+    return capability.model_copy(update={"video_encoders": encoders, "execution_providers": providers, "gpus": ()})
+
+
+def open_key(settings: NodeSettings) -> SigningKey:
+    """The node's key, made at the first start with a random password. Raises ConfigurationError."""
+    keystore, password_file = settings.keystore, settings.password_file
+    if not keystore.exists():
+        for folder in (keystore.parent, password_file.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        _ensure_password(password_file)
+        address = create_keystore(keystore, password_file)
+        log.event(logger, "key_created", address=address, keystore=keystore)
+    return load_keystore(keystore, password_file)
+
+
+def _ensure_password(path: Path) -> None:
+    with suppress(FileExistsError):
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(secrets.token_urlsafe(_PASSWORD_BYTES) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+@asynccontextmanager
+async def _executors(settings: NodeSettings, detected: Detected, clock: Clock) -> AsyncIterator[Executors]:
+    artifacts, folder = settings.data / "artifacts", settings.data / "work"
+    await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)  # what a killed process left half-done
+    folder.mkdir()
+    capability = detected.capability
+    encoders = [encoder for encoder in VideoEncoder if encoder in capability.video_encoders]
+    transcoder = FfmpegTranscoder(
+        await find_ffmpeg(clock),
+        VideoEncoder.NVENC if VideoEncoder.NVENC in encoders else VideoEncoder.X264,
+        sandbox=capability.sandbox,
+        clock=clock,
+    )
+    inference = InferenceSettings(
+        providers=capability.execution_providers or (_CPU_PROVIDER,),
+        slots=max(1, detected.capacity.cpu // _MILLICORES),
+        memory_mib=detected.capacity.memory,
+    )
+    cache = ArtifactCache(artifacts, settings.capacity.cache * _MIB)
+    async with (
+        HttpTransfer(origin=settings.orchestrator.url, cache=cache, clock=clock) as transfer,
+        WorkerInference(artifacts, inference, sandbox=capability.sandbox, clock=clock) as worker,
+    ):
+        yield Executors(transcoder, worker, transfer, folder)
+
+
+def _terms_policy(settings: NodeSettings) -> TermsPolicy:
+    return TermsPolicy(settings.tickets.expected_value, settings.tickets.odds, settings.tickets.lifetime)
+
+
+def _fees(settings: NodeSettings) -> TransactionPolicy:
+    chain = settings.chain
+    return TransactionPolicy(
+        confirmations=chain.confirmations,
+        max_fee_per_gas=chain.max_fee_per_gas,
+        max_priority_fee_per_gas=chain.max_priority_fee_per_gas,
+        poll_seconds=chain.poll,
+    )
+
+
+@contextmanager
+def _only_process(data: Path) -> Iterator[None]:
+    """Two nodes with one key would take each other's sessions and nonces; the lock goes with the process."""
+    with (data / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigurationError(
+                f"expected {data} to belong to this process, and another node runs on it; give each a folder of its own"
+            ) from error
+        yield

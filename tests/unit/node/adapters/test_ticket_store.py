@@ -1,0 +1,194 @@
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from node.adapters.ticket_store import SqliteTicketStore
+from node.core.acceptance import AcceptedPayment, check, fund
+from node.core.exposure import Balance
+from node.core.terms import Epochs, TermsPolicy
+from tandem.chain.events import Refusal
+from tandem.chain.redemption import RedemptionResult, Refused
+from tandem.chain.transactions import SignedTransaction
+from tandem.protocol.errors import ConfigurationError, TicketReplayed, TicketRevealed
+from tandem.protocol.messages import Payment, PaymentReceipt
+from tandem.protocol.tickets import Domain
+from tests.fixtures.node import ALWAYS, DOMAIN, NODE, NOW, POLICY, SENDER, backing, paid, payment, ref, terms, till
+
+DIGEST = b"d" * 32
+TRANSACTION = SignedTransaction(b"\x01" * 32, 7, b"raw", "redeem tickets")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "tickets.db"
+
+
+def open_store(path: Path) -> SqliteTicketStore:
+    return SqliteTicketStore(path, NODE.address, DOMAIN)
+
+
+@pytest.fixture
+async def store(path: Path) -> AsyncIterator[SqliteTicketStore]:
+    async with open_store(path) as store:
+        yield store
+
+
+def accepted(message: Payment) -> AcceptedPayment:
+    return fund(check(message, till(Epochs(current=9)), frozenset()), backing(), 0)
+
+
+def won(count: int, policy: TermsPolicy = ALWAYS, *, number: int = 1, epoch: int = 1) -> AcceptedPayment:
+    return accepted(payment(terms(policy, epoch=epoch), range(count), number=number))
+
+
+async def test_it_begins_empty_and_private(store: SqliteTicketStore, path: Path) -> None:
+    assert await store.epochs() == Epochs(1, 0)
+    assert await store.balance(SENDER.address) == Balance()
+    assert len(store.secret) == 32
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+async def test_everything_is_there_after_a_restart(path: Path) -> None:
+    async with open_store(path) as store:
+        secret = store.secret
+        await store.take(won(2), DIGEST)
+        await store.earn(SENDER.address, ref(), 5000)
+        await store.rotate()
+        await store.record(TRANSACTION)
+    async with open_store(path) as store:
+        assert store.secret == secret
+        assert await store.epochs() == Epochs(2, 0)
+        assert await store.balance(SENDER.address) == Balance(earned=5000, received=2 * 999)
+        assert [len(found.tickets) for found in await store.winners(NOW)] == [2]
+        assert await store.pending() == (TRANSACTION,)
+        assert await store.receipt(SENDER.address, 1, DIGEST) == PaymentReceipt(id=1, accepted=True)
+
+
+@pytest.mark.parametrize(
+    ("recipient", "domain"),
+    [(SENDER.address, DOMAIN), (NODE.address, Domain(chain_id=1, contract=DOMAIN.contract))],
+)
+async def test_it_belongs_to_one_key_chain_and_contract(path: Path, recipient: str, domain: Domain) -> None:
+    async with open_store(path):
+        pass
+    with pytest.raises(ConfigurationError):
+        async with SqliteTicketStore(path, recipient, domain):
+            pass
+
+
+async def test_another_version_is_refused(path: Path) -> None:
+    async with open_store(path):
+        pass
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version = 99")
+    db.close()
+    with pytest.raises(ConfigurationError):
+        async with open_store(path):
+            pass
+
+
+async def test_epochs_only_move_forward(store: SqliteTicketStore) -> None:
+    assert await store.rotate() == Epochs(2, 0)
+    assert await store.rotate() == Epochs(3, 0)
+    assert await store.close_epochs(2) == Epochs(3, 2)
+    assert await store.close_epochs(1) == Epochs(3, 2)
+    with pytest.raises(sqlite3.IntegrityError):
+        await store.close_epochs(3)
+
+
+async def test_an_accepted_attempt_is_earned_once(store: SqliteTicketStore) -> None:
+    assert await store.earn(SENDER.address, ref(1), 10**20) == Balance(earned=10**20)
+    assert await store.earn(SENDER.address, ref(1), 10**20) == Balance(earned=10**20)
+    assert await store.earn(SENDER.address, ref(2), 1) == Balance(earned=10**20 + 1)
+    assert await store.balance(NODE.address) == Balance()
+
+
+async def test_tickets_receipt_and_balance_are_one_write(store: SqliteTicketStore) -> None:
+    assert await store.take(won(3), DIGEST) == Balance(received=3 * 999)
+    with pytest.raises(TicketReplayed):
+        await store.take(accepted(payment(terms(ALWAYS), [3, 2], number=2)), DIGEST)
+    assert await store.receipt(SENDER.address, 2, DIGEST) is None
+    assert await store.balance(SENDER.address) == Balance(received=3 * 999)
+    assert await store.seen(terms(ALWAYS).hash(), [1, 2, 3]) == {1, 2}
+
+
+async def test_nothing_is_taken_under_a_closed_epoch(store: SqliteTicketStore) -> None:
+    await store.rotate()
+    await store.close_epochs(1)
+    with pytest.raises(TicketRevealed):
+        await store.take(won(1), DIGEST)
+    await store.take(won(1, epoch=2), DIGEST)
+
+
+async def test_a_receipt_is_for_that_very_payment(store: SqliteTicketStore) -> None:
+    refusal = PaymentReceipt(id=1, accepted=False, code="ticket_expired", detail="late")
+    await store.refuse(SENDER.address, refusal, DIGEST)
+    assert await store.receipt(SENDER.address, 1, DIGEST) == refusal
+    assert await store.receipt(SENDER.address, 1, b"e" * 32) is None
+    assert await store.receipt(NODE.address, 1, DIGEST) is None
+
+
+async def test_winners_come_by_parameters_until_they_expire(store: SqliteTicketStore) -> None:
+    await store.take(won(2), DIGEST)
+    await store.take(won(1, epoch=2, number=2), DIGEST)
+    found = await store.winners(NOW)
+    assert sorted((each.epoch, len(each.tickets), each.value) for each in found) == [(1, 2, 2000), (2, 1, 1000)]
+    assert await store.outstanding(SENDER.address, NOW) == 3000
+    assert await store.outstanding(NODE.address, NOW) == 0
+    assert await store.winners(terms().expiry) == ()
+
+
+async def test_a_settled_redemption_is_written_with_its_transaction(store: SqliteTicketStore) -> None:
+    await store.take(won(3), DIGEST)
+    (winners,) = await store.winners(NOW)
+    part = paid([type(winners)(winners.params, 1, winners.tickets[:2])])
+    await store.record(SignedTransaction(part.tx_hash, 1, b"raw", "redeem tickets"))
+    await store.settle(part, NOW)
+    await store.settle(part, NOW)
+    assert await store.pending() == ()
+    assert [ticket.sender_nonce for ticket in (await store.winners(NOW))[0].tickets] == [2]
+    totals = await store.totals(NOW)
+    assert (totals.redeemed, totals.gas_spent, totals.outstanding, totals.winners) == (2000, 7, 1000, 3)
+
+
+@pytest.mark.parametrize(
+    ("reason", "left", "refused"),
+    [
+        (Refusal.UNFUNDED, 1, {}),
+        (Refusal.ALREADY_REDEEMED, 0, {}),
+        (Refusal.INVALID_SIGNATURE, 0, {"invalid_signature": 1}),
+        (Refusal.EXPIRED, 0, {"expired": 1}),
+    ],
+)
+async def test_what_is_not_paid_waits_or_is_given_up(
+    store: SqliteTicketStore, reason: Refusal, left: int, refused: dict[str, int]
+) -> None:
+    await store.take(won(1), DIGEST)
+    nonce = None if reason is Refusal.EXPIRED else 0
+    result = RedemptionResult(b"\x01" * 32, (), (Refused(terms(ALWAYS).hash(), nonce, reason),), 0, 7)
+    await store.settle(result, NOW)
+    assert len(await store.winners(NOW)) == left
+    assert (await store.totals(NOW)).refused == refused
+
+
+async def test_expired_losers_are_forgotten_and_winners_are_not(store: SqliteTicketStore) -> None:
+    params = terms(POLICY)
+    both = accepted(payment(params, range(40)))
+    await store.take(both, DIGEST)
+    await store.prune(params.expiry - 1)
+    assert len(await store.seen(params.hash(), range(40))) == 40
+    await store.prune(params.expiry)
+    assert await store.seen(params.hash(), range(40)) == both.checked.winners
+    totals = await store.totals(NOW)
+    assert (totals.tickets, totals.winners) == (40, len(both.checked.winners))
+
+
+async def test_the_journal_keeps_transactions_by_nonce(store: SqliteTicketStore) -> None:
+    second = SignedTransaction(b"\x02" * 32, 6, b"raw", "redeem tickets")
+    await store.record(TRANSACTION)
+    await store.record(second)
+    assert await store.pending() == (second, TRANSACTION)
+    await store.forget(TRANSACTION.tx_hash)
+    assert await store.pending() == (second,)
