@@ -85,7 +85,11 @@ class WorkerInference:
     ) -> None:
         if self._worker is not None:
             self._worker.kill()
-        await self._group.__aexit__(kind, error, trace)
+        # An error of the caller's own block leaves as it came, not in a group.
+        if isinstance(error, asyncio.CancelledError):
+            await self._group.__aexit__(kind, error, trace)
+        else:
+            await self._group.__aexit__(None, None, None)
 
     async def start(self) -> Ready:
         """What the worker offers; starts it if it is not there. Raises Unavailable or ChildCrashed if it cannot."""

@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +89,8 @@ class Loaded:
     inputs: Mapping[str, Datatype]
     outputs: Mapping[str, Datatype]
     size: int = 0
-    """Bytes, measured when it was loaded."""
-    users: int = field(default=0)
+    """Bytes of main memory, measured when it was loaded, or of the file if that is more."""
+    users: int = 0
 
 
 class SessionCache:
@@ -133,14 +133,17 @@ class SessionCache:
             self._loading.release()
 
     def _add(self, model: str, cancellation: Cancellation) -> Loaded:
+        before = _resident()
         data = _read(self._settings.models / model)
         check_model(data)
-        before = _resident()
         loaded = self._open(data, self.providers[0], cancellation)
-        loaded.size, loaded.users = max(len(data), _resident() - before), 1
+        loaded.size, loaded.users = len(data), 1
+        # What reading and checking took is not the model's, so it goes before the measurement.
+        del data
+        _give_back()
+        loaded.size = max(loaded.size, _resident() - before)
         with self._changing:
             self._loaded[model] = loaded
-        del data
         self._evict()
         return loaded
 
@@ -166,6 +169,8 @@ class SessionCache:
         except Exception as error:
             cancellation.check()
             raise InvalidModel(f"expected a model that ONNX Runtime loads, got: {error}") from error
+        # Kept by ONNX Runtime's Python for a fall-back that we do not want: the whole file once more.
+        session._model_bytes = b""  # noqa: SLF001
         active = session.get_providers()[0]
         if active != provider:
             # ONNX Runtime falls back to the CPU without a word.
