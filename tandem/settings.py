@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -30,6 +30,7 @@ S = TypeVar("S", bound=BaseSettings)
 
 Route = tuple[str, ...]
 
+REQUIRED: Final = object()
 _NOTHING = "null"
 _SHOWN = 80
 
@@ -40,21 +41,39 @@ def load_settings(cls: type[S], config: Path | None, args: Sequence[str]) -> S:
     Raises ConfigurationError.
     """
     sources = (_flags(cls, args), _environment(cls), _file(cls, config))
+    defaults = InitSettingsSource(cls, _defaults(cls, sources))
     try:
-        return cls(_build_sources=(tuple(source.source for source in sources), {}))
+        return cls(_build_sources=((*(source.source for source in sources), defaults), {}))
     except ValidationError as error:
         problems = "; ".join(_explain(problem, cls, sources) for problem in error.errors())
         raise ConfigurationError(problems) from error
 
 
-def every_setting(cls: type[BaseModel], above: Route = ()) -> Iterator[tuple[Route, FieldInfo]]:
-    """The path and field of every setting, sections resolved, in the order of the class."""
+@dataclass(frozen=True, slots=True)
+class Setting:
+    path: Route
+    description: str
+    default: Any
+    """REQUIRED if there is none."""
+
+
+def every_setting(cls: type[BaseModel]) -> Iterator[Setting]:
+    """Every setting of every section, in the order of the class."""
     for name, field in cls.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from every_setting(kind, (*above, name))
-        else:
-            yield (*above, name), field
+        yield from _settings((name,), field, _default(field))
+
+
+def _settings(path: Route, field: FieldInfo, default: Any) -> Iterator[Setting]:
+    kind = field.annotation
+    if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        yield Setting(path, field.description or "", default)
+        return
+    for name, inner in kind.model_fields.items():
+        yield from _settings((*path, name), inner, _default(inner) if default is REQUIRED else getattr(default, name))
+
+
+def _default(field: FieldInfo) -> Any:
+    return REQUIRED if field.is_required() else field.get_default(call_default_factory=True, validated_data={})
 
 
 def flag(path: Route) -> str:
@@ -112,16 +131,36 @@ def _check_known(cls: type[BaseSettings], name: str, value: str, read: _Source) 
     if read.depth(path) < len(path):
         raise ConfigurationError(
             f"environment variable {name}: expected the name of a setting, such as "
-            f"{variable(cls, next(every_setting(cls))[0])}, and there is none of this name; unset or correct it"
+            f"{variable(cls, next(every_setting(cls)).path)}, and there is none of this name; unset or correct it"
         )
 
 
 def _file(cls: type[BaseSettings], config: Path | None) -> _Source:
     try:
-        said = tomllib.loads(config.read_text("utf-8")) if config else {}
+        said = _without_empty(tomllib.loads(config.read_text("utf-8"))) if config else {}
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"{config}: expected a TOML file with settings: {error}") from error
     return _Source(InitSettingsSource(cls, said), said, lambda path: f"{'.'.join(path)} in {config}")
+
+
+def _without_empty(table: dict[str, Any]) -> dict[str, Any]:
+    """A table whose every line is commented out says nothing."""
+    kept = {key: _without_empty(value) if isinstance(value, dict) else value for key, value in table.items()}
+    return {key: value for key, value in kept.items() if value != {}}
+
+
+def _defaults(cls: type[BaseSettings], sources: Sequence[_Source]) -> dict[str, Any]:
+    """What no source says; a section's default may know more than the defaults of its fields."""
+    defaults: dict[str, Any] = {}
+    for setting in every_setting(cls):
+        *above, name = setting.path
+        if setting.default is REQUIRED or any(source.depth(setting.path) > len(above) for source in sources):
+            continue
+        table = defaults
+        for part in above:
+            table = table.setdefault(part, {})
+        table[name] = setting.default
+    return defaults
 
 
 def _explain(problem: ErrorDetails, cls: type[BaseSettings], sources: Sequence[_Source]) -> str:
@@ -140,8 +179,9 @@ def _explain(problem: ErrorDetails, cls: type[BaseSettings], sources: Sequence[_
 
 def _missing(cls: type[BaseSettings], path: Route) -> Iterator[str]:
     """What is missing, by setting: pydantic names a section if all of it is."""
-    for found, field in every_setting(cls):
-        if found == path or (found[: len(path)] == path and field.is_required()):
+    for setting in every_setting(cls):
+        found = setting.path
+        if found == path or (found[: len(path)] == path and setting.default is REQUIRED):
             yield f"{'.'.join(found)}: expected a value, got none; give it as {flag(found)} or {variable(cls, found)}"
 
 

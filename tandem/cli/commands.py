@@ -1,16 +1,16 @@
 """Commands that take settings, and groups whose errors are one line."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
-from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
+from pydantic_core import to_jsonable_python
 from pydantic_settings import BaseSettings
 
 from tandem.protocol.errors import TandemError
-from tandem.settings import Route, every_setting, flag, load_settings
+from tandem.settings import REQUIRED, Setting, every_setting, flag, load_settings
 
 
 class Failed(click.ClickException):
@@ -53,7 +53,7 @@ class SettingsCommand(click.Command):
     def __init__(self, *args: Any, settings: type[BaseSettings], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._class = settings
-        self._settings = [_option(path, field) for path, field in every_setting(settings)]
+        self._settings = [_option(setting) for setting in every_setting(settings)]
         self.params += [_CONFIG, *self._settings]
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -66,9 +66,15 @@ class SettingsCommand(click.Command):
 _CONFIG = click.Option(["--config"], type=click.Path(path_type=Path, dir_okay=False), help="TOML file with settings.")
 
 
-def _option(path: Route, field: FieldInfo) -> click.Option:
+def _option(setting: Setting) -> click.Option:
     """Text as yet: what it must be, the settings' class says, whichever source it comes from."""
-    required = field.is_required()
-    default = "required" if required else "" if field.default in (None, PydanticUndefined) else f"{field.default}"
-    text = f"{field.description or ''}{f' [{default}]' if default else ''}"
-    return click.Option(["__".join(path), flag(path)], help=text, metavar="VALUE")
+    text = f"{setting.description} [{_shown(setting.default)}]"
+    return click.Option(["__".join(setting.path), flag(setting.path)], help=text, metavar="VALUE")
+
+
+def _shown(default: Any) -> str:
+    """As a flag would say it."""
+    if default is REQUIRED:
+        return "required"
+    plain = to_jsonable_python(default)
+    return plain if isinstance(plain, str) else json.dumps(plain)

@@ -7,7 +7,7 @@ times the size of the input relative to the input the cost was measured with.
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from tandem.protocol.ids import Frozen
 from tandem.protocol.media import VideoCodec
@@ -20,6 +20,8 @@ MICROSECONDS = 10**6
 
 class Prices(Frozen):
     """A node's standing prices, or the orchestrator's to its submitters."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)  # they are settings too
 
     megapixel: Annotated[Mapping[VideoCodec, Wei], Field(max_length=16)]
     """Wei a megapixel encoded, by codec; a codec that is absent is not for sale."""
