@@ -45,7 +45,7 @@ _UPDATE_ATTEMPT = (
         attempts.c.task == bindparam("of_task"),
         attempts.c.number == bindparam("of_number"),
         attempts.c.node == bindparam("of_node"),
-        among(attempts.c.state, ACTIVE),
+        among(attempts.c.state, *ACTIVE),
     )
     .values({name: bindparam(name) for name in ("state", "lease_until", "output", "failure", "finished_at")})
 )

@@ -27,10 +27,10 @@ from tandem.protocol.ids import AttemptRef
 from tandem.protocol.jobs import AttemptState, JobState, TaskState
 from tandem.protocol.tensors import Tensor
 
-_WAITING = among(tasks.c.state, [TaskState.WAITING])
-_RUNNING = among(attempts.c.state, [AttemptState.RUNNING])
-_VERIFYING = among(attempts.c.state, [AttemptState.VERIFYING])
-_ACTIVE = among(attempts.c.state, ACTIVE)
+_WAITING = among(tasks.c.state, TaskState.WAITING)
+_RUNNING = among(attempts.c.state, AttemptState.RUNNING)
+_VERIFYING = among(attempts.c.state, AttemptState.VERIFYING)
+_ACTIVE = among(attempts.c.state, *ACTIVE)
 
 
 class SqlJobs:

@@ -89,9 +89,14 @@ def _state(states: type[StrEnum]) -> Enum:
     )
 
 
-def among(column: Column[Any], states: Iterable[StrEnum]) -> ColumnElement[bool]:
-    """`column IN (states)`, written out: a partial index serves no query that hides the states in parameters."""
-    return column.in_(bindparam(None, [*states], column.type, expanding=True, literal_execute=True))
+def among(column: Column[Any], *states: StrEnum) -> ColumnElement[bool]:
+    """Whether the column is one of the states, which are written out in just the words of the partial indexes.
+
+    An index with a condition serves no query that hides the states in parameters, or says `IN` where it says `=`.
+    """
+    if len(states) == 1:
+        return column == bindparam(None, states[0], column.type, literal_execute=True)
+    return column.in_(bindparam(None, states, column.type, expanding=True, literal_execute=True))
 
 
 def _listed(states: Iterable[StrEnum]) -> str:
