@@ -39,10 +39,12 @@ class Terms:
         self._policy = policy
         self._sender: Address | None = None
         self._params: TicketParams | None = None
+        self._renew_at = 0.0
         self._said: TicketParams | None = None
         """What was said last in this session."""
         self._agreed = asyncio.Event()
         self._bell = Bell(clock)
+        self._issuing = asyncio.Lock()
 
     def opened(self, sender: Address) -> None:
         """A session is open: its orchestrator is to be told the terms."""
@@ -62,9 +64,10 @@ class Terms:
 
     async def rotate(self) -> int:
         """Begins a new epoch with terms of its own; the last epoch that they replace."""
-        epochs = await self._store.rotate()
-        self._params = None
-        self._agreed.clear()
+        async with self._issuing:  # else terms of the old epoch might come into force after this
+            epochs = await self._store.rotate()
+            self._params = None
+            self._agreed.clear()
         self._bell.ring()
         return epochs.current - 1
 
@@ -81,20 +84,25 @@ class Terms:
             log.event(logger, "terms_refused", level=logging.ERROR, code=message.code, detail=message.detail)
 
     async def _keep(self) -> None:
-        sender, params = self._sender, self._params
-        if sender is None:
-            return
-        # Renewed at half their life, so that the orchestrator always has some that its own limits let it sign under.
-        if params is None or params.expiry - self._clock.now() < self._policy.lifetime / 2:
-            params = await self._issue(sender)
-        if self._link.open and params != self._said and sender == self._sender:
-            self._params = self._said = params
-            self._link.send(TicketTerms(params=params))
+        async with self._issuing:
+            sender = self._sender
+            if sender is None or not self._link.open:
+                return
+            # Renewed at half their life, so that the orchestrator always has some that its own limits let it use.
+            if self._params is None or self._clock.now() >= self._renew_at:
+                params = await self._issue(sender)
+                if sender != self._sender:
+                    return
+                self._params = params
+            if self._params != self._said:
+                self._said = self._params
+                self._link.send(TicketTerms(params=self._params))
 
     async def _issue(self, sender: Address) -> TicketParams:
         # A ticket must not outlive the time in which the sender cannot take back what backs it, so there are no terms
         # before the chain has said how long that is.
         lifetime = min(self._policy.lifetime, await self._contract.unlock_period() / 2)
         epochs = await self._store.epochs()
-        expiry = int(self._clock.now() + lifetime)
-        return issue(self._policy, self._store.secret, sender, self._recipient, epochs.current, expiry)
+        now = self._clock.now()
+        self._renew_at = now + lifetime / 2
+        return issue(self._policy, self._store.secret, sender, self._recipient, epochs.current, int(now + lifetime))

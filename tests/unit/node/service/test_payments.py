@@ -1,0 +1,250 @@
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from node.adapters.ticket_store import SqliteTicketStore
+from node.core.terms import TermsPolicy
+from node.service.backing import BackingView
+from node.service.books import Books
+from node.service.link import Link
+from node.service.payments import Account, Payments
+from node.service.terms import Terms
+from node.service.waiting import Bell
+from tandem.protocol.codec import Frame, decode
+from tandem.protocol.messages import Payment, PaymentReceipt, TicketTerms, TicketTermsReply
+from tandem.protocol.tickets import TicketParams
+from tests.fixtures.clock import ManualClock
+from tests.fixtures.node import DOMAIN, NODE, NOW, POLICY, SENDER, SIGNER, ScriptedContract, payment, terms, until
+
+
+class Till:
+    """Terms and payments of a node, and what they say."""
+
+    def __init__(self, store: SqliteTicketStore, clock: ManualClock, policy: TermsPolicy = POLICY) -> None:
+        self.store = store
+        self.clock = clock
+        self.contract = ScriptedContract()
+        self.queue: asyncio.Queue[Frame] = asyncio.Queue()
+        self.link = Link()
+        self.won = Bell(clock)
+        self.books = Books(store, self.won)
+        self.view = BackingView(self.contract, clock, 15.0)
+        self.terms = Terms(store, self.contract, self.link, clock, recipient=NODE.address, policy=policy)
+        account = Account(NODE.address, DOMAIN)
+        self.payments = Payments(store, self.books, self.view, self.terms, self.link, clock, account)
+
+    async def open(self) -> None:
+        await self.books.open(SENDER.address)
+        self.link.attach(self.queue)
+        self.terms.opened(SENDER.address)
+
+    async def said(self) -> object:
+        async with asyncio.timeout(5):
+            return decode(await self.queue.get()).message
+
+    async def agree(self) -> TicketParams:
+        """The terms that the node says, accepted."""
+        message = await self.said()
+        assert isinstance(message, TicketTerms)
+        reply = TicketTermsReply(commitment=message.params.commitment, accepted=True)
+        self.payments.receive(SENDER.address, reply)
+        return message.params
+
+    async def pay(self, message: Payment) -> PaymentReceipt:
+        self.payments.receive(SENDER.address, message)
+        receipt = await self.said()
+        assert isinstance(receipt, PaymentReceipt)
+        return receipt
+
+
+@pytest.fixture
+async def till(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Till]:
+    async with SqliteTicketStore(tmp_path / "tickets.db", NODE.address, DOMAIN) as store:
+        till = Till(store, clock)
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(loop) for loop in (till.terms.run(), till.payments.run())]
+            await till.open()
+            yield till
+            for task in tasks:
+                task.cancel()
+
+
+async def test_terms_are_said_when_a_session_opens(till: Till) -> None:
+    params = await till.agree()
+    assert (params.sender, params.recipient) == (SENDER.address, NODE.address)
+    assert params.expiry == NOW + POLICY.lifetime
+
+
+async def test_a_payment_is_on_disk_before_it_is_acknowledged(till: Till) -> None:
+    params = await till.agree()
+    assert await till.pay(payment(params)) == PaymentReceipt(id=1, accepted=True)
+    assert await till.store.seen(params.hash(), [0, 1, 2]) == {0, 1, 2}
+    assert till.books.balance.received == 3000
+
+
+async def test_a_payment_that_is_said_again_is_answered_again_and_counts_once(till: Till) -> None:
+    params = await till.agree()
+    message = payment(params)
+    assert await till.pay(message) == await till.pay(message)
+    assert till.books.balance.received == 3000
+
+
+async def test_the_same_tickets_in_another_payment_are_a_replay(till: Till) -> None:
+    params = await till.agree()
+    await till.pay(payment(params))
+    for number in (2, 1):
+        receipt = await till.pay(payment(params, [3, 2], number=number))
+        assert (receipt.accepted, receipt.code) == (False, "ticket_replayed")
+    assert till.books.balance.received == 3000
+
+
+async def test_a_refused_payment_stays_refused(till: Till) -> None:
+    params = await till.agree()
+    till.contract.promised = 0
+    message = payment(params)
+    assert (await till.pay(message)).code == "ticket_unfunded"
+    till.contract.promised = 10**18
+    assert (await till.pay(message)).code == "ticket_unfunded"
+    assert (await till.pay(payment(params, [3], number=2))).accepted
+
+
+async def test_nothing_is_refused_by_an_old_reading(till: Till) -> None:
+    params = await till.agree()
+    till.contract.promised = 4000
+    first = await till.pay(payment(params, [0]))
+    assert first.accepted
+    till.contract.promised = 10**18
+    assert (await till.pay(payment(params, range(1, 40), number=2))).accepted
+    assert till.contract.reads == 2
+
+
+async def test_the_chain_is_not_asked_for_every_payment(till: Till) -> None:
+    params = await till.agree()
+    for number in range(1, 6):
+        await till.pay(payment(params, [number], number=number))
+    assert till.contract.reads == 1
+    till.clock.advance(16)
+    await till.pay(payment(params, [9], number=9))
+    assert till.contract.reads == 2
+
+
+async def test_while_the_chain_is_away_a_reading_holds_as_long_as_it_must(till: Till) -> None:
+    params = await till.agree()
+    till.contract.good_until = params.expiry
+    await till.pay(payment(params))
+    till.contract.away = True
+    till.clock.advance(16)
+    assert (await till.pay(payment(params, [3], number=2))).accepted
+
+
+async def test_without_a_reading_a_payment_waits_for_the_chain(till: Till) -> None:
+    params = await till.agree()
+    till.contract.away = True
+    till.payments.receive(SENDER.address, payment(params))
+    await until(lambda: till.clock._sleepers)
+    assert till.queue.empty()
+    till.contract.away = False
+    till.clock.advance(5)
+    assert await till.said() == PaymentReceipt(id=1, accepted=True)
+
+
+async def test_a_reading_that_ends_before_the_tickets_serves_no_longer(till: Till) -> None:
+    params = await till.agree()
+    till.contract.good_until = params.expiry - 1
+    await till.pay(payment(params))
+    await till.pay(payment(params, [3], number=2))
+    assert till.contract.reads == 2
+
+
+@pytest.mark.parametrize("until_time", [0, NOW])
+async def test_a_revoked_signer_is_refused(till: Till, until_time: int) -> None:
+    params = await till.agree()
+    till.contract.signers[SIGNER.address] = int(until_time)
+    assert (await till.pay(payment(params))).code == "ticket_signature_invalid"
+
+
+async def test_terms_are_renewed_at_half_their_life(till: Till) -> None:
+    first = await till.agree()
+    till.clock.advance(POLICY.lifetime / 2)
+    await until(lambda: till.queue.qsize() or till.clock.advance(1))
+    second = await till.agree()
+    assert second.expiry > first.expiry
+    assert (await till.pay(payment(first, number=1))).accepted
+    assert (await till.pay(payment(second, number=2))).accepted
+
+
+async def test_after_a_drop_the_same_terms_are_said_again(till: Till) -> None:
+    first = await till.agree()
+    till.link.detach(till.queue)
+    await till.open()
+    assert await till.agree() == first
+
+
+async def test_rotation_is_agreed_behind_all_payments_before_it(till: Till) -> None:
+    old = await till.agree()
+    assert await till.terms.rotate() == 1
+    message = await till.said()
+    assert isinstance(message, TicketTerms)
+    till.payments.receive(SENDER.address, payment(old))
+    reply = TicketTermsReply(commitment=message.params.commitment, accepted=True)
+    till.payments.receive(SENDER.address, reply)
+    assert await till.terms.agreed(1)
+    assert await till.said() == PaymentReceipt(id=1, accepted=True)
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+async def test_a_reply_that_agrees_to_nothing_is_no_agreement(till: Till, accepted: bool) -> None:
+    old = await till.agree()
+    await till.terms.rotate()
+    new = await till.said()
+    assert isinstance(new, TicketTerms)
+    commitment = old.commitment if accepted else new.params.commitment
+    till.terms.reply(TicketTermsReply(commitment=commitment, accepted=accepted))
+    async with asyncio.TaskGroup() as group:
+        agreed = group.create_task(till.terms.agreed(120))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        till.clock.advance(120)
+    assert not agreed.result()
+
+
+async def test_terms_wait_for_the_chain(tmp_path: Path, clock: ManualClock) -> None:
+    async with SqliteTicketStore(tmp_path / "tickets.db", NODE.address, DOMAIN) as store:
+        till = Till(store, clock)
+        till.contract.away = True
+        async with asyncio.TaskGroup() as group:
+            loop = group.create_task(till.terms.run())
+            await till.open()
+            await until(lambda: clock._sleepers)
+            assert till.queue.empty()
+            till.contract.away = False
+            clock.advance(15)
+            assert isinstance(await till.said(), TicketTerms)
+            loop.cancel()
+
+
+async def test_terms_live_at_most_half_the_unlock_period(tmp_path: Path, clock: ManualClock) -> None:
+    async with SqliteTicketStore(tmp_path / "tickets.db", NODE.address, DOMAIN) as store:
+        till = Till(store, clock, TermsPolicy(1000, 4, lifetime=10**9))
+        async with asyncio.TaskGroup() as group:
+            loop = group.create_task(till.terms.run())
+            await till.open()
+            message = await till.said()
+            assert isinstance(message, TicketTerms)
+            assert message.params.expiry == NOW + 500_000
+            loop.cancel()
+
+
+async def test_payments_beyond_the_queue_are_dropped_to_be_said_again(till: Till) -> None:
+    params = terms()
+    for number in range(1, 1200):
+        till.payments.receive(SENDER.address, payment(params, [0], number=number) if number == 1 else _empty(number))
+    assert till.payments._queue.full()
+    for _ in range(till.payments._queue.qsize()):
+        till.payments._queue.get_nowait()
+
+
+def _empty(number: int) -> Payment:
+    return Payment.model_construct(id=number, params=terms(), tickets=())
