@@ -133,6 +133,10 @@ class OrchestratorSession:
                 return self._challenge(message)
             case Phase.PROOF, Proof():
                 return self._check(message)
+            case Phase.OPEN, Problem(fatal=True):
+                return [Deliver(envelope), *self.close(message.code, message.detail)]
+            case Phase.HELLO | Phase.PROOF | Phase.PROVEN, Problem():
+                return self.close(message.code, message.detail)
             case Phase.OPEN, _ if isinstance(message, _DELIVERED):
                 return [Deliver(envelope)]
             case _:
