@@ -41,7 +41,7 @@ async def test_a_transcode_is_quoted_and_taken_with_a_default_ladder(api: Api, c
     price = 160 * 120 * 10 * 10**9 // 10**6
     assert (status, quote["kind"], quote["price"]) == (200, "transcode", str(price))
     assert [(each["name"], each["width"], each["height"]) for each in quote["ladder"]] == [("120p", 160, 120)]
-    assert api.wakes.seen == []
+    assert api.wakes.count == 0
 
     job = await submit(api, request)
     assert job["state"] == "queued"
@@ -49,7 +49,7 @@ async def test_a_transcode_is_quoted_and_taken_with_a_default_ladder(api: Api, c
     assert job["request"]["input"] == request["input"]
     assert job["result"] is None
     assert job["created_at"].endswith("Z")
-    assert len(api.wakes.seen) == 1
+    assert api.wakes.count == 1
     assert await api.call("GET", f"/v1/jobs/{job['id']}") == (200, job)
 
 

@@ -107,13 +107,11 @@ async def test_a_response_that_breaks_off_looks_broken(tmp_path: Path) -> None:
         url = URL(api.url)
         reader, writer = await asyncio.open_connection(url.host, url.port)
         writer.write(f"GET /breaks_off HTTP/1.1\r\nHost: {url.authority}\r\n\r\n".encode())
-        received = b""
-        with pytest.raises(ConnectionResetError):
-            while True:
-                received += await reader.readexactly(1)
+        received = await reader.read()
         assert received.startswith(b"HTTP/1.1 200")
-        assert b"problem" not in received
+        assert received.endswith(b"\r\n\r\n")  # and not one byte of a body
         writer.close()
+        await writer.wait_closed()
 
 
 async def test_garbage_is_answered_and_does_no_harm(api: Api) -> None:

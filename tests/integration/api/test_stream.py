@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from aiohttp import ClientResponse
@@ -12,7 +11,7 @@ from orchestrator.core import lifecycle
 from orchestrator.core.records import JobChanges, JobSnapshot
 from orchestrator.web.call import Limits
 from tandem.client.updates import EventReader
-from tandem.protocol.jobs import JobState, RenditionResult, TranscodeOutput
+from tandem.protocol.jobs import RenditionResult, TranscodeOutput
 from tests.fixtures.api import NODE, Api, run_api
 
 
@@ -71,11 +70,11 @@ async def test_a_quiet_stream_shows_that_it_lives_and_asks_the_store(tmp_path: P
             lines = aiter(response.content)
             assert b": still here\n" in [await anext(lines) for _ in range(7)]
 
-            def fail(snapshot: JobSnapshot, now: float) -> JobChanges:
-                return JobChanges(job=replace(snapshot.job, state=JobState.FAILED, finished_at=now))
+            def cancel(snapshot: JobSnapshot, now: float) -> JobChanges:
+                return lifecycle.decide(snapshot, lifecycle.Cancelled(), now, lifecycle.RetryPolicy())
 
-            await api.store.decide([job_id], fail)  # as another replica would: nothing is published here
-            assert [line async for line in lines][-2] == b'data: {"state":"failed"}\n'
+            await api.store.decide([job_id], cancel)  # as another replica would: nothing is published here
+            assert [line async for line in lines][-2] == b'data: {"state":"cancelled"}\n'
 
 
 async def test_a_listener_that_leaves_is_forgotten(api: Api, clip: bytes) -> None:

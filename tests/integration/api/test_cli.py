@@ -1,0 +1,120 @@
+"""The submitter's commands against a real orchestrator."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from tandem.cli.submit import COMMANDS
+from tandem.protocol.jobs import InferenceOutput, RenditionResult, TranscodeOutput
+from tandem.protocol.media import MediaInfo, VideoStream
+from tandem.protocol.tensors import Datatype, Tensor
+from tests.fixtures.api import DIGITS, NODE, Api
+
+
+async def tandem(api: Api, *arguments: str | Path) -> Result:
+    group = click.Group("tandem", commands={command.name or "": command for command in COMMANDS})
+    environment = {"TANDEM_URL": api.url, "COLUMNS": "240"}
+    return await asyncio.to_thread(CliRunner().invoke, group, [str(each) for each in arguments], env=environment)
+
+
+async def do_transcode(api: Api) -> None:
+    job = await api.next_job()
+    rendition = RenditionResult(name="96p", artifact=await api.upload(b"rendition", "video/mp4"), size=9)
+    video = VideoStream(codec="h264", width=128, height=96, frame_rate=(10, 1), frames=10)
+    await api.store.save_media(rendition.artifact, MediaInfo(format="mp4", duration_us=10**6, video=video))
+    await api.finish(job, await api.assign(job, price=7), TranscodeOutput(renditions=(rendition,)))
+
+
+async def do_inference(api: Api) -> None:
+    job = await api.next_job()
+    label = Tensor(name="label", datatype=Datatype.INT64, shape=(1,), data=(4).to_bytes(8, "little"))
+    output = InferenceOutput(outputs=(label.meta,), provider="CPUExecutionProvider")
+    await api.finish(job, await api.assign(job), output, (label,))
+
+
+async def test_transcode_puts_the_renditions_where_it_is_told(api: Api, clip: bytes, tmp_path: Path) -> None:
+    source, output = tmp_path / "clip.mp4", tmp_path / "out"
+    source.write_bytes(clip)
+    async with asyncio.TaskGroup() as together:
+        together.create_task(do_transcode(api))
+        result = await tandem(api, "transcode", source, "-r", "96:200000", "-o", output)
+    assert result.exit_code == 0, result.output
+    assert [(path.name, path.read_bytes()) for path in output.iterdir()] == [("clip-96p.mp4", b"rendition")]
+    for expected in ("96p", "128x96", "10", "charged 7 wei", NODE):
+        assert expected in result.stdout
+
+
+async def test_a_model_is_added_listed_and_run(api: Api, tmp_path: Path) -> None:
+    added = await tandem(api, "model", "add", "digits", DIGITS)
+    assert "image FP32 [-1, 64]" in added.stdout, added.output
+    assert "digits" in (await tandem(api, "model", "list")).stdout
+    pixels = tmp_path / "pixels.json"
+    pixels.write_text(json.dumps([0.5] * 64))
+    async with asyncio.TaskGroup() as together:
+        together.create_task(do_inference(api))
+        result = await tandem(api, "infer", "digits", "-i", f"image=@{pixels}")
+    assert result.exit_code == 0, result.output
+    assert "label = [4]" in result.stdout
+    assert "succeeded" in (await tandem(api, "jobs")).stdout
+
+
+async def test_json_is_the_answer_and_nothing_else(api: Api, clip: bytes, tmp_path: Path) -> None:
+    source = tmp_path / "clip.mp4"
+    source.write_bytes(clip)
+    async with asyncio.TaskGroup() as together:
+        together.create_task(do_transcode(api))
+        result = await tandem(api, "transcode", source, "-r", "96", "--json")
+    assert json.loads(result.stdout)["result"]["renditions"][0]["frames"] == 10
+    assert (
+        json.loads((await tandem(api, "jobs", "--state", "succeeded", "--json")).stdout)["jobs"][0]["kind"]
+        == "transcode"
+    )
+    assert json.loads((await tandem(api, "nodes", "--json")).stdout) == {"nodes": []}
+
+
+async def test_a_job_that_is_cancelled_ends_the_command_with_1(api: Api, clip: bytes, tmp_path: Path) -> None:
+    source = tmp_path / "clip.mp4"
+    source.write_bytes(clip)
+
+    async def cancel() -> None:
+        await api.call("DELETE", f"/v1/jobs/{await api.next_job()}")
+
+    async with asyncio.TaskGroup() as together:
+        together.create_task(cancel())
+        result = await tandem(api, "transcode", source)
+    assert result.exit_code == 1
+    assert "has cancelled" in result.stderr
+
+
+async def test_cancel_says_what_became_of_the_job(api: Api, clip: bytes) -> None:
+    request = {"kind": "transcode", "input": {"artifact": await api.upload(clip)}}
+    _, job = await api.call("POST", "/v1/jobs", json=request)
+    assert (await tandem(api, "cancel", job["id"])).stdout == f"{job['id']} is cancelled\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["cancel", "job_" + "0" * 28], 3, "not_found: "),
+        (["infer", "nobody", "-i", "x=[1]"], 3, "not_found: "),
+        (["jobs", "--key", "tdm_wrong"], 3, "unauthorized: "),
+        (["jobs", "--state", "lost"], 2, "'lost' is not one of"),
+        (["infer", "m", "-i", "x"], 2, "expected NAME=LIST"),
+        (["infer", "m", "-i", "x=5"], 2, "expected a JSON list"),
+        (["transcode", DIGITS, "-r", "tall"], 2, "expected HEIGHT"),
+        (["transcode", DIGITS], 3, "unreadable_media: "),
+        (["model", "add", "m", __file__], 3, "invalid_model: "),
+        (["jobs", "--url", "http://127.0.0.1:1"], 4, "is it running there?"),
+    ],
+)
+async def test_what_goes_wrong_is_said_with_an_exit_code(
+    api: Api, arguments: list[str | Path], code: int, said: str
+) -> None:
+    result = await tandem(api, *arguments)
+    assert result.exit_code == code, result.output
+    assert said in result.stderr
+    assert "Traceback" not in result.output
