@@ -5,7 +5,7 @@ from pathlib import Path
 
 from orchestrator.ports.inspection import ModelFacts
 from tandem.clock import Clock
-from tandem.inspection import inspect_media, inspect_model
+from tandem.inspection.calls import inspect_media, inspect_model
 from tandem.protocol.capacity import Sandbox
 from tandem.protocol.media import MediaInfo
 

@@ -1,5 +1,4 @@
-"""Looking into a stranger's files: in confined child processes, never here."""
+"""Looking into a stranger's files, in confined child processes: `calls` starts them, the `…_child` modules run in them.
 
-from tandem.inspection.calls import ModelReport, inspect_media, inspect_model
-
-__all__ = ["ModelReport", "inspect_media", "inspect_model"]
+Nothing is imported here, so that a child starts with little more than what it needs.
+"""

@@ -6,15 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-
-class Refused(Exception):
-    """The file is at fault; the message says what was expected, what came and what to do."""
+from tandem.protocol.errors import InvalidRequest
 
 
 def answer(inspect: Callable[[Path], dict[str, Any]]) -> None:
-    """Inspects the file named by the first argument and prints `{"result": …}` or `{"refused": …}`."""
+    """Inspects the file that the first argument names; prints `{"result": …}`, or `{"refused": …}` if at fault."""
     try:
         reply: dict[str, Any] = {"result": inspect(Path(sys.argv[1]))}
-    except Refused as error:
-        reply = {"refused": str(error)}
+    except InvalidRequest as error:
+        reply = {"refused": error.detail}
     json.dump(reply, sys.stdout)

@@ -14,7 +14,8 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from tandem.inspection.accepted import AUDIO_DECODERS, DEMUXER_OPTIONS, MAX_PIXELS, VIDEO_DECODERS
-from tandem.inspection.answer import Refused, answer
+from tandem.inspection.answer import answer
+from tandem.protocol.errors import UnreadableMedia
 
 _MICRO = 10**6
 _MAX_DENOMINATOR = 1_001_000
@@ -24,14 +25,14 @@ _PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 
 
 def probe(path: Path) -> dict[str, Any]:
-    """The fields of a MediaInfo; raises Refused."""
+    """The fields of a MediaInfo; raises UnreadableMedia."""
     if path.stat().st_size == 0:
-        raise Refused("expected a media file, got an empty one; upload it again")
+        raise UnreadableMedia("expected a media file, got an empty one; upload it again")
     try:
         with av.open(f"file:{path}", "r", options=DEMUXER_OPTIONS, metadata_errors="replace") as container:
             return _facts(container)
     except av.error.FFmpegError as error:
-        raise Refused(f"expected a media file such as MP4, Matroska or MPEG-TS, got {_guess(path)}") from error
+        raise UnreadableMedia(f"expected a media file such as MP4, Matroska or MPEG-TS, got {_guess(path)}") from error
 
 
 def _facts(container: InputContainer) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def _facts(container: InputContainer) -> dict[str, Any]:
     elif audio:
         video, span = None, Fraction(container.duration or 0, av.time_base)
     else:
-        raise Refused("expected a video or an audio stream, got a file with neither that can be decoded")
+        raise UnreadableMedia("expected a video or an audio stream, got a file with neither that can be decoded")
     return {"format": container.format.name, "duration_us": round(span * _MICRO), "video": video, "audio": audio}
 
 
@@ -69,12 +70,14 @@ def _decodable(stream: AudioStream | VideoStream, decoders: tuple[str, ...]) -> 
 def _picture(container: InputContainer, stream: VideoStream) -> tuple[dict[str, Any], Fraction]:
     if not _decodable(stream, VIDEO_DECODERS):
         codec = stream.codec_context.codec.name if stream.codec_context else "an unknown codec"
-        raise Refused(f"expected a video codec such as H.264, HEVC, VP9 or AV1, got {codec}")
+        raise UnreadableMedia(f"expected a video codec such as H.264, HEVC, VP9 or AV1, got {codec}")
     if stream.width * stream.height > MAX_PIXELS:
-        raise Refused(f"expected at most {MAX_PIXELS} pixels a picture, got {stream.width}x{stream.height}")
+        raise UnreadableMedia(f"expected at most {MAX_PIXELS} pixels a picture, got {stream.width}x{stream.height}")
     timeline, frame = _read(container, stream)
     if frame is None:
-        raise Refused("expected a decodable video stream, got one without a single frame; is the upload complete?")
+        raise UnreadableMedia(
+            "expected a decodable video stream, got one without a single frame; is the upload complete?"
+        )
     return _describe(stream, timeline, frame), timeline.span
 
 

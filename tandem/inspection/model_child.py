@@ -6,38 +6,32 @@ The file is read as a message first, since some of what a hostile model asks for
 import ctypes
 import statistics
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime as ort
-from google.protobuf.message import DecodeError, Message
 
-from tandem.inspection.answer import Refused, answer
-from tandem.protocol.tensors import Datatype
+from tandem.inspection.answer import answer
+from tandem.inspection.model_rules import check_model
+from tandem.protocol.errors import InvalidModel
 
-DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
-"""Operators that ONNX Runtime itself brings; any other needs a library that is not loaded."""
-
-DATATYPES: dict[str, tuple[Datatype, Any]] = {
-    "tensor(bool)": (Datatype.BOOL, np.bool_),
-    "tensor(uint8)": (Datatype.UINT8, np.uint8),
-    "tensor(uint16)": (Datatype.UINT16, np.uint16),
-    "tensor(uint32)": (Datatype.UINT32, np.uint32),
-    "tensor(uint64)": (Datatype.UINT64, np.uint64),
-    "tensor(int8)": (Datatype.INT8, np.int8),
-    "tensor(int16)": (Datatype.INT16, np.int16),
-    "tensor(int32)": (Datatype.INT32, np.int32),
-    "tensor(int64)": (Datatype.INT64, np.int64),
-    "tensor(float16)": (Datatype.FP16, np.float16),
-    "tensor(float)": (Datatype.FP32, np.float32),
-    "tensor(double)": (Datatype.FP64, np.float64),
-    "tensor(string)": (Datatype.BYTES, np.object_),
+_DATATYPES: dict[str, tuple[str, Any]] = {
+    "tensor(bool)": ("BOOL", np.bool_),
+    "tensor(uint8)": ("UINT8", np.uint8),
+    "tensor(uint16)": ("UINT16", np.uint16),
+    "tensor(uint32)": ("UINT32", np.uint32),
+    "tensor(uint64)": ("UINT64", np.uint64),
+    "tensor(int8)": ("INT8", np.int8),
+    "tensor(int16)": ("INT16", np.int16),
+    "tensor(int32)": ("INT32", np.int32),
+    "tensor(int64)": ("INT64", np.int64),
+    "tensor(float16)": ("FP16", np.float16),
+    "tensor(float)": ("FP32", np.float32),
+    "tensor(double)": ("FP64", np.float64),
+    "tensor(string)": ("BYTES", np.object_),
 }
 
-_EPCONTEXT = "EPContext"
 _ERRORS_ONLY = 4
 _TIMED_RUNS = 9
 _TIMED_SECONDS = 2.0
@@ -49,48 +43,17 @@ _MAX_INPUT_ELEMENTS = 2**28
 
 
 def inspect(path: Path) -> dict[str, Any]:
-    """The fields of a ModelReport; raises Refused."""
-    check_message(path)
+    """The fields of a ModelReport; raises InvalidModel."""
+    check_model(path.read_bytes())
     ctypes.CDLL(None).malloc_trim(0)
     before = _resident()
     session = _load(path)
     inputs, outputs = [_spec(node) for node in session.get_inputs()], [_spec(node) for node in session.get_outputs()]
     if not inputs:
-        raise Refused("expected a model with at least one input, got none")
+        raise InvalidModel("expected a model with at least one input, got none")
     cost = _cost_us(session)
     memory = max(_resident() - before, path.stat().st_size) // _MIB + 1
     return {"inputs": inputs, "outputs": outputs, "cost_us": cost, "memory": memory}
-
-
-def check_message(path: Path) -> None:
-    """Raises Refused unless the file is an ONNX model in itself that asks only for known operators."""
-    try:
-        model = onnx.ModelProto.FromString(path.read_bytes())
-    except DecodeError as error:
-        raise Refused("expected an ONNX model, got a file that is none; export the model to ONNX") from error
-    if not model.graph.node:
-        raise Refused("expected an ONNX model with operators, got an empty graph; export the model to ONNX")
-    known = DOMAINS | {function.domain for function in model.functions}
-    for message in _walk(model):
-        match message:
-            case onnx.TensorProto() if message.external_data or message.data_location == onnx.TensorProto.EXTERNAL:
-                raise Refused("expected all weights inside the file, got external data; save the model as one file")
-            case onnx.NodeProto() if message.domain not in known or message.op_type == _EPCONTEXT:
-                operator = f"{message.domain or 'ai.onnx'}.{message.op_type}"
-                raise Refused(f"expected operators of ONNX and ONNX Runtime, got {operator[:_REASON_LENGTH]}")
-            case _:
-                pass
-
-
-def _walk(message: Message) -> Iterator[Message]:
-    """The message and all within it: nodes and tensors sit in subgraphs, attributes and functions too."""
-    stack = [message]
-    while stack:
-        message = stack.pop()
-        yield message
-        for field, value in message.ListFields():
-            if field.message_type is not None:
-                stack += [value] if isinstance(value, Message) else value
 
 
 def _load(path: Path) -> ort.InferenceSession:
@@ -101,22 +64,22 @@ def _load(path: Path) -> ort.InferenceSession:
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # each of ONNX Runtime's errors is a class of its own below Exception
-        raise Refused(f"expected a model that ONNX Runtime can load, got: {_reason(error, path)}") from error
+        raise InvalidModel(f"expected a model that ONNX Runtime can load, got: {_reason(error, path)}") from error
 
 
 def _spec(node: ort.NodeArg) -> dict[str, Any]:
-    if node.type not in DATATYPES:
-        raise Refused(f"expected tensors of {', '.join(Datatype)}, got {node.type} for {node.name!r}")
+    if node.type not in _DATATYPES:
+        raise InvalidModel(f"expected {', '.join(_DATATYPES)}, got {node.type} for {node.name!r}")
     shape = [size if isinstance(size, int) else -1 for size in node.shape]
-    return {"name": node.name, "datatype": DATATYPES[node.type][0], "shape": shape}
+    return {"name": node.name, "datatype": _DATATYPES[node.type][0], "shape": shape}
 
 
 def _zeros(node: ort.NodeArg) -> np.ndarray[Any, Any]:
     shape = [size if isinstance(size, int) else 1 for size in node.shape]
     if np.prod(shape, dtype=object) > _MAX_INPUT_ELEMENTS:
-        raise Refused(f"expected inputs of at most {_MAX_INPUT_ELEMENTS} elements, got {shape} for {node.name!r}")
-    datatype, dtype = DATATYPES[node.type]
-    return np.full(shape, "" if datatype is Datatype.BYTES else 0, dtype)
+        raise InvalidModel(f"expected inputs of at most {_MAX_INPUT_ELEMENTS} elements, got {shape} for {node.name!r}")
+    datatype, dtype = _DATATYPES[node.type]
+    return np.full(shape, "" if datatype == "BYTES" else 0, dtype)
 
 
 def _cost_us(session: ort.InferenceSession) -> int:
@@ -131,7 +94,7 @@ def _cost_us(session: ort.InferenceSession) -> int:
             took.append(time.perf_counter() - start)
     except Exception as error:  # as above
         reason = _reason(error)
-        raise Refused(f"expected a model that runs with every open dimension at 1, got: {reason}") from error
+        raise InvalidModel(f"expected a model that runs with every open dimension at 1, got: {reason}") from error
     return max(1, round(statistics.median(took) * _MICRO))
 
 

@@ -1,0 +1,93 @@
+"""The command line of a transcode."""
+
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from node.adapters.ffmpeg.arguments import VideoEncoder, build
+from tandem.protocol.jobs import TranscodeWork
+from tandem.protocol.media import AudioCodec, AudioStream, MediaInfo, Rendition, VideoCodec, VideoStream
+
+SOURCE, FOLDER = Path("/in/a:b -y"), Path("/out")
+STEREO = AudioStream(codec="aac", channels=2, sample_rate=48000)
+
+
+def rendition(name: str, width: int, height: int, *, sound: bool = True, rate: int = 1_000_000) -> Rendition:
+    return Rendition(
+        name=name,
+        width=width,
+        height=height,
+        video_codec=VideoCodec.H264,
+        video_bitrate=rate,
+        audio_codec=AudioCodec.AAC if sound else None,
+        audio_bitrate=96_000 if sound else None,
+    )
+
+
+def work(*ladder: Rendition, duration_us: int = 3_000_000) -> TranscodeWork:
+    video = VideoStream(codec="h264", width=1280, height=720, frame_rate=(25, 1), frames=75)
+    media = MediaInfo(format="mov", duration_us=duration_us, video=video, audio=(STEREO,))
+    return TranscodeWork(source=f"sha256:{0:064}", source_size=1, media=media, ladder=ladder)
+
+
+def arguments(*ladder: Rendition, encoder: VideoEncoder = VideoEncoder.X264) -> list[str]:
+    return build(work(*ladder), SOURCE, FOLDER, encoder, threads=3)
+
+
+def values(argv: list[str], option: str) -> list[str]:
+    return [argv[index + 1] for index, word in enumerate(argv) if word == option]
+
+
+def test_what_guards_the_input_stands_before_it() -> None:
+    argv = arguments(rendition("a", 640, 360))
+    head = argv[: argv.index("-i")]
+    assert argv[argv.index("-i") + 1] == "file:/in/a:b -y"
+    assert values(head, "-protocol_whitelist") == ["file"]
+    assert "mov" in values(head, "-format_whitelist")[0].split(",")
+    assert "magicyuv" not in values(head, "-codec_whitelist")[0].split(",")
+    for option in ("-max_pixels", "-max_streams", "-max_alloc"):
+        assert values(head, option)
+
+
+def test_one_decode_feeds_every_rendition() -> None:
+    argv = arguments(rendition("a", 640, 360), rendition("b", 320, 180, sound=False))
+    (graph,) = values(argv, "-filter_complex")
+    assert values(argv, "-i") == ["file:/in/a:b -y"]
+    assert graph.count("[0:V:0]") == graph.count("[0:a:0]") == 1
+    assert "split=2" in graph
+    assert "asplit=1" in graph
+    assert "scale=640:360" in graph
+    assert "scale=320:180" in graph
+    assert [word for word in argv if word.endswith(".mp4")] == ["file:/out/a.mp4", "file:/out/b.mp4"]
+
+
+def test_an_output_is_bounded_from_its_first_frame() -> None:
+    (graph,) = values(arguments(rendition("a", 640, 360)), "-filter_complex")
+    assert "[0:V:0]trim=duration=5.000000" in graph
+    assert "[0:a:0]atrim=duration=5.000000" in graph
+
+
+def test_without_sound_there_is_no_trace_of_it() -> None:
+    argv = arguments(rendition("a", 640, 360, sound=False))
+    assert not [word for word in argv if ":a" in word and "whitelist" not in word and word != "file:/in/a:b -y"]
+
+
+def test_a_hardware_encoder_leaves_tiny_pictures_to_the_processor() -> None:
+    argv = arguments(rendition("a", 640, 360), rendition("b", 96, 54), encoder=VideoEncoder.NVENC)
+    assert values(argv, "-c:v") == ["h264_nvenc", "libx264"]
+    assert values(argv, "-forced-idr") == ["1"]
+    assert values(argv, "-sc_threshold") == ["0"]
+
+
+@given(
+    width=st.integers(8, 4096).map(lambda half: 2 * half),
+    rate=st.integers(16_000, 200_000_000),
+    duration=st.integers(0, 12 * 3600 * 10**6),
+)
+def test_every_number_comes_out_plain(width: int, rate: int, duration: int) -> None:
+    asked = rendition("a", width, 16, rate=rate)
+    argv = build(work(asked, duration_us=duration), SOURCE, FOLDER, VideoEncoder.X264, threads=3)
+    assert values(argv, "-b:v") == [str(rate)]
+    assert int(values(argv, "-maxrate:v")[0]) >= rate
+    assert all(isinstance(word, str) and "None" not in word and "e+" not in word for word in argv)

@@ -1,0 +1,18 @@
+"""The Inspector port over real child processes."""
+
+import asyncio
+
+from orchestrator.adapters.inspection import ChildInspector
+from tandem.clock import SystemClock
+from tandem.protocol.capacity import Sandbox
+from tests.fixtures.media import CLIPS
+from tests.fixtures.onnx_models import DIGITS
+
+
+async def test_media_and_models_are_inspected(sandbox: Sandbox) -> None:
+    inspector = ChildInspector(sandbox=sandbox, clock=SystemClock())
+    async with asyncio.TaskGroup() as tasks:
+        media = tasks.create_task(inspector.media(CLIPS / "carphone_176x144_sar.mp4"))
+        model = tasks.create_task(inspector.model(DIGITS))
+    assert media.result().video is not None
+    assert model.result().inputs[0].name == "image"

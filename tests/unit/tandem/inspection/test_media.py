@@ -1,0 +1,129 @@
+"""Probing real clips, and files that are none."""
+
+from pathlib import Path
+
+import pytest
+
+from tandem.clock import SystemClock
+from tandem.inspection.accepted import FORMATS
+from tandem.inspection.calls import inspect_media
+from tandem.process import Limits
+from tandem.protocol.capacity import Sandbox
+from tandem.protocol.errors import Unavailable, UnreadableMedia
+from tandem.protocol.media import MediaInfo
+from tests.fixtures.media import CLIPS, encode, ffmpeg, rotate
+
+FACTS = {
+    "bbb_720p25_aac51.mp4": ((1280, 720), 132, (25, 1), 5_280_000, 6),
+    "bikes_640x272_noaudio.mp4": ((640, 272), 52, (25, 1), 2_160_000, None),
+    "carphone_176x144_sar.mp4": ((193, 144), 32, (30000, 1001), 1_101_100, None),
+    "hls_segment_15fps_sar.ts": ((391, 300), 134, (15, 1), 8_933_333, 2),
+    "sintel_cea608.ts": ((400, 170), 240, (24, 1), 10_000_000, 2),
+}
+RED_SQUARE = ("-f", "lavfi", "-i", "color=red:size=64x64:duration=0.04:rate=25")
+
+
+async def probe(path: Path, sandbox: Sandbox = Sandbox.LIMITS) -> MediaInfo:
+    return await inspect_media(path, sandbox=sandbox, clock=SystemClock())
+
+
+@pytest.mark.parametrize("name", FACTS)
+async def test_real_clips(name: str) -> None:
+    info = await probe(CLIPS / name)
+    size, frames, rate, duration, channels = FACTS[name]
+    assert info.video is not None
+    assert info.video.display_size == size
+    assert (info.video.codec, info.video.frames, info.video.frame_rate) == ("h264", frames, rate)
+    assert info.duration_us == duration
+    assert [stream.channels for stream in info.audio] == ([channels] if channels else [])
+
+
+async def test_every_confinement_sees_the_same(sandbox: Sandbox) -> None:
+    info = await probe(CLIPS / "bbb_720p25_aac51.mp4", sandbox)
+    assert info.audio[0].codec == "aac"
+    assert info.format.startswith("mov,mp4")
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+async def test_rotation_is_clockwise(tmp_path: Path, degrees: int) -> None:
+    info = await probe(rotate(CLIPS / "bikes_640x272_noaudio.mp4", tmp_path / "turned.mp4", degrees))
+    assert info.video is not None
+    assert info.video.rotation == degrees
+    assert info.video.display_size == ((272, 640) if degrees % 180 else (640, 272))
+
+
+async def test_variable_frame_rate_and_odd_sizes(tmp_path: Path) -> None:
+    info = await probe(encode(tmp_path / "odd.mkv", [0, 40, 80, 500, 520, 2000], (175, 143)))
+    assert info.video is not None
+    assert (info.video.width, info.video.height, info.video.frames) == (175, 143, 6)
+    assert 2_000_000 <= info.duration_us <= 2_100_000
+
+
+async def test_sound_alone_is_media_without_video(tmp_path: Path) -> None:
+    path = tmp_path / "sound.m4a"
+    ffmpeg("-i", CLIPS / "bbb_720p25_aac51.mp4", "-vn", "-c", "copy", path)
+    info = await probe(path)
+    assert info.video is None
+    assert len(info.audio) == 1
+    assert info.duration_us > 5_000_000
+
+
+async def test_cover_art_is_no_video(tmp_path: Path) -> None:
+    path = tmp_path / "sound.m4a"
+    options = ["-map", "0:a", "-map", "1:v", "-c:a", "copy", "-c:v", "mjpeg", "-disposition:v", "attached_pic"]
+    ffmpeg("-i", CLIPS / "bbb_720p25_aac51.mp4", *RED_SQUARE, *options, path)
+    assert (await probe(path)).video is None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "empty one"),
+        (b"just some words\n" * 100, "got text"),
+        (b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile://SECRET\n#EXT-X-ENDLIST\n", "playlist"),
+        (b"ffconcat version 1.0\nfile SECRET\n", "playlist"),
+        (b"<?xml version='1.0'?><svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>", "playlist"),
+        (b"\x00\x00\x00\x20ftypisom" + bytes(4096), "damaged or cut short"),
+        (bytes(range(256)) * 64, "no format that is known"),
+    ],
+    ids=["empty", "text", "hls", "concat", "svg", "truncated", "noise"],
+)
+async def test_files_that_are_no_media(tmp_path: Path, content: bytes, message: str) -> None:
+    """Among them playlists that call themselves MP4 and point at a real video beside them."""
+    path = tmp_path / "upload.mp4"
+    path.write_bytes(content.replace(b"SECRET", bytes(CLIPS / "bbb_720p25_aac51.mp4")))
+    with pytest.raises(UnreadableMedia, match=message):
+        await probe(path)
+
+
+async def test_a_picture_is_no_video(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    ffmpeg(*RED_SQUARE, path)
+    with pytest.raises(UnreadableMedia, match="a picture"):
+        await probe(path)
+
+
+async def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "cut.mp4"
+    path.write_bytes((CLIPS / "bikes_640x272_noaudio.mp4").read_bytes()[:-40_000])
+    with pytest.raises(UnreadableMedia, match="complete"):
+        await probe(path)
+
+
+async def test_a_probe_that_passes_its_bounds_blames_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tandem.inspection.calls._MEDIA_LIMITS", Limits(memory_mib=64, wall_seconds=0.1))
+    monkeypatch.setattr("tandem.inspection.calls.python_command", lambda *_words: ["/usr/bin/sleep", "1000"])
+    with pytest.raises(UnreadableMedia, match=r"within bounds.*within 0\.1 s"):
+        await probe(CLIPS / "bbb_720p25_aac51.mp4")
+
+
+async def test_a_probe_that_cannot_run_is_not_the_files_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "tandem.inspection.calls.python_command", lambda *_words: ["/bin/sh", "-c", "echo no >&2; exit 1"]
+    )
+    with pytest.raises(Unavailable, match="got: no"):
+        await probe(CLIPS / "bbb_720p25_aac51.mp4")
+
+
+def test_nothing_that_points_elsewhere_is_accepted() -> None:
+    assert not {"hls", "concat", "dash", "image2", "png_pipe", "svg_pipe", "sdp", "lavfi"} & set(FORMATS)
