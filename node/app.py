@@ -13,9 +13,8 @@ from pathlib import Path
 
 from node.adapters.cache import ArtifactCache
 from node.adapters.contract import EthereumTicketContract
-from node.adapters.ffmpeg.arguments import VideoEncoder
-from node.adapters.ffmpeg.binary import find_ffmpeg
-from node.adapters.ffmpeg.transcoder import FfmpegTranscoder
+from node.adapters.detection import detect
+from node.adapters.ffmpeg import FfmpegTranscoder, VideoEncoder, find_ffmpeg
 from node.adapters.inference import InferenceSettings, WorkerInference
 from node.adapters.ticket_store import SqliteTicketStore
 from node.adapters.transfer import HttpTransfer
@@ -63,10 +62,8 @@ async def run(settings: NodeSettings) -> None:
     settings.data.mkdir(parents=True, exist_ok=True)
     with _only_process(settings.data):
         key = await asyncio.to_thread(open_key, settings)
-        from node.adapters.detection import detect
-
         clock = SystemClock()
-        detected = limited(await detect(clock), settings.capacity)
+        detected = limited(await detect(clock, settings.data / "capability.json"), settings.capacity)
         for missing in detected.missing:
             log.event(logger, "missing", level=logging.WARNING, detail=missing)
         async with _executors(settings, detected, clock) as executors:

@@ -1,0 +1,5 @@
+"""`python -m node` is `tandem node`."""
+
+from node.cli import node
+
+node()

@@ -1,0 +1,62 @@
+from pathlib import Path
+
+import pytest
+
+from node.app import limited, offer_of, open_key
+from node.ports.execution import Detected
+from node.settings import CapacitySection, ChainSection, KeySection, NodeSettings
+from tandem.protocol.capacity import Capability, Capacity
+from tandem.protocol.errors import ConfigurationError
+from tandem.protocol.media import VideoCodec
+
+DETECTED = Detected(
+    Capability(
+        video_encoders=("libx264", "h264_nvenc"),
+        execution_providers=("CUDAExecutionProvider", "CPUExecutionProvider"),
+        gpus=("H100",),
+    ),
+    Capacity(cpu=8000, memory=16_000, vram=80_000, cuda=1000, nvenc=10**9, encoder_sessions=8),
+)
+
+
+def settings(data: Path, **changes: object) -> NodeSettings:
+    return NodeSettings(data=data, chain=ChainSection(contract="0x" + "ab" * 20), **changes)  # type: ignore[arg-type]
+
+
+def test_the_key_is_made_once_and_is_private(tmp_path: Path) -> None:
+    first = open_key(settings(tmp_path))
+    assert open_key(settings(tmp_path)).address == first.address
+    for name in ("key.json", "key.password"):
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_key_whose_password_is_missing_is_left_alone(tmp_path: Path) -> None:
+    keystore = tmp_path / "elsewhere.json"
+    keystore.write_text("{}")
+    with pytest.raises(ConfigurationError, match=r"key\.password"):
+        open_key(settings(tmp_path, key=KeySection(keystore=keystore)))
+    assert keystore.read_text() == "{}"
+
+
+def test_the_offer_has_the_settings_prices(tmp_path: Path) -> None:
+    offer = offer_of(settings(tmp_path), DETECTED)
+    assert offer.capacity == DETECTED.capacity
+    assert (offer.prices.megapixel, offer.prices.inference_second) == ({VideoCodec.H264: 2 * 10**8}, 5 * 10**10)
+    assert offer.max_unpaid == 10**15
+
+
+def test_everything_detected_is_offered_by_default() -> None:
+    assert limited(DETECTED, CapacitySection()) == DETECTED
+
+
+def test_the_operator_may_keep_some_for_himself() -> None:
+    found = limited(DETECTED, CapacitySection(cpu=2.5, memory=99_999))
+    assert (found.capacity.cpu, found.capacity.memory, found.capacity.vram) == (2500, 16_000, 80_000)
+
+
+def test_without_the_gpu_nothing_of_it_is_offered() -> None:
+    found = limited(DETECTED, CapacitySection(gpu=False))
+    assert found.capacity == Capacity(cpu=8000, memory=16_000)
+    assert found.capability.video_encoders == ("libx264",)
+    assert found.capability.execution_providers == ("CPUExecutionProvider",)
+    assert found.capability.gpus == ()
