@@ -1,0 +1,91 @@
+"""Everything that is measured, in one piece that can be kept on disk."""
+
+import importlib.metadata
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+from pydantic import ValidationError
+
+from node.adapters.detection.machine import Machine
+from node.adapters.detection.measuring import measure_models, measure_video
+from node.adapters.ffmpeg import Ffmpeg
+from node.adapters.inference import installed_package
+from tandem.clock import Clock
+from tandem.protocol.capacity import Capability, Sandbox
+from tandem.protocol.ids import Frozen
+
+
+class Fingerprint(Frozen):
+    """What the measurements depend on; when any of it changes, they are taken anew."""
+
+    cpu: str
+    millicores: int
+    gpus: tuple[str, ...]
+    driver: str | None
+    sandbox: Sandbox
+    ffmpeg: str
+    runtime: str
+    tandem: str
+
+
+class Survey(Frozen):
+    """The measurements, and of what."""
+
+    fingerprint: Fingerprint
+    capability: Capability
+    encoder_sessions: int = 0
+    missing_providers: tuple[str, ...] = ()
+
+
+def fingerprint(machine: Machine, sandbox: Sandbox, ffmpeg: Ffmpeg) -> Fingerprint:
+    """Raises ConfigurationError unless exactly one ONNX Runtime is installed."""
+    package = installed_package()
+    return Fingerprint(
+        cpu=machine.cpu,
+        millicores=machine.millicores,
+        gpus=tuple(f"{gpu.name} {gpu.memory_mib} MiB" for gpu in machine.gpus),
+        driver=machine.driver,
+        sandbox=sandbox,
+        ffmpeg=f"{ffmpeg.path} {ffmpeg.version}",
+        runtime=f"{package} {importlib.metadata.version(package)}",
+        tandem=importlib.metadata.version("tandem"),
+    )
+
+
+async def measure(machine: Machine, sandbox: Sandbox, ffmpeg: Ffmpeg, clock: Clock) -> Survey:
+    """Takes some ten seconds. One after the other, since they would disturb each other."""
+    subject = fingerprint(machine, sandbox, ffmpeg)
+    gpu = bool(machine.gpus)
+    video = await measure_video(ffmpeg, gpu=gpu, sandbox=sandbox, clock=clock)
+    models = await measure_models(gpu=gpu, sandbox=sandbox, clock=clock)
+    capability = Capability(
+        video_encoders=video.encoders,
+        execution_providers=models.providers,
+        gpus=tuple(each.name for each in machine.gpus),
+        encode_speed=video.speed,
+        inference_speed=models.speed,
+        sandbox=sandbox,
+        ffmpeg=ffmpeg.version,
+    )
+    return Survey(
+        fingerprint=subject,
+        capability=capability,
+        encoder_sessions=video.sessions,
+        missing_providers=models.missing,
+    )
+
+
+def load(file: Path, subject: Fingerprint) -> Survey | None:
+    """What was measured before, if it was of the same things."""
+    try:
+        survey = Survey.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError):
+        return None
+    return survey if survey.fingerprint == subject else None
+
+
+def save(file: Path, survey: Survey) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with NamedTemporaryFile("w", dir=file.parent, prefix=file.name, delete=False) as temporary:
+        temporary.write(survey.model_dump_json(indent=2))
+    Path(temporary.name).replace(file)

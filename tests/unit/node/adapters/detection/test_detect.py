@@ -1,0 +1,111 @@
+"""Detection, with the real ffmpeg and the real ONNX Runtime."""
+
+from pathlib import Path
+
+import pytest
+
+from node.adapters import inference
+from node.adapters.detection import detect, doctor, survey
+from node.adapters.detection.detect import capacity_of
+from node.adapters.detection.doctor import findings_of
+from node.adapters.detection.machine import Gpu, Machine
+from node.adapters.detection.measuring import count_sessions
+from node.adapters.detection.survey import Fingerprint, Survey
+from node.adapters.ffmpeg import VideoEncoder, find_ffmpeg
+from tandem.clock import SystemClock
+from tandem.process import detect_sandbox
+from tandem.protocol.capacity import Capability, Capacity, Sandbox
+from tandem.protocol.errors import ConfigurationError
+
+GPU = Machine("a processor", 4000, 8192, (Gpu("a card", 24_000), Gpu("another", 8000)), "580.1")
+
+
+def survey_of(capability: Capability, *, sessions: int = 0, missing: tuple[str, ...] = ()) -> Survey:
+    subject = Fingerprint(
+        cpu="a processor",
+        millicores=4000,
+        gpus=(),
+        driver=None,
+        sandbox=capability.sandbox,
+        ffmpeg="f",
+        runtime="onnxruntime-gpu 1.31.1",
+        tandem="1",
+    )
+    return Survey(fingerprint=subject, capability=capability, encoder_sessions=sessions, missing_providers=missing)
+
+
+async def test_what_was_measured_is_offered_and_remembered(tmp_path: Path) -> None:
+    file = tmp_path / "node" / "detected.json"
+    first = await detect(SystemClock(), file)
+    assert VideoEncoder.X264 in first.capability.video_encoders
+    assert "CPUExecutionProvider" in first.capability.execution_providers
+    assert first.capability.encode_speed > 10**5
+    assert first.capability.inference_speed > 1
+    assert first.capacity.cpu > 0
+    assert first.capacity.memory > 0
+    written = file.stat().st_mtime_ns
+    assert await detect(SystemClock(), file) == first
+    assert file.stat().st_mtime_ns == written
+    assert [path.name for path in file.parent.iterdir()] == ["detected.json"]
+
+
+async def test_measurements_of_other_things_are_not_used(tmp_path: Path) -> None:
+    file = tmp_path / "detected.json"
+    known = survey_of(Capability())
+    survey.save(file, known)
+    assert survey.load(file, known.fingerprint) == known
+    assert survey.load(file, known.fingerprint.model_copy(update={"driver": "2"})) is None
+    file.write_text("{}")
+    assert survey.load(file, known.fingerprint) is None
+
+
+async def test_trial_encodes_at_once_are_counted() -> None:
+    clock = SystemClock()
+    ffmpeg, sandbox = await find_ffmpeg(clock), await detect_sandbox()
+    assert await count_sessions(ffmpeg, VideoEncoder.X264, sandbox=sandbox, clock=clock) == 12
+
+
+def test_a_gpu_is_offered_for_what_it_was_seen_to_do() -> None:
+    both = Capability(
+        video_encoders=("h264_nvenc", "libx264"),
+        execution_providers=("CUDAExecutionProvider", "CPUExecutionProvider"),
+        encode_speed=9,
+    )
+    expected = Capacity(cpu=4000, memory=7680, cuda=1000, vram=24_000, nvenc=9, encoder_sessions=5)
+    assert capacity_of(GPU, survey_of(both, sessions=5)) == expected
+    assert capacity_of(GPU, survey_of(Capability(encode_speed=9))) == Capacity(cpu=4000, memory=7680)
+
+
+def test_the_doctor_says_what_is_missing_and_what_to_do() -> None:
+    known = survey_of(Capability(sandbox=Sandbox.LIMITS), missing=("CUDAExecutionProvider: no libcudnn",))
+    findings = {finding.what: finding for finding in findings_of(GPU, known)}
+    wrong = {"sandbox", "video", "models", "models on the GPU", "video on the GPU"}
+    assert {what for what, finding in findings.items() if not finding.ok} == wrong
+    assert all(finding.remedy for finding in findings.values() if not finding.ok)
+    assert "bubblewrap" in findings["sandbox"].remedy
+    assert "libcudnn" in str(findings["models on the GPU"])
+
+
+def test_the_doctor_is_content_with_a_cpu() -> None:
+    machine = Machine("a processor", 2000, 4096, (), None)
+    capability = Capability(
+        video_encoders=("libx264",), execution_providers=("CPUExecutionProvider",), sandbox=Sandbox.BUBBLEWRAP
+    )
+    findings = findings_of(machine, survey_of(capability))
+    assert all(finding.ok for finding in findings)
+    assert "works on the CPU" in findings[-1].found
+
+
+@pytest.mark.parametrize(
+    ("packages", "expected"),
+    [(("onnxruntime", "onnx"), "got both"), (("no-such-package",), "got neither")],
+)
+async def test_two_runtimes_or_none_are_a_named_error(
+    monkeypatch: pytest.MonkeyPatch, packages: tuple[str, ...], expected: str
+) -> None:
+    monkeypatch.setattr(inference, "_PACKAGES", packages)
+    with pytest.raises(ConfigurationError, match=expected):
+        inference.installed_package()
+    findings = await doctor.examine(SystemClock())
+    assert [finding.ok for finding in findings] == [True, False]
+    assert expected in findings[-1].found
