@@ -14,6 +14,7 @@ import re
 import secrets
 import shutil
 import sys
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -45,9 +46,11 @@ class DiskArtifacts:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._placing = Lock()
+        """Held where a name is given or taken away, so that bytes that come again are never deleted as old."""
 
     async def write(self, chunks: AsyncIterator[bytes], limit: int) -> tuple[str, int]:
-        upload = _Upload(self._folder, limit)
+        upload = _Upload(self._folder, limit, self._placing)
         try:
             async for chunk in chunks:
                 if upload.take(chunk):
@@ -75,8 +78,16 @@ class DiskArtifacts:
         finally:
             lent.unlink()
 
-    async def delete(self, artifact_id: str) -> None:
-        await asyncio.to_thread(self._path(artifact_id).unlink, missing_ok=True)
+    async def aged(self, seconds: float) -> list[str]:
+        return await asyncio.to_thread(_aged, self._folder, seconds)
+
+    async def delete(self, artifact_id: str, aged: float = 0) -> None:
+        await asyncio.to_thread(self._delete, self._path(artifact_id), aged)
+
+    def _delete(self, path: Path, aged: float) -> None:
+        with self._placing:
+            if path.exists() and _age(path) >= aged:
+                path.unlink()
 
     def _path(self, artifact_id: str) -> Path:
         match = _ID.fullmatch(artifact_id)
@@ -88,9 +99,10 @@ class DiskArtifacts:
 class _Upload:
     """An artifact on its way in. `flush`, `finish` and `close` block; `close` may come while another still runs."""
 
-    def __init__(self, folder: Path, limit: int) -> None:
+    def __init__(self, folder: Path, limit: int, placing: Lock) -> None:
         self._folder = folder
         self._limit = limit
+        self._placing = placing
         self._temporary = _temporary(folder)
         self._file: BinaryIO | None = None
         self._closed = False
@@ -124,7 +136,8 @@ class _Upload:
             if not path.parent.exists():
                 path.parent.mkdir(exist_ok=True)
                 _sync(self._folder)
-            self._temporary.replace(path)
+            with self._placing:
+                self._temporary.replace(path)
             _sync(path.parent)
             return f"sha256:{digest}", self._size
 
@@ -153,6 +166,16 @@ def _temporary(folder: Path) -> Path:
 
 def _path(folder: Path, digest: str) -> Path:
     return folder / digest[:2] / digest
+
+
+def _age(path: Path) -> float:
+    """Seconds since the bytes were written, by the file system's clock."""
+    return time.time() - path.stat().st_mtime
+
+
+def _aged(folder: Path, seconds: float) -> list[str]:
+    files = (file for part in folder.iterdir() if part.name != _TEMPORARY for file in part.iterdir())
+    return sorted(f"sha256:{file.name}" for file in files if _age(file) >= seconds)
 
 
 def _prepare(folder: Path) -> None:

@@ -22,6 +22,10 @@ class ArtifactStore(Protocol):
         """The artifact as a readable file, for as long as the context lasts. Raises NotFound."""
         ...
 
-    async def delete(self, artifact_id: str) -> None:
-        """Forgets an artifact; one that is not there is no error."""
+    async def aged(self, seconds: float) -> list[str]:
+        """The ids of artifacts whose bytes last came at least so long ago."""
+        ...
+
+    async def delete(self, artifact_id: str, aged: float = 0) -> None:
+        """Forgets an artifact, unless its bytes came within so many seconds; one that is not there is no error."""
         ...

@@ -140,6 +140,10 @@ class CatalogueStore(Protocol):
         """Forgets artifacts that no job, model or accepted output refers to, `older_than` seconds old; their ids."""
         ...
 
+    async def unlisted(self, artifact_ids: Sequence[str]) -> list[str]:
+        """Those of which nothing is known here."""
+        ...
+
     async def save_media(self, artifact_id: str, media: MediaInfo) -> None:
         """Raises NotFound."""
         ...

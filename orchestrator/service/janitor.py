@@ -3,7 +3,6 @@
 from orchestrator.ports.artifacts import ArtifactStore
 from orchestrator.ports.store import Store
 from tandem.clock import Clock
-from tandem.protocol.errors import NotFound
 
 _EVERY_SECONDS = 600.0
 
@@ -24,8 +23,7 @@ class Janitor:
             await self._clock.sleep(_EVERY_SECONDS)
 
     async def sweep(self) -> None:
-        for artifact in await self._store.delete_orphans(self._age):
-            try:
-                await self._store.artifact(artifact)  # the same bytes may have come again meanwhile
-            except NotFound:
-                await self._artifacts.delete(artifact)
+        """Rows first: bytes without a row are what a crash between the two, here or at an upload, may leave."""
+        await self._store.delete_orphans(self._age)
+        for artifact in await self._store.unlisted(await self._artifacts.aged(self._age)):
+            await self._artifacts.delete(artifact, self._age)

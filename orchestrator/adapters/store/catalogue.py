@@ -1,5 +1,7 @@
 """Artifacts, models and API keys."""
 
+from collections.abc import Sequence
+
 from sqlalchemy import Connection, delete, exists, func, insert, select, update
 
 from orchestrator.adapters.store.engine import Database
@@ -10,6 +12,9 @@ from orchestrator.core.records import ApiKeyRecord, ArtifactRecord
 from tandem.protocol.errors import Conflict, NotFound
 from tandem.protocol.jobs import ModelInfo
 from tandem.protocol.media import MediaInfo
+
+_BATCH = 500
+"""Values in one list of a query."""
 
 
 class SqlCatalogue:
@@ -54,6 +59,16 @@ class SqlCatalogue:
             .returning(artifacts.c.id)
         )
         return await self._database.write(lambda connection: sorted(connection.scalars(statement)))
+
+    async def unlisted(self, artifact_ids: Sequence[str]) -> list[str]:
+        batches = [artifact_ids[start : start + _BATCH] for start in range(0, len(artifact_ids), _BATCH)]
+
+        def listed(connection: Connection) -> set[str]:
+            queries = (select(artifacts.c.id).where(artifacts.c.id.in_(batch)) for batch in batches)
+            return {found for query in queries for found in connection.scalars(query)}
+
+        known = await self._database.read(listed)
+        return [artifact_id for artifact_id in artifact_ids if artifact_id not in known]
 
     async def save_media(self, artifact_id: str, media: MediaInfo) -> None:
         statement = update(artifacts).where(artifacts.c.id == artifact_id).values(media=media)

@@ -141,6 +141,16 @@ async def test_deleting_twice_is_no_error(artifacts: ArtifactStore) -> None:
     await artifacts.delete(artifact)
 
 
+async def test_what_came_lately_is_not_deleted_as_old(artifacts: ArtifactStore) -> None:
+    artifact, _ = await artifacts.write(pieces(b"x"), limit=1)
+    assert await artifacts.aged(3600) == []
+    assert await artifacts.aged(0) == [artifact]
+    await artifacts.delete(artifact, aged=3600)
+    assert await exists(artifacts, b"x")
+    await artifacts.delete(artifact, aged=0)
+    assert await artifacts.aged(0) == []
+
+
 STRANGE = [named(b"unknown"), "sha256:../../etc/passwd", "md5:00", named(b"x").upper(), f"{named(b'x')}\n"]
 
 

@@ -78,6 +78,12 @@ async def test_an_output_that_was_not_accepted_is_an_orphan(store: Store) -> Non
     assert await store.delete_orphans(0) == [digest(8)]
 
 
+async def test_artifacts_of_which_nothing_is_known(store: Store) -> None:
+    await store.add_artifact(digest(1), 10, "video/mp4")
+    assert await store.unlisted([digest(2), digest(1), digest(3)]) == [digest(2), digest(3)]
+    assert await store.unlisted([]) == []
+
+
 async def test_what_a_probe_found_is_kept(store: Store) -> None:
     await store.add_artifact(digest(1), 10, "video/mp4")
     assert await store.media(digest(1)) is None
