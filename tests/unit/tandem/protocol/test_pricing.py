@@ -1,0 +1,28 @@
+from tandem.protocol.media import VideoCodec
+from tandem.protocol.pricing import Prices, inference_cost, inference_price, transcode_price
+from tandem.protocol.tensors import Datatype, TensorSpec
+from tests.fixtures.protocol import tensor
+
+PRICES = Prices(megapixel={VideoCodec.H264: 7}, inference_second=3)
+SPECS = (TensorSpec(name="x", datatype=Datatype.FP32, shape=(-1, 4)),)
+
+
+def test_pixels_are_paid_by_the_megapixel_rounded_up() -> None:
+    assert transcode_price(PRICES, {VideoCodec.H264: 10**6}) == 7
+    assert transcode_price(PRICES, {VideoCodec.H264: 1}) == 1
+    assert transcode_price(PRICES, {}) == 0
+
+
+def test_a_codec_without_a_price_is_not_for_sale() -> None:
+    assert transcode_price(Prices(megapixel={}, inference_second=0), {VideoCodec.H264: 1}) is None
+
+
+def test_model_seconds_are_rounded_up() -> None:
+    assert inference_price(PRICES, 10**6) == 3
+    assert inference_price(PRICES, 1) == 1
+
+
+def test_inference_costs_by_the_size_of_the_input() -> None:
+    batch = [tensor("x", *([0.0] * elements)) for elements in (0, 4, 5, 8)]
+    assert [inference_cost(100, SPECS, [one.meta]) for one in batch] == [100, 100, 200, 200]
+    assert inference_cost(0, (), ()) == 1
