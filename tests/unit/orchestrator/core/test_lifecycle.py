@@ -1,0 +1,242 @@
+from dataclasses import replace
+
+import pytest
+
+from orchestrator.core.lifecycle import (
+    Abandoned,
+    Accepted,
+    Assigned,
+    Broken,
+    Cancelled,
+    Event,
+    Expired,
+    Finished,
+    Rejected,
+    RetryPolicy,
+    decide,
+    failed_on,
+)
+from orchestrator.core.records import Failure, JobChanges, JobRecord, JobSnapshot, TaskRecord
+from tandem.protocol.errors import Conflict, ExecutionFailed, JobFailed, StaleAttempt
+from tandem.protocol.ids import AttemptRef, task_id
+from tandem.protocol.jobs import (
+    ArtifactInput,
+    AttemptState,
+    JobState,
+    RenditionResult,
+    TaskState,
+    TranscodeOutput,
+    TranscodeRequest,
+)
+from tests.fixtures.protocol import JOB, REF, SHA, TASK, tensor, transcode_work
+
+A, B, C = "0xA", "0xB", "0xC"
+NOW, LEASE = 1000.0, 30.0
+POLICY = RetryPolicy()
+OUTPUT = TranscodeOutput(renditions=(RenditionResult(name="720p", artifact=SHA, size=1),))
+CRASH = Failure("child_crashed", "signal 9", retryable=True)
+BAD_INPUT = Failure(ExecutionFailed.code, "no such stream", retryable=False)
+DECLINE = Failure("no_capacity", "full", retryable=True)
+
+
+def new_job(tasks: int = 1) -> JobSnapshot:
+    request = TranscodeRequest(kind="transcode", input=ArtifactInput(artifact=SHA))
+    job = JobRecord(JOB, "local", request, JobState.QUEUED, price=100, created_at=NOW)
+    work = transcode_work()
+    return JobSnapshot(job, tuple(TaskRecord(task_id(JOB, i), work, TaskState.WAITING, 100) for i in range(tasks)), ())
+
+
+def after(snapshot: JobSnapshot, *events: Event, now: float = NOW) -> JobSnapshot:
+    for event in events:
+        snapshot = written(snapshot, decide(snapshot, event, now, POLICY))
+    return snapshot
+
+
+def written(snapshot: JobSnapshot, changes: JobChanges) -> JobSnapshot:
+    tasks = {task.id: task for task in (*snapshot.tasks, *changes.tasks)}
+    attempts = {attempt.ref: attempt for attempt in (*snapshot.attempts, *changes.attempts)}
+    return JobSnapshot(changes.job or snapshot.job, tuple(tasks.values()), tuple(attempts.values()))
+
+
+def ref(number: int, index: int = 0) -> AttemptRef:
+    return AttemptRef(task=task_id(JOB, index), number=number)
+
+
+def assigned(node: str = A, index: int = 0) -> Assigned:
+    return Assigned(task_id(JOB, index), node, 10, LEASE)
+
+
+def test_the_way_of_a_good_job() -> None:
+    job = new_job()
+    steps: list[tuple[Event, JobState]] = [
+        (assigned(), JobState.RUNNING),
+        (Finished(REF, A, OUTPUT, (tensor("y", 1.0),)), JobState.VERIFYING),
+        (Accepted(REF), JobState.SUCCEEDED),
+    ]
+    for event, state in steps:
+        job = after(job, event)
+        assert job.job.state is state
+    (attempt,) = job.attempts
+    assert (attempt.state, attempt.price, attempt.output) == (AttemptState.ACCEPTED, 10, OUTPUT)
+    assert attempt.tensors == (tensor("y", 1.0),)
+    assert job.job.finished_at == attempt.finished_at == NOW
+
+
+def test_money_is_earned_by_acceptance_alone() -> None:
+    job = new_job()
+    events: list[Event] = [assigned(), Finished(REF, A, OUTPUT), Accepted(REF)]
+    earned = []
+    for event in events:
+        changes = decide(job, event, NOW, POLICY)
+        earned.append([attempt.ref for attempt in changes.earned])
+        job = written(job, changes)
+    assert earned == [[], [], [REF]]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Finished(REF, B, OUTPUT),
+        Broken(REF, B, CRASH),
+        Finished(ref(2), A, OUTPUT),
+        Finished(ref(1, index=7), A, OUTPUT),
+        Accepted(REF),
+        Rejected(REF, CRASH),
+        Expired(REF),
+        Assigned(TASK, B, 10, LEASE),
+        Assigned(f"{JOB}.7", B, 10, LEASE),
+    ],
+    ids=repr,
+)
+def test_what_does_not_concern_the_running_attempt_is_stale(event: Event) -> None:
+    running = after(new_job(), assigned())
+    with pytest.raises(StaleAttempt):
+        decide(running, event, NOW, POLICY)
+
+
+@pytest.mark.parametrize("event", [Finished(REF, A, OUTPUT), Broken(REF, A, CRASH), Expired(REF), Abandoned(REF)])
+def test_a_result_stands_once_given(event: Event) -> None:
+    verifying = after(new_job(), assigned(), Finished(REF, A, OUTPUT))
+    with pytest.raises(StaleAttempt):
+        decide(verifying, event, NOW + 10 * LEASE, POLICY)
+
+
+def test_a_zombie_cannot_finish_the_next_attempt() -> None:
+    again = after(after(new_job(), assigned()), Expired(REF), assigned(), now=NOW + LEASE)
+    with pytest.raises(StaleAttempt, match="got expired"):
+        decide(again, Finished(REF, A, OUTPUT), NOW, POLICY)
+    assert after(again, Finished(ref(2), A, OUTPUT)).job.state is JobState.VERIFYING
+
+
+def test_a_lease_that_was_extended_meanwhile_has_not_run_out() -> None:
+    running = after(new_job(), assigned())
+    with pytest.raises(StaleAttempt, match="extended"):
+        decide(running, Expired(REF), NOW + LEASE - 0.1, POLICY)
+    lost = after(running, Expired(REF), now=NOW + LEASE)
+    assert lost.attempts[0].state is AttemptState.EXPIRED
+    assert lost.job.state is JobState.QUEUED
+
+
+def test_a_node_that_came_back_without_it_loses_it_at_once() -> None:
+    lost = after(new_job(), assigned(), Abandoned(REF))
+    assert lost.attempts[0].state is AttemptState.EXPIRED
+    assert lost.tasks[0].state is TaskState.WAITING
+
+
+def test_attempts_back_off() -> None:
+    job, waits = new_job(), []
+    for number in range(1, 10):
+        job = after(job, assigned(), Broken(ref(number), A, DECLINE))
+        waits.append(job.tasks[0].not_before - NOW)
+    assert waits == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
+
+
+def test_three_nodes_fail_a_job_with_their_evidence() -> None:
+    job = new_job(tasks=3)
+    job = after(job, assigned(A, 1), Finished(ref(1, 1), A, OUTPUT), assigned(B, 2))
+    for number, node in enumerate((A, A, B), 1):
+        job = after(job, assigned(node), Broken(ref(number), node, CRASH))
+    assert job.job.state is JobState.RUNNING
+    job = after(job, assigned(C), Broken(ref(4), C, CRASH))
+    assert job.job.state is JobState.FAILED
+    assert job.job.failure is not None
+    assert (job.job.failure.code, job.job.failure.retryable) == (JobFailed.code, False)
+    assert all(f"on {node}: child_crashed: signal 9" in job.job.failure.detail for node in (A, B, C))
+    assert [task.state for task in job.tasks] == [TaskState.FAILED, TaskState.CANCELLED, TaskState.CANCELLED]
+    assert [job.attempts_of(task_id(JOB, i))[0].state for i in (1, 2)] == [AttemptState.CANCELLED] * 2
+
+
+def test_handing_back_is_no_failure_but_is_remembered() -> None:
+    job = new_job()
+    for number, node in enumerate((A, B, C), 1):
+        job = after(job, assigned(node), Broken(ref(number), node, DECLINE))
+    assert job.job.state is JobState.QUEUED
+    assert {attempt.state for attempt in job.attempts} == {AttemptState.RETURNED}
+    assert failed_on(job.attempts) == (A, B, C)
+    again = after(job, assigned(A), Broken(ref(4), A, CRASH))
+    assert failed_on(tuple(reversed(again.attempts))) == (B, C, A)
+
+
+def test_nobody_hands_back_for_ever() -> None:
+    job = new_job()
+    for number in range(1, POLICY.max_attempts + 1):
+        assert job.job.state is JobState.QUEUED
+        job = after(job, assigned(), Broken(ref(number), A, DECLINE))
+    assert job.job.state is JobState.FAILED
+
+
+def test_the_input_is_at_fault_if_two_say_so() -> None:
+    once = after(new_job(), assigned(A), Broken(REF, A, BAD_INPUT))
+    assert once.job.state is JobState.QUEUED
+    twice = after(once, assigned(B), Broken(ref(2), B, BAD_INPUT))
+    assert twice.job.state is JobState.FAILED
+    assert twice.job.failure == BAD_INPUT
+
+
+def test_a_rejected_result_leaves_no_tensors_and_earns_nothing() -> None:
+    verifying = after(new_job(), assigned(), Finished(REF, A, OUTPUT, (tensor("y", 1.0),)))
+    changes = decide(verifying, Rejected(REF, CRASH), NOW, POLICY)
+    assert changes.earned == ()
+    (attempt,) = changes.attempts
+    assert (attempt.state, attempt.tensors, attempt.failure) == (AttemptState.REJECTED, (), CRASH)
+
+
+def test_cancelling_ends_everything_once() -> None:
+    job = after(new_job(tasks=3), assigned(A, 0), Finished(REF, A, OUTPUT), assigned(B, 1))
+    job = after(job, Cancelled())
+    assert job.job.state is JobState.CANCELLED
+    assert {task.state for task in job.tasks} == {TaskState.CANCELLED}
+    assert {attempt.state for attempt in job.attempts} == {AttemptState.CANCELLED}
+    assert decide(job, Cancelled(), NOW, POLICY).empty
+
+
+def test_what_is_over_cannot_be_cancelled() -> None:
+    done = after(new_job(), assigned(), Finished(REF, A, OUTPUT), Accepted(REF))
+    with pytest.raises(Conflict, match="succeeded"):
+        decide(done, Cancelled(), NOW, POLICY)
+
+
+def test_a_cancelled_job_hears_nothing_more() -> None:
+    job = after(new_job(), assigned(), Cancelled())
+    for event in (Finished(REF, A, OUTPUT), Broken(REF, A, CRASH), Abandoned(REF), assigned(B)):
+        with pytest.raises(StaleAttempt):
+            decide(job, event, NOW, POLICY)
+
+
+def test_an_accepted_task_keeps_the_others_going() -> None:
+    job = after(new_job(tasks=2), assigned(A, 0), assigned(B, 1), Finished(REF, A, OUTPUT))
+    assert job.job.state is JobState.RUNNING
+    job = after(job, Accepted(REF))
+    assert job.job.state is JobState.RUNNING
+    job = after(job, Finished(ref(1, 1), B, OUTPUT))
+    assert job.job.state is JobState.VERIFYING
+    assert after(job, Accepted(ref(1, 1))).job.state is JobState.SUCCEEDED
+
+
+def test_a_decision_changes_only_what_it_must() -> None:
+    job = new_job(tasks=2)
+    changes = decide(after(job, assigned(A, 0)), assigned(B, 1), NOW, POLICY)
+    assert changes.job is None
+    assert [task.id for task in changes.tasks] == [task_id(JOB, 1)]
+    assert [attempt.ref for attempt in changes.attempts] == [ref(1, 1)]
+    assert replace(changes, tasks=(), attempts=()).empty

@@ -1,0 +1,99 @@
+from dataclasses import replace
+
+import pytest
+
+from orchestrator.core.paying import PayingPolicy, adopt, agree, overdrawn, pay, unpaid
+from orchestrator.core.records import AccountRecord
+from orchestrator.core.session import Identity
+from tandem.protocol.errors import TicketError, TicketExpired, TicketParamsUnknown
+from tandem.protocol.messages import MAX_TICKETS
+from tandem.protocol.tickets import TicketParams
+from tests.fixtures.protocol import DOMAIN, NODE, ORIGIN, SENDER, SIGNER, STRANGER, ticket_params
+
+NOW = 1_800_000_000.0
+IDENTITY = Identity(SIGNER, SENDER.address, DOMAIN, ORIGIN)
+POLICY = PayingPolicy(max_ahead=1000, max_face_value=50_000)
+TERMS = ticket_params(face_value=1000, odds=10)
+ACCOUNT = AccountRecord(node=NODE.address, params=TERMS)
+WORTH = TERMS.expected_value()
+
+
+def test_tickets_cover_what_is_due_and_less_than_one_more() -> None:
+    changes = pay(replace(ACCOUNT, earned=3 * WORTH + 1), IDENTITY, POLICY, NOW)
+    assert changes.payment is not None
+    assert changes.account is not None
+    assert [ticket.sender_nonce for ticket in changes.payment.tickets] == [0, 1, 2, 3]
+    assert changes.account.issued == changes.payment.value == 4 * WORTH
+    assert pay(changes.account, IDENTITY, POLICY, NOW).payment is None
+
+
+def test_a_payment_is_bounded() -> None:
+    changes = pay(replace(ACCOUNT, earned=10**9), IDENTITY, POLICY, NOW)
+    assert changes.payment is not None
+    assert len(changes.payment.tickets) == MAX_TICKETS
+
+
+def test_without_terms_that_live_nothing_is_signed() -> None:
+    due = replace(ACCOUNT, earned=1)
+    assert pay(replace(due, params=None), IDENTITY, POLICY, NOW).payment is None
+    assert pay(due, IDENTITY, POLICY, TERMS.expiry - POLICY.min_lifetime).payment is not None
+    assert pay(due, IDENTITY, POLICY, TERMS.expiry - POLICY.min_lifetime + 1).payment is None
+
+
+def test_the_last_nonce_is_the_last() -> None:
+    last = replace(ACCOUNT, earned=10 * WORTH, next_nonce=2**32 - 2)
+    changes = pay(last, IDENTITY, POLICY, NOW)
+    assert changes.payment is not None
+    assert changes.account is not None
+    assert [ticket.sender_nonce for ticket in changes.payment.tickets] == [2**32 - 2, 2**32 - 1]
+    assert pay(changes.account, IDENTITY, POLICY, NOW).payment is None
+
+
+def test_no_nonce_comes_twice_even_if_old_terms_come_back() -> None:
+    other = ticket_params(face_value=1000, odds=10, commitment=b"x" * 32)
+    account, signed = replace(ACCOUNT, params=None), set()
+    for params in (TERMS, other, TERMS, TERMS):
+        account = adopt(account, params).account or account
+        changes = pay(replace(account, earned=account.earned + WORTH), IDENTITY, POLICY, NOW)
+        assert changes.account is not None
+        assert changes.payment is not None
+        account = changes.account
+        signed.add((params.commitment, changes.payment.tickets[0].sender_nonce))
+    assert len(signed) == 4
+
+
+def test_refused_tickets_are_made_good_within_bounds() -> None:
+    paid = replace(ACCOUNT, earned=2000, issued=2000)
+    assert unpaid(paid, POLICY) == 0
+    assert unpaid(replace(paid, refused=300), POLICY) == 300
+    assert unpaid(replace(paid, refused=1500), POLICY) == POLICY.max_ahead
+    assert not overdrawn(replace(paid, refused=1000), POLICY)
+    assert overdrawn(replace(paid, refused=1001), POLICY)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ({"sender": STRANGER.address}, TicketParamsUnknown),
+        ({"recipient": STRANGER.address}, TicketParamsUnknown),
+        ({"expiry": int(NOW) + 59}, TicketExpired),
+        ({"expiry": 0}, TicketExpired),
+        ({"face_value": 0}, TicketError),
+        ({"win_prob": 0}, TicketError),
+        ({"face_value": 10_100}, TicketError),
+        ({"face_value": 50_001, "win_prob": 2**256 // 1000}, TicketError),
+        ({"face_value": 2**256 - 1, "win_prob": 2**256 - 1}, TicketError),
+    ],
+)
+def test_terms_outside_the_bounds_are_refused(wrong: dict[str, object], error: type[TicketError]) -> None:
+    agree(ACCOUNT, TERMS, IDENTITY, POLICY, NOW)
+    terms = TicketParams.model_validate(TERMS.model_dump() | wrong)
+    with pytest.raises(error):
+        agree(ACCOUNT, terms, IDENTITY, POLICY, NOW)
+
+
+def test_tickets_too_small_to_be_worth_a_signature_are_refused() -> None:
+    policy = replace(POLICY, max_ahead=10**15, max_face_value=10**17)
+    agree(ACCOUNT, ticket_params(face_value=11 * 10**9), IDENTITY, policy, NOW)
+    with pytest.raises(TicketError, match="worth 10000000000 to"):
+        agree(ACCOUNT, ticket_params(face_value=10**9), IDENTITY, policy, NOW)
