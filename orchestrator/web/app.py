@@ -13,13 +13,15 @@ from orchestrator.web.operation import measured
 from orchestrator.web.problems import mark_started, problems
 from orchestrator.web.routes import ROUTES, Access, Route
 
-RUNNER_OPTIONS: Mapping[str, Any] = MappingProxyType({"keepalive_timeout": 75.0, "lingering_time": 5.0})
-"""For `web.AppRunner(app, **RUNNER_OPTIONS)`: a connection that says nothing is not kept for an hour."""
+RUNNER_OPTIONS: Mapping[str, Any] = MappingProxyType(
+    {"keepalive_timeout": 75.0, "lingering_time": 5.0, "auto_decompress": False}
+)
+"""For `web.AppRunner(app, **RUNNER_OPTIONS)`: idle connections are not kept for an hour, and no body is inflated."""
 
 
 def build_app(services: Services, extra_routes: Sequence[Route] = ()) -> web.Application:
     """The API, to be run by an `AppRunner`; `extra_routes` are served and documented like the others."""
-    app = web.Application(client_max_size=services.limits.body, middlewares=[measured(services.registry), problems])
+    app = web.Application(middlewares=[measured(services.registry), problems])
     app.on_response_prepare.append(mark_started)
     routes = [*ROUTES, *extra_routes]
     openapi = Route(

@@ -16,7 +16,7 @@ _NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
 async def add_model(call: Call) -> web.StreamResponse:
-    request = await parsing.body(call.request, NEW_MODEL)
+    request = await parsing.body(call, NEW_MODEL)
     model, new = await call.services.models.add(request)
     path = f"/v1/models/{model.name}/versions/{model.version}"
     return json_response(model, 201 if new else 200, {"Location": path})

@@ -27,13 +27,13 @@ class PageQuery(Frozen):
 
 
 async def quote(call: Call) -> web.StreamResponse:
-    request = await parsing.body(call.request, REQUEST)
+    request = await parsing.body(call, REQUEST)
     return json_response(await call.services.submissions.quote(request))
 
 
 async def submit(call: Call) -> web.StreamResponse:
     key = _idempotency_key(call.request)
-    request = await parsing.body(call.request, REQUEST)
+    request = await parsing.body(call, REQUEST)
     job = await call.services.submissions.submit(request, call.owner, key)
     view = await call.services.jobs.view(job, call.owner)
     return json_response(view, 201, {"Location": f"/v1/jobs/{job}"})

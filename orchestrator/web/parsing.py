@@ -3,12 +3,14 @@
 import asyncio
 import re
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import TypeVar
 
 from aiohttp import web
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from tandem.protocol.errors import InvalidLadder, InvalidRequest, InvalidTensor
+from orchestrator.web.call import Call, Limits
+from tandem.protocol.errors import InvalidLadder, InvalidRequest, InvalidTensor, TooLarge
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -22,9 +24,9 @@ _MAX_PROBLEMS = 5
 _CHUNK_BYTES = 2**18
 
 
-async def body(request: web.Request, adapter: TypeAdapter[T]) -> T:
-    """The JSON body; raises InvalidRequest, InvalidLadder or InvalidTensor naming each field that is wrong."""
-    raw = await request.read()
+async def body(call: Call, adapter: TypeAdapter[T]) -> T:
+    """The JSON body; raises TooLarge, or InvalidRequest, InvalidLadder, InvalidTensor naming each wrong field."""
+    raw = await _read(call.request, call.services.limits)
     try:
         if len(raw) <= _INLINE_BYTES:
             return adapter.validate_json(raw)
@@ -59,6 +61,19 @@ def _invalid(error: ValidationError) -> InvalidRequest:
     return kind("; ".join(told[:_MAX_PROBLEMS]) + more)
 
 
+async def _read(request: web.Request, limits: Limits) -> bytes:
+    parts, size = [], 0
+    async with aclosing(chunks(request, limits.idle)) as stream:
+        async for chunk in stream:
+            size += len(chunk)
+            if size > limits.body:
+                raise TooLarge(
+                    f"expected a body of at most {limits.body} bytes; large inputs are uploaded as artifacts"
+                )
+            parts.append(chunk)
+    return b"".join(parts)
+
+
 def media_type(request: web.Request) -> str:
     """What an upload says it is. curl's default says nothing, and a form is not the bytes themselves."""
     kind = request.content_type.lower()
@@ -70,7 +85,10 @@ def media_type(request: web.Request) -> str:
 
 
 async def chunks(request: web.Request, idle: float) -> AsyncGenerator[bytes, None]:
-    """The body as it comes; raises TimeoutError if nothing does for `idle` seconds."""
+    """The body as it comes; raises TimeoutError if nothing does for `idle` seconds, InvalidRequest if it is encoded."""
+    encoding = request.headers.get("Content-Encoding", "identity")
+    if encoding.lower() != "identity":
+        raise InvalidRequest(f"Content-Encoding: expected the body as it is, got it as {encoding!r}")
     while True:
         async with asyncio.timeout(idle):
             chunk = await request.content.read(_CHUNK_BYTES)

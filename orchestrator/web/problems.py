@@ -6,7 +6,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from tandem.protocol.api import PROBLEM_MEDIA_TYPE, Problem
-from tandem.protocol.errors import InvalidRequest, NotFound, TandemError, TooLarge
+from tandem.protocol.errors import InvalidRequest, NotFound, TandemError
 
 logger = logging.getLogger(__name__)
 
@@ -14,7 +14,6 @@ STARTED: web.RequestKey[bool] = web.RequestKey("started", bool)
 """Whether the head of the response is out; from then on an error can only cut the connection."""
 
 _SERVER_ERROR = 500
-_CODES = {404: NotFound.code, 413: TooLarge.code}
 
 
 def problem_response(problem: Problem, headers: dict[str, str] | None = None) -> web.Response:
@@ -67,7 +66,7 @@ def _headers(error: TandemError) -> dict[str, str]:
 
 
 def _from_router(error: web.HTTPException) -> web.Response:
-    code = _CODES.get(error.status, InvalidRequest.code if error.status < _SERVER_ERROR else TandemError.code)
+    code = NotFound.code if isinstance(error, web.HTTPNotFound) else InvalidRequest.code
     headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
     return problem_response(Problem.of(code, _detail(error), error.status), headers)
 
@@ -78,8 +77,6 @@ def _detail(error: web.HTTPException) -> str:
             return "expected a path of this API, got another; see /openapi.json"
         case web.HTTPMethodNotAllowed():
             return f"expected {' or '.join(sorted(error.allowed_methods))} on this path, got {error.method}"
-        case web.HTTPRequestEntityTooLarge():
-            return f"expected a body within the limit: {error.text}; large inputs are uploaded as artifacts"
         case _:
             return error.reason
 

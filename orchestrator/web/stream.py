@@ -33,6 +33,8 @@ async def events(call: Call) -> web.StreamResponse:
         snapshot = await call.services.jobs.snapshot(job, call.owner)
         response = web.StreamResponse(headers=_HEADERS)
         await response.prepare(call.request)
+        if call.request.method == "HEAD":
+            return response
         await _send(response, StateChanged(snapshot.job.state))
         if not is_final(JOB_TRANSITIONS, snapshot.job.state):
             await _send(response, call.services.events.progress(job))
@@ -59,14 +61,13 @@ async def _news(call: Call, subscription: Subscription, job: str) -> AsyncGenera
         try:
             async with asyncio.timeout(call.services.limits.heartbeat):
                 event = await subscription.next()
-            if event is None:
-                return
-            yield event
         except TimeoutError:
             yield None
             state = (await call.services.jobs.snapshot(job, call.owner)).job.state
-            if is_final(JOB_TRANSITIONS, state):
-                yield StateChanged(state)
+            event = StateChanged(state) if is_final(JOB_TRANSITIONS, state) else call.services.events.progress(job)
+        if event is None:
+            return
+        yield event
 
 
 async def _send(response: web.StreamResponse, event: JobEvent) -> bool:

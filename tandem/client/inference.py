@@ -34,7 +34,7 @@ def tensor_json(spec: TensorSpec, data: Sequence[Any]) -> TensorJson:
     """The tensor of nested lists, or of a flat one where the model leaves at most one dimension open."""
     shape = _shape(data)
     if len(shape) != len(spec.shape):
-        shape = _fill(spec, math.prod(shape))
+        shape = _fill(spec, shape)
     return TensorJson(name=spec.name, datatype=spec.datatype, shape=shape, data=list(data))
 
 
@@ -67,13 +67,15 @@ def _shape(data: Any) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def _fill(spec: TensorSpec, count: int) -> tuple[int, ...]:
+def _fill(spec: TensorSpec, given: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a flat list, which is all that may differ from the model's nesting."""
+    count = math.prod(given)
     fixed = math.prod(size for size in spec.shape if size >= 0)
     left, rest = divmod(count, fixed) if fixed else (0, count)
     shape = tuple(left if size < 0 else size for size in spec.shape)
-    if spec.shape.count(-1) > 1 or rest or math.prod(shape) != count:
+    if len(given) != 1 or spec.shape.count(-1) > 1 or rest or math.prod(shape) != count:
         raise InvalidTensor(
             f"tensor {spec.name!r}: expected lists nested like {list(spec.shape)} (-1 is any), or a flat one of "
-            f"a fitting length, got {count} values"
+            f"a fitting length, got {list(given)}"
         )
     return shape

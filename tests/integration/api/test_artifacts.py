@@ -108,6 +108,14 @@ async def test_an_empty_upload_and_a_form_are_refused(api: Api) -> None:
     assert api.files() == []
 
 
+async def test_an_encoded_body_is_refused_rather_than_inflated(api: Api) -> None:
+    for path in ("/v1/artifacts", "/v1/jobs"):
+        status, body = await api.call("POST", path, data=b"x", headers={"Content-Encoding": "gzip"})
+        assert (status, body["code"]) == (400, "invalid_request")
+        assert "Content-Encoding" in body["detail"]
+    assert api.files() == []
+
+
 async def test_an_upload_over_the_limit_leaves_nothing(api: Api) -> None:
     async def pieces() -> AsyncIterator[bytes]:
         for _ in range(UPLOAD_LIMIT // 65536 + 1):

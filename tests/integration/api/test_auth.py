@@ -1,8 +1,10 @@
 """Who is let in."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
+from yarl import URL
 
 from tests.fixtures.api import Api, run_api
 
@@ -78,3 +80,13 @@ async def test_this_machine_needs_no_key_where_the_settings_say_so(api: Api) -> 
 async def test_what_a_proxy_or_a_foreign_page_sends_is_not_local(api: Api, headers: dict[str, str]) -> None:
     status, body = await api.call("GET", "/v1/jobs", headers=headers)
     assert (status, body["code"]) == (401, "unauthorized")
+
+
+async def test_a_key_of_any_bytes_is_refused(api: Api) -> None:
+    url = URL(api.url)
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    head = f"GET /v1/jobs HTTP/1.1\r\nHost: {url.authority}\r\nAuthorization: Bearer ".encode()
+    writer.write(head + b"\xff\xfe\r\n\r\n")
+    assert b" 401 " in await reader.readline()
+    writer.close()
+    await writer.wait_closed()

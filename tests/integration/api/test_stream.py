@@ -88,6 +88,11 @@ async def test_a_listener_that_leaves_is_forgotten(api: Api, clip: bytes) -> Non
             await asyncio.to_thread(api.files)
 
 
+async def test_head_tells_without_streaming(api: Api, clip: bytes) -> None:
+    async with api.http.head(f"{api.url}/v1/jobs/{await job(api, clip)}/events") as response:
+        assert (response.status, response.content_type) == (200, "text/event-stream")
+
+
 async def test_going_down_ends_the_streams(api: Api, clip: bytes) -> None:
     async with stream(api, await job(api, clip)) as response:
         await event(response)

@@ -32,7 +32,9 @@ def test_the_shape_follows_from_nesting_or_from_the_model(
     assert tensor_json(spec(*shape), data).shape == expected
 
 
-@pytest.mark.parametrize(("shape", "data"), [((-1, -1), [1, 2]), ((-1, 2), [1, 2, 3]), ((1, 2), [1])])
+@pytest.mark.parametrize(
+    ("shape", "data"), [((-1, -1), [1, 2]), ((-1, 2), [1, 2, 3]), ((1, 2), [1]), ((1, 1, 2), [[1, 2]])]
+)
 def test_a_shape_that_cannot_be_told_is_an_error(shape: tuple[int, ...], data: list[Any]) -> None:
     with pytest.raises(InvalidTensor, match="'x'"):
         tensor_json(spec(*shape), data)
