@@ -112,15 +112,17 @@ class _Timeline:
         return (self.end - (self.start or 0)) * self.tick
 
     def add(self, packet: "Packet[VideoStream]") -> None:
-        # A stream cut out of a broadcast begins with pictures whose key frame is missing.
+        # A stream cut out of a broadcast begins with pictures whose key frame is missing: those before its first key
+        # frame, and those that follow it but are shown before it.
         if packet.is_discard or not (self.frames or packet.is_keyframe):
             return
-        self.frames += 1
         time = packet.dts if packet.pts is None else packet.pts
-        if time is None:
-            return
-        self.start = time if self.start is None else min(self.start, time)
-        self.end = max(self.end, time + (packet.duration or 0))
+        if time is not None:
+            self.start = time if self.start is None else self.start
+            if time < self.start:
+                return
+            self.end = max(self.end, time + (packet.duration or 0))
+        self.frames += 1
 
 
 def _read(container: InputContainer, stream: VideoStream) -> tuple[_Timeline, VideoFrame | None]:

@@ -20,6 +20,7 @@ from tandem.protocol.errors import AttemptTimeout, ChildCrashed, ExecutionFailed
 from tandem.protocol.jobs import TranscodeWork
 from tandem.protocol.media import MediaInfo, RenditionRequest, VideoStream, plan_ladder
 from tests.fixtures.media import CLIP_NAMES, CLIPS, encode, rotate
+from tests.fixtures.media import ffmpeg as run_ffmpeg
 
 CLOCK = SystemClock()
 PICTURE = MediaInfo(
@@ -126,6 +127,29 @@ async def test_variable_frame_rate_and_odd_sizes_keep_their_frames(ffmpeg: Ffmpe
     with av.open(str(files["72p"])) as container:
         shown = [float(frame.time or 0) for frame in container.decode(video=0)]
     assert shown == pytest.approx([time / 1000 for time in times], abs=0.002)
+
+
+@pytest.mark.parametrize(
+    "codec",
+    [
+        ("libx264", "-x264-params", "open-gop=1:keyint=25:bframes=3"),
+        ("libx265", "-preset", "ultrafast", "-x265-params", "open-gop=1:keyint=25:bframes=3:log-level=error"),
+    ],
+    ids=["h264", "hevc"],
+)
+async def test_a_cut_between_open_groups_keeps_what_can_be_seen(
+    ffmpeg: Ffmpeg, tmp_path: Path, codec: tuple[str, ...]
+) -> None:
+    """The pictures that lead the first key frame need a group that was cut away."""
+    run_ffmpeg("-f", "lavfi", "-i", "testsrc2=size=160x96:rate=25:duration=3", "-c:v", *codec, tmp_path / "whole.ts")
+    source = tmp_path / "cut.ts"
+    run_ffmpeg("-ss", "1.5", "-i", tmp_path / "whole.ts", "-c", "copy", source)
+    media = await probe(source)
+    files, _ = await transcode(ffmpeg, work_for(media, 48), source, tmp_path)
+    got = await probe(files["48p"])
+    assert media.video is not None
+    assert got.video is not None
+    assert 0 < got.video.frames == media.video.frames < 75
 
 
 async def test_a_gap_of_hours_makes_no_frames(ffmpeg: Ffmpeg, tmp_path: Path) -> None:
