@@ -8,7 +8,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 
 .PHONY: demo test check fmt bench contracts docs lock clean setup setup-test
 
 demo: setup  ## Everything on a local chain; KEEP=1 leaves it running
-	@$(BIN)/python demo/run.py $(if $(KEEP),--keep)
+	@$(BIN)/python -m demo.run $(if $(KEEP),--keep)
 
 test: check  ## Format, lint, types, walls, contracts, and every test
 	@$(BIN)/python -m pytest -q
