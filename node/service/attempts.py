@@ -156,7 +156,7 @@ class Attempts:
                 held.task = None
                 self._conclude(held, AttemptReturned("the node is shutting down; run it elsewhere"))
         if self._link.open:
-            await happens(self._judged, self._clock, _VERDICT_SECONDS)
+            await happens(self._judged, self._clock, min(grace, _VERDICT_SECONDS))
 
     # --- one attempt
 

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -5,6 +6,7 @@ import pytest
 from node.app import limited, offer_of, open_key
 from node.ports.execution import Detected
 from node.settings import CapacitySection, ChainSection, KeySection, NodeSettings
+from tandem.chain.keystore import create_keystore
 from tandem.protocol.capacity import Capability, Capacity
 from tandem.protocol.errors import ConfigurationError
 from tandem.protocol.media import VideoCodec
@@ -23,11 +25,18 @@ def settings(data: Path, **changes: object) -> NodeSettings:
     return NodeSettings(data=data, chain=ChainSection(contract="0x" + "ab" * 20), **changes)  # type: ignore[arg-type]
 
 
-def test_the_key_is_made_once_and_is_private(tmp_path: Path) -> None:
-    first = open_key(settings(tmp_path))
-    assert open_key(settings(tmp_path)).address == first.address
+def test_a_key_is_made_and_is_private(tmp_path: Path) -> None:
+    key = open_key(settings(tmp_path / "new"))
+    stored = json.loads((tmp_path / "new" / "key.json").read_text())
+    assert stored["address"].lower() in key.address.lower()
     for name in ("key.json", "key.password"):
-        assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
+        assert (tmp_path / "new" / name).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_key_that_is_there_is_used(tmp_path: Path) -> None:
+    (tmp_path / "key.password").write_text("secret\n")
+    address = create_keystore(tmp_path / "key.json", tmp_path / "key.password", work_factor=2)
+    assert open_key(settings(tmp_path)).address == address
 
 
 def test_a_key_whose_password_is_missing_is_left_alone(tmp_path: Path) -> None:

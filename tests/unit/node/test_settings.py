@@ -16,7 +16,7 @@ REQUIRED = ["--chain.contract", CONTRACT]
 
 def shown() -> dict[str, Any]:
     """The file with every default uncommented."""
-    lines = [re.sub(r"^# (?=[a-z_]+ = )", "", line) for line in FILE.read_text("utf-8").splitlines()]
+    lines = [re.sub(r"^# (?=[a-z0-9_]+ = )", "", line) for line in FILE.read_text("utf-8").splitlines()]
     return tomllib.loads("\n".join(lines))
 
 
