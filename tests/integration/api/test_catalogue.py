@@ -1,7 +1,5 @@
 """Models and nodes over HTTP."""
 
-import pytest
-
 from orchestrator.core.views import NodeView
 from tandem.protocol.capacity import Capability, Capacity
 from tandem.protocol.ids import AttemptRef, job_id
@@ -40,17 +38,17 @@ async def test_an_unknown_artifact_is_404(api: Api) -> None:
     assert (status, body["code"]) == (404, "not_found")
 
 
-@pytest.mark.parametrize("name", ["", "../x", "a b", "x" * 65])
-async def test_a_wrong_name_is_refused(api: Api, name: str) -> None:
-    status, body = await api.call("POST", "/v1/models", json={"name": name, "artifact": "sha256:" + "0" * 64})
-    assert (status, body["code"]) == (400, "invalid_request")
-    assert body["detail"].startswith("name: ")
+async def test_a_wrong_name_is_refused(api: Api) -> None:
+    for name in ["", "../x", "a b", "x" * 65]:
+        status, body = await api.call("POST", "/v1/models", json={"name": name, "artifact": "sha256:" + "0" * 64})
+        assert (status, body["code"]) == (400, "invalid_request")
+        assert body["detail"].startswith("name: ")
 
 
-@pytest.mark.parametrize("path", ["nobody/versions/1", "a%20b/versions/1", "digits/versions/9"])
-async def test_an_unknown_model_is_404(api: Api, path: str) -> None:
-    status, body = await api.call("GET", f"/v1/models/{path}")
-    assert (status, body["code"]) == (404, "not_found")
+async def test_an_unknown_model_is_404(api: Api) -> None:
+    for path in ["nobody/versions/1", "a%20b/versions/1", "digits/versions/9"]:
+        status, body = await api.call("GET", f"/v1/models/{path}")
+        assert (status, body["code"]) == (404, "not_found")
 
 
 async def test_nodes_are_shown_with_what_they_offer_and_earned(api: Api) -> None:

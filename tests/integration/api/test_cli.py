@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 
 import click
-import pytest
 from click.testing import CliRunner, Result
 
 from tandem.cli.submit import COMMANDS
@@ -96,25 +95,23 @@ async def test_cancel_says_what_became_of_the_job(api: Api, clip: bytes) -> None
     assert (await tandem(api, "cancel", job["id"])).stdout == f"{job['id']} is cancelled\n"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "said"),
-    [
-        (["cancel", "job_" + "0" * 28], 3, "not_found: "),
-        (["infer", "nobody", "-i", "x=[1]"], 3, "not_found: "),
-        (["jobs", "--key", "tdm_wrong"], 3, "unauthorized: "),
-        (["jobs", "--state", "lost"], 2, "'lost' is not one of"),
-        (["infer", "m", "-i", "x"], 2, "expected NAME=LIST"),
-        (["infer", "m", "-i", "x=5"], 2, "expected a JSON list"),
-        (["transcode", DIGITS, "-r", "tall"], 2, "expected HEIGHT"),
-        (["transcode", DIGITS], 3, "unreadable_media: "),
-        (["model", "add", "m", __file__], 3, "invalid_model: "),
-        (["jobs", "--url", "http://127.0.0.1:1"], 4, "is it running there?"),
-    ],
-)
-async def test_what_goes_wrong_is_said_with_an_exit_code(
-    api: Api, arguments: list[str | Path], code: int, said: str
-) -> None:
-    result = await tandem(api, *arguments)
-    assert result.exit_code == code, result.output
-    assert said in result.stderr
-    assert "Traceback" not in result.output
+WRONG: list[tuple[list[str | Path], int, str]] = [
+    (["cancel", "job_" + "0" * 28], 3, "not_found: "),
+    (["infer", "nobody", "-i", "x=[1]"], 3, "not_found: "),
+    (["jobs", "--key", "tdm_wrong"], 3, "unauthorized: "),
+    (["jobs", "--state", "lost"], 2, "'lost' is not one of"),
+    (["infer", "m", "-i", "x"], 2, "expected NAME=LIST"),
+    (["infer", "m", "-i", "x=5"], 2, "expected a JSON list"),
+    (["transcode", DIGITS, "-r", "tall"], 2, "expected HEIGHT"),
+    (["transcode", DIGITS], 3, "unreadable_media: "),
+    (["model", "add", "m", __file__], 3, "invalid_model: "),
+    (["jobs", "--url", "http://127.0.0.1:1"], 4, "is it running there?"),
+]
+
+
+async def test_what_goes_wrong_is_said_with_an_exit_code(api: Api) -> None:
+    for arguments, code, said in WRONG:
+        result = await tandem(api, *arguments)
+        assert result.exit_code == code, result.output
+        assert said in result.stderr
+        assert "Traceback" not in result.output

@@ -146,25 +146,25 @@ async def test_a_wrong_tensor_is_refused(api: Api) -> None:
     assert (await api.call("GET", "/v1/jobs"))[1]["jobs"] == []
 
 
-@pytest.mark.parametrize(
-    ("raw", "detail"),
-    [
-        (b"", "body: "),
-        (b"{", "body: "),
-        (b"\xff\xfe", "body: "),
-        (b"[]", "body: "),
-        (b"{}", "kind"),
-        (b'{"kind": "mine"}', "kind"),
-        (b'{"kind": "transcode"}', "input: "),
-        (b'{"kind": "transcode", "input": {"artifact": "../etc"}}', "input.artifact: "),
-        (b'{"kind": "transcode", "input": {"url": "http://x"}}', "input.url: "),
-        (b"[" * 10_000, "body: "),
-    ],
-)
-async def test_what_is_not_a_request_is_refused(api: Api, raw: bytes, detail: str) -> None:
-    status, body = await api.call("POST", "/v1/jobs", data=raw)
-    assert (status, body["code"]) == (400, "invalid_request")
-    assert detail in body["detail"]
+NOT_REQUESTS = [
+    (b"", "body: "),
+    (b"{", "body: "),
+    (b"\xff\xfe", "body: "),
+    (b"[]", "body: "),
+    (b"{}", "kind"),
+    (b'{"kind": "mine"}', "kind"),
+    (b'{"kind": "transcode"}', "input: "),
+    (b'{"kind": "transcode", "input": {"artifact": "../etc"}}', "input.artifact: "),
+    (b'{"kind": "transcode", "input": {"url": "http://x"}}', "input.url: "),
+    (b"[" * 10_000, "body: "),
+]
+
+
+async def test_what_is_not_a_request_is_refused(api: Api) -> None:
+    for raw, detail in NOT_REQUESTS:
+        status, body = await api.call("POST", "/v1/jobs", data=raw)
+        assert (status, body["code"]) == (400, "invalid_request")
+        assert detail in body["detail"]
 
 
 async def test_an_unknown_artifact_or_model_is_404(api: Api) -> None:
@@ -198,11 +198,11 @@ async def test_the_same_idempotency_key_gives_the_same_job(api: Api, clip: bytes
     assert somebody["id"] != calls[0].result()["id"]
 
 
-@pytest.mark.parametrize("key", ["", "x" * 256])
-async def test_a_useless_idempotency_key_is_refused(api: Api, key: str) -> None:
-    status, body = await api.call("POST", "/v1/jobs", data=b"{}", headers={"Idempotency-Key": key})
-    assert (status, body["code"]) == (400, "invalid_request")
-    assert "Idempotency-Key" in body["detail"]
+async def test_a_useless_idempotency_key_is_refused(api: Api) -> None:
+    for key in ("", "x" * 256):
+        status, body = await api.call("POST", "/v1/jobs", data=b"{}", headers={"Idempotency-Key": key})
+        assert (status, body["code"]) == (400, "invalid_request")
+        assert "Idempotency-Key" in body["detail"]
 
 
 async def test_jobs_come_in_pages_newest_first(api: Api, clip: bytes) -> None:
@@ -254,7 +254,7 @@ async def test_somebody_elses_job_does_not_exist(api: Api, clip: bytes) -> None:
     assert (await api.call("GET", f"/v1/jobs/{job}", headers=mine))[0] == 200
 
 
-@pytest.mark.parametrize("job", ["job_" + "0" * 28, "nonsense", "job_%00"])
-async def test_an_unknown_job_is_404(api: Api, job: str) -> None:
-    status, body = await api.call("GET", f"/v1/jobs/{job}")
-    assert (status, body["code"]) == (404, "not_found")
+async def test_an_unknown_job_is_404(api: Api) -> None:
+    for job in ("job_" + "0" * 28, "nonsense", "job_%00"):
+        status, body = await api.call("GET", f"/v1/jobs/{job}")
+        assert (status, body["code"]) == (404, "not_found")

@@ -2,8 +2,6 @@
 
 import io
 
-import pytest
-
 from orchestrator.core.lifecycle import Cancelled
 from tandem.protocol.ids import AttemptRef
 from tests.fixtures.api import Api, Json
@@ -64,7 +62,6 @@ async def test_a_rendition_over_the_signed_bound_leaves_nothing(api: Api, clip: 
     assert api.files() == before
 
 
-@pytest.mark.parametrize("name", ["999p", "other"])
-async def test_a_rendition_that_was_not_asked_for_is_refused(api: Api, clip: bytes, name: str) -> None:
-    status, body = await put(api, api.signer.upload(await running(api, clip), name, 100))
+async def test_a_rendition_that_was_not_asked_for_is_refused(api: Api, clip: bytes) -> None:
+    status, body = await put(api, api.signer.upload(await running(api, clip), "999p", 100))
     assert (status, body["code"]) == (404, "not_found")
