@@ -227,4 +227,4 @@ class JobMachine(RuleBasedStateMachine):
 
 
 TestJobs = JobMachine.TestCase
-TestJobs.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
+TestJobs.settings = settings(max_examples=40, stateful_step_count=50, deadline=None)

@@ -19,7 +19,7 @@ from tandem.protocol.media import (
 )
 from tests.property.strategies import media_infos
 
-modest = settings(max_examples=100, deadline=None)
+modest = settings(max_examples=40, deadline=None)
 
 
 def well_formed(media: MediaInfo, ladder: tuple[Rendition, ...]) -> None:

@@ -15,7 +15,7 @@ from tests.property.strategies import node_messages, orchestrator_messages
 IDENTITY = Identity(SIGNER, SENDER.address, DOMAIN, ORIGIN)
 OFFER = offer()
 WELCOME = Welcome(heartbeat=1, lease=3)
-modest = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+modest = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 Said = NodeMessage | OrchestratorMessage | ProtocolError
 

@@ -114,4 +114,4 @@ class AccountMachine(RuleBasedStateMachine):
 
 
 TestAccounts = AccountMachine.TestCase
-TestAccounts.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestAccounts.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)

@@ -14,7 +14,7 @@ from tandem.protocol.messages import Offer
 from tandem.protocol.placement import need
 from tests.fixtures.protocol import JOB, inference_work, media, offer, tensor, transcode_work
 
-modest = settings(max_examples=100, deadline=None)
+modest = settings(max_examples=40, deadline=None)
 WORKS: list[TranscodeWork | InferenceWork] = [
     transcode_work(),
     transcode_work(media(320, 240)),
