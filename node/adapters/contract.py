@@ -78,7 +78,7 @@ class EthereumTicketContract:
         )
 
     async def gas_price(self) -> int:
-        return await (await self._connect()).broker.chain.gas_price()
+        return await (await self._connect()).sender.gas_price()
 
     async def redeem(self, sets: tuple[WinningSet, ...], rands: tuple[bytes, ...]) -> RedemptionResult:
         """Raises also ChainError, TransactionReverted among them, if the endpoint or the contract refuses."""

@@ -36,11 +36,6 @@ class Chain:
         with chain_errors("reading a balance"):
             return await self.web3.eth.get_balance(self.web3.to_checksum_address(address))
 
-    async def gas_price(self) -> int:
-        """What a unit of gas costs now, in wei: base fee and tip."""
-        with chain_errors("reading the gas price"):
-            return await self.web3.eth.gas_price
-
 
 @asynccontextmanager
 async def connect(url: str, *, chain_id: int | None = None, timeout_seconds: float = 10.0) -> AsyncIterator[Chain]:

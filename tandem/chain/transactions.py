@@ -159,6 +159,10 @@ class TransactionSender:
         outcomes = [await self._confirmed(transaction) for transaction in pending]
         return tuple(mined for mined in outcomes if mined is not None)
 
+    async def gas_price(self) -> int:
+        """What a unit of gas costs this account now, in wei: the next block's base fee and the policy's tip."""
+        return await self._base_fee() + self._policy.max_priority_fee_per_gas
+
     async def _launch(self, call: Call, purpose: str) -> SignedTransaction:
         if self._next_tx_nonce is None:
             await self._reconcile()
@@ -187,9 +191,8 @@ class TransactionSender:
         self._next_tx_nonce = max([on_chain, *(transaction.tx_nonce + 1 for transaction in pending)])
 
     async def _fields(self, call: Call, tx_nonce: int) -> TxParams:
-        priority = self._policy.max_priority_fee_per_gas
+        priority, base = self._policy.max_priority_fee_per_gas, await self._base_fee()
         with chain_errors("estimating gas"):
-            base = int((await self.chain.web3.eth.get_block("pending"))["baseFeePerGas"])
             fields: dict[str, Any] = {"from": self._account, "value": call.value, "data": call.data}
             if call.to is not None:
                 fields["to"] = self.chain.web3.to_checksum_address(call.to)
@@ -212,6 +215,10 @@ class TransactionSender:
                 "maxPriorityFeePerGas": priority,
             },
         )
+
+    async def _base_fee(self) -> int:
+        with chain_errors("reading the base fee"):
+            return int((await self.chain.web3.eth.get_block("pending"))["baseFeePerGas"])
 
     def _sign(self, fields: TxParams, tx_nonce: int, purpose: str) -> SignedTransaction:
         signed = Account.sign_transaction(cast(dict[str, Any], fields), self._key.secret)
