@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from node.core.acceptance import Backing
 from tandem.protocol.tickets import Ticket, TicketParams
 
-_GAS_TRANSACTION = 60_000
-_GAS_SET = 45_000
-_GAS_TICKET = 14_000
-"""Gas of a redemption, rounded up from what the contract was measured to use; its first storage slots are cold."""
+_GAS_TRANSACTION = 40_000
+_GAS_SET = 40_000
+_GAS_TICKET = 8_000
+"""Gas of a redemption, rounded up: the contract uses 75,000 for one winner, 434,000 for fifty under one set of
+parameters, 154,000 for three under three."""
 
 
 @dataclass(frozen=True, slots=True)
