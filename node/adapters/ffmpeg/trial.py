@@ -15,7 +15,7 @@ from tandem.protocol.media import MediaInfo, Rendition, RenditionRequest, VideoS
 
 _LIMITS = Limits(memory_mib=2048, wall_seconds=60)
 _WALL_SECONDS = 120.0
-_SECONDS, _RATE, _SIZE = 2, 25, (1280, 720)
+_SECONDS, _RATE, _SIZE = 1, 25, (1280, 720)
 _LADDER = (RenditionRequest(height=720, audio=None), RenditionRequest(height=360, audio=None))
 # Moving shapes under a grain that changes with each frame: about as hard to encode as film.
 _SCENE = f"testsrc2=size={_SIZE[0]}x{_SIZE[1]}:rate={_RATE}:duration={_SECONDS},noise=alls=12:allf=t,format=yuv420p"

@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import imageio_ffmpeg
 import pytest
+import pytest_asyncio
 
 from node.adapters.ffmpeg import Ffmpeg, FfmpegTranscoder, VideoEncoder, binary, find_ffmpeg, transcoder
 from node.adapters.ffmpeg.transcoder import limits_of, progress_at
@@ -31,7 +32,7 @@ PICTURE = MediaInfo(
 Reports = list[tuple[int, float | None]]
 
 
-@pytest.fixture(params=["system", "packaged"])
+@pytest_asyncio.fixture(params=["system", "packaged"], scope="session", loop_scope="session")
 async def ffmpeg(request: pytest.FixtureRequest) -> Ffmpeg:
     """The oldest and the newest that are about."""
     packaged = Path(imageio_ffmpeg.get_ffmpeg_exe())
@@ -41,7 +42,7 @@ async def ffmpeg(request: pytest.FixtureRequest) -> Ffmpeg:
     return found
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def newest() -> Ffmpeg:
     return await binary.examine(Path(imageio_ffmpeg.get_ffmpeg_exe()), CLOCK)
 
@@ -97,8 +98,8 @@ async def test_every_clip_keeps_its_frames_and_its_length(ffmpeg: Ffmpeg, tmp_pa
 
 
 async def test_renditions_share_their_key_frames(tmp_path: Path, newest: Ffmpeg) -> None:
-    work = work_for(await probe(CLIPS / "bbb_720p25_aac51.mp4"), 180, 90)
-    files, _ = await transcode(newest, work, CLIPS / "bbb_720p25_aac51.mp4", tmp_path)
+    source = encode(tmp_path / "even.mkv", range(0, 5000, 40))
+    files, _ = await transcode(newest, work_for(await probe(source), 48, 32), source, tmp_path)
     assert [key_times(path) for path in files.values()] == [[0, 2, 4], [0, 2, 4]]
 
 
@@ -202,7 +203,7 @@ async def test_a_full_disk_is_the_machines_fault(tmp_path: Path, newest: Ffmpeg)
 
 async def test_progress_rises_and_foresees_the_end(tmp_path: Path, newest: Ffmpeg) -> None:
     source = CLIPS / "bbb_720p25_aac51.mp4"
-    _, reports = await transcode(newest, work_for(await probe(source), 720, 360), source, tmp_path)
+    _, reports = await transcode(newest, work_for(await probe(source), 540), source, tmp_path)
     permilles = [permille for permille, _ in reports]
     assert permilles == sorted(permilles)
     assert any(0 < permille < 999 and left for permille, left in reports)
@@ -218,7 +219,7 @@ def test_progress_is_of_the_duration(done_us: int, elapsed: float, expected: tup
 
 async def test_cancelling_ends_ffmpeg(sandbox: Sandbox, tmp_path: Path, newest: Ffmpeg) -> None:
     source, begun = CLIPS / "bbb_720p25_aac51.mp4", asyncio.Event()
-    work = work_for(await probe(source), 720, 540, 480)
+    work = work_for(await probe(source), 540)
     runner = FfmpegTranscoder(newest, VideoEncoder.X264, sandbox=sandbox, clock=CLOCK)
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(runner.transcode(work, source, tmp_path, lambda *_: begun.set()))
@@ -230,7 +231,7 @@ async def test_cancelling_ends_ffmpeg(sandbox: Sandbox, tmp_path: Path, newest: 
 
 async def test_bounds_on_time_and_size_hold(tmp_path: Path, newest: Ffmpeg, monkeypatch: pytest.MonkeyPatch) -> None:
     source = CLIPS / "bbb_720p25_aac51.mp4"
-    work = work_for(await probe(source), 720, 540, 480)
+    work = work_for(await probe(source), 540)
     slow = FfmpegTranscoder(newest, VideoEncoder.X264, sandbox=Sandbox.LIMITS, clock=CLOCK, wall_seconds=0.3)
     with pytest.raises(AttemptTimeout):
         await slow.transcode(work, source, tmp_path, lambda *_: None)
