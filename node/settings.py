@@ -8,6 +8,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tandem.protocol.signing import Address
 from tandem.protocol.units import UINT256_MAX, parse_amount
+from tandem.settings import Folder
 
 
 def _amount(value: object) -> object:
@@ -105,7 +106,7 @@ class NodeSettings(BaseSettings):
         use_attribute_docstrings=True,
     )
 
-    data: Path = Path("var/node")
+    data: Folder = Path("var/node")
     """The folder of the key, the ticket store and the artifact cache. One node, one folder."""
     orchestrator: OrchestratorSection = OrchestratorSection()
     chain: ChainSection

@@ -10,6 +10,7 @@ from tandem.protocol.media import VideoCodec
 from tandem.protocol.pricing import Prices
 from tandem.protocol.signing import Address
 from tandem.protocol.units import Wei
+from tandem.settings import Folder
 
 Seconds = Annotated[float, Field(gt=0, le=10**7)]
 Bytes = Annotated[int, Field(gt=0)]
@@ -94,7 +95,7 @@ class OrchestratorSettings(BaseSettings):
         use_attribute_docstrings=True,
     )
 
-    data: Path = Path("var/orchestrator")
+    data: Folder = Path("var/orchestrator")
     """The folder of the database and the artifacts."""
     http: HttpSettings = HttpSettings()
     chain: ChainSettings

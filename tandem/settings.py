@@ -10,9 +10,9 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
@@ -29,6 +29,9 @@ from tandem.protocol.errors import ConfigurationError
 S = TypeVar("S", bound=BaseSettings)
 
 Route = tuple[str, ...]
+
+Folder = Annotated[Path, AfterValidator(Path.absolute)]
+"""A path that is the same from wherever a child process works."""
 
 REQUIRED: Final = object()
 _NOTHING = "null"
