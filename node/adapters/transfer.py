@@ -30,11 +30,12 @@ _CONNECT_SECONDS = 10
 
 @dataclass(frozen=True, slots=True)
 class TransferPolicy:
-    """How long a transfer is waited for."""
+    """How long a transfer is waited for: a minute without an orchestrator, which may be starting anew, costs no work."""
 
-    attempts: int = 4
+    attempts: int = 10
     backoff: float = 0.5
     """Seconds before the second attempt; doubled before each one after."""
+    backoff_max: float = 15
     stall: float = 30
     """Seconds without a byte after which the connection counts as broken."""
 
@@ -98,7 +99,7 @@ class HttpTransfer:
     async def _attempts(self) -> AsyncIterator[int]:
         for number in range(self._policy.attempts):
             if number:
-                await self._clock.sleep(self._policy.backoff * 2 ** (number - 1))
+                await self._clock.sleep(min(self._policy.backoff_max, self._policy.backoff * 2 ** (number - 1)))
             yield number
 
     def _allowed(self, url: str) -> URL:

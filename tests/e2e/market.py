@@ -163,12 +163,12 @@ class Market:
         async with connect(self.anvil.url) as chain:
             return await chain.balance(self.addresses[name])
 
-    def status(self, name: str) -> dict[str, Any]:
-        """What `tandem node status` says."""
+    def status(self, name: str) -> dict[str, int]:
+        """The amounts and counts that `tandem node status` says."""
         answer = self._run(
             "node", "status", "--data", f"{self.folder}/{name}", "--chain.contract", self.contract, "--json"
         )
-        return dict(json.loads(answer))
+        return {key: int(value) for key, value in json.loads(answer).items() if str(value).isdecimal()}
 
     async def deposit(self) -> int:
         async with connect(self.anvil.url) as chain:
