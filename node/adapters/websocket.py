@@ -30,7 +30,9 @@ class WebSocketDialler:
             try:
                 socket = await session.ws_connect(self._url, max_msg_size=MAX_FRAME_BYTES, heartbeat=self._ping_seconds)
             except (ClientError, TimeoutError, OSError) as error:
-                raise Unavailable(f"expected an orchestrator at {self._url}: {error!r}; is it running?") from error
+                raise Unavailable(
+                    f"expected an orchestrator at {self._url}: {_reason(error)}; check orchestrator.url, or wait for it"
+                ) from error
             async with socket:
                 yield WebSocketConnection(socket)
 
@@ -47,7 +49,7 @@ class WebSocketConnection:
             else:
                 await self._socket.send_bytes(frame)
         except (ClientError, ConnectionError) as error:
-            raise Unavailable(f"the connection to the orchestrator broke: {error!r}") from error
+            raise Unavailable(f"the connection to the orchestrator broke: {_reason(error)}") from error
 
     async def receive(self) -> Frame:
         """Raises Unavailable if the connection is gone."""
@@ -59,3 +61,7 @@ class WebSocketConnection:
         raise Unavailable(
             f"the orchestrator closed the connection ({self._socket.close_code}): {reason or 'no reason'}"
         )
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
