@@ -21,8 +21,11 @@ class PayingPolicy:
     """Wei of expected value that may be signed beyond what a node has earned, refused tickets included."""
     max_face_value: int
     """Wei: what a single winner may pay."""
-    min_lifetime: float = 60.0
-    """Seconds that terms must still live, when they are agreed and whenever a ticket is signed."""
+    min_lifetime: float = 120.0
+    """Seconds that terms must still live, when they are agreed and whenever a ticket is signed.
+
+    Well above what nodes ask for, since a refused ticket counts against its node for ever.
+    """
 
     @property
     def min_value(self) -> int:

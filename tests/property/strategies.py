@@ -71,8 +71,8 @@ def tensors(draw: st.DrawFn) -> Tensor:
 video_streams = st.builds(
     VideoStream,
     codec=labels,
-    width=st.integers(1, 16384),
-    height=st.integers(1, 16384),
+    width=st.integers(1, 16384) | st.integers(16, 300),
+    height=st.integers(1, 16384) | st.integers(16, 300),
     rotation=st.sampled_from((0, 90, 180, 270)),
     sample_aspect=st.tuples(st.integers(1, 300), st.integers(1, 300)) | st.just((1, 1)),
     frame_rate=st.tuples(st.integers(0, 240_000), st.integers(1, 1001)),

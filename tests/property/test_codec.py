@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from tandem.protocol.codec import MAX_CONTROL_BYTES, Envelope, Frame, decode, encode
 from tandem.protocol.errors import MalformedMessage, ProtocolError, UnknownMessage
-from tests.property.strategies import envelopes, with_tensors
+from tandem.protocol.messages import Assign
+from tests.property.strategies import assigns, envelopes, transcodes, with_tensors
 
 modest = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -27,6 +28,12 @@ def survives(frame: Frame) -> bool:
 @given(envelopes)
 def test_messages_survive_their_frame(envelope: Envelope) -> None:
     assert decode(encode(envelope)) == envelope
+
+
+@modest
+@given(assigns(transcodes))
+def test_what_is_absent_stays_absent(assign: Assign) -> None:
+    assert decode(encode(Envelope(assign))).message == assign
 
 
 @modest
