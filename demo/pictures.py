@@ -10,7 +10,6 @@ from rich.table import Table
 
 from tandem.protocol.api import JobView, RenditionView
 from tandem.protocol.jobs import AttemptState
-from tandem.protocol.units import format_amount
 
 _SHADES = " ░▒▓█"
 _BRIGHTEST = 16
@@ -75,16 +74,19 @@ def show_renditions(console: Console, renditions: Sequence[RenditionView]) -> No
 
 def show_jobs(console: Console, jobs: Sequence[JobView], names: dict[str, str]) -> None:
     """`names` of the nodes by their addresses."""
-    table = Table("job", "kind", "state", "cost in wei", "", "done by", title="What it cost", title_justify="left")
+    table = Table("job", "kind", title="What it cost", title_justify="left")
+    table.add_column("wei", justify="right", no_wrap=True)
+    table.add_column("done by", no_wrap=True)
     for job in jobs:
         done_by = ", ".join(names[each.node] for each in job.attempts if each.state is AttemptState.ACCEPTED)
-        charged = job.price.charged
-        table.add_row(job.id, job.kind, job.state, f"{charged:,}", format_amount(charged), done_by)
+        table.add_row(job.id, job.kind, f"{job.price.charged:,}", done_by)
     console.print(table)
 
 
 def show_earnings(console: Console, nodes: Sequence[Earnings]) -> None:
-    table = Table("", *(each.name for each in nodes), title="What the nodes earned, in wei", title_justify="left")
+    table = Table("", title="What the nodes earned, in wei", title_justify="left")
+    for each in nodes:
+        table.add_column(each.name, justify="right", overflow="fold")
     table.add_row("address", *(each.address for each in nodes))
     table.add_row("accepted work", *(f"{each.earned:,}" for each in nodes))
     table.add_row("tickets received", *(f"{each.tickets:,}" for each in nodes))

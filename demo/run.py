@@ -9,9 +9,10 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -31,6 +32,9 @@ LADDER = tuple(
     RenditionRequest(height=height, video=VideoSettings(bitrate=bitrate))
     for height, bitrate in ((720, 2_500_000), (480, 1_200_000), (360, 700_000))
 )
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 _NODES_SECONDS = 120.0
 _PAID_SECONDS = 60.0
@@ -97,8 +101,7 @@ async def _submit(market: Marketplace, console: Console) -> Done:
             await _connected(client, market)
         console.rule("A video and a model go in over HTTP")
         with Progress(*columns, console=console) as progress:
-            job = await _transcode(client, progress)
-            inferences = await _infer(client, progress)
+            job, inferences = await _both(_transcode(client, progress), _infer(client, progress))
     if not isinstance(job.result, TranscodeResult):
         raise DemoFailed(f"expected {job.id} to succeed, it has {job.state}: {job.error}")
     digits = json.loads(DIGITS.read_text())
@@ -109,6 +112,16 @@ async def _submit(market: Marketplace, console: Console) -> Done:
         for digit, inference in zip(digits, inferences, strict=True)
     ]
     return Done(job, job.result, answers, [inference.job for inference in inferences])
+
+
+async def _both(first: Coroutine[Any, Any, A], second: Coroutine[Any, Any, B]) -> tuple[A, B]:
+    """Both at the same time, so that each node has something to do."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = group.create_task(first), group.create_task(second)
+    except ExceptionGroup as failures:
+        raise DemoFailed("; ".join(str(failure) for failure in failures.exceptions)) from failures
+    return tasks[0].result(), tasks[1].result()
 
 
 async def _connected(client: TandemClient, market: Marketplace) -> None:
