@@ -30,7 +30,7 @@ _CONNECT_SECONDS = 10
 
 @dataclass(frozen=True, slots=True)
 class TransferPolicy:
-    """How long a transfer is waited for: a minute without an orchestrator, which may be starting anew, costs no work."""
+    """How long a transfer is waited for: a minute without an orchestrator, as while it starts anew, costs no work."""
 
     attempts: int = 10
     backoff: float = 0.5

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from node.children.models import check_model, trial_model
+from node.children.models import trial_model
 from node.children.wire import WorkerSettings
+from tandem.inspection.model_rules import check_model
 from tandem.protocol.errors import InvalidModel, TandemError, Unavailable
 from tandem.protocol.tensors import Datatype
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import assert_never
 
 from node.core.exposure import Balance, headroom
 from tandem.protocol.capacity import Capacity, shortfalls
@@ -14,13 +13,10 @@ from tandem.protocol.errors import (
     TandemError,
     Unavailable,
 )
-from tandem.protocol.jobs import InferenceWork, TranscodeWork
-from tandem.protocol.media import VideoCodec, output_pixels
+from tandem.protocol.jobs import TranscodeWork
 from tandem.protocol.messages import Assign, Offer
-from tandem.protocol.placement import need
-from tandem.protocol.pricing import Prices, inference_price, transcode_price
-
-_ENCODERS = {VideoCodec.H264: frozenset({"libx264", "h264_nvenc"})}
+from tandem.protocol.placement import lacking, need
+from tandem.protocol.pricing import Prices, price_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,30 +44,12 @@ def refusal(assign: Assign, situation: Situation) -> TandemError | None:
     )
 
 
-def price_of(work: TranscodeWork | InferenceWork, prices: Prices) -> int | None:
-    """Wei for an accepted result; None if it is not for sale."""
-    match work:
-        case TranscodeWork():
-            return transcode_price(prices, output_pixels(work.media, work.ladder))
-        case InferenceWork():
-            return inference_price(prices, work.cost_us)
-        case _:
-            assert_never(work)
-
-
 def _unable(assign: Assign, offer: Offer) -> TandemError | None:
-    match assign.work:
-        case TranscodeWork(ladder=ladder):
-            if {rendition.name for rendition in ladder} != set(assign.upload_urls):
-                return InvalidRequest("expected an upload URL for each rendition, and no other")
-            encoders = set(offer.capability.video_encoders)
-            lacking = {str(step.video_codec) for step in ladder if not _ENCODERS[step.video_codec] & encoders}
-            return Unavailable(f"this node has no encoder for {', '.join(sorted(lacking))}") if lacking else None
-        case InferenceWork():
-            providers = offer.capability.execution_providers
-            return None if providers else Unavailable("this node has no ONNX Runtime provider")
-        case _:
-            assert_never(assign.work)
+    wanted = {step.name for step in assign.work.ladder} if isinstance(assign.work, TranscodeWork) else set()
+    if wanted != set(assign.upload_urls):
+        return InvalidRequest("expected an upload URL for each rendition, and no other")
+    missing = lacking(assign.work, offer.capability)
+    return Unavailable(f"this node has {missing}") if missing else None
 
 
 def _mispriced(assign: Assign, prices: Prices) -> TandemError | None:

@@ -10,12 +10,11 @@ from orchestrator.core.records import ReadyTask
 from tandem.protocol.capacity import Capacity, shortfalls
 from tandem.protocol.ids import AttemptRef
 from tandem.protocol.jobs import InferenceWork, TranscodeWork
-from tandem.protocol.media import VideoCodec, output_pixels
+from tandem.protocol.media import output_pixels
 from tandem.protocol.messages import Offer
-from tandem.protocol.placement import need
-from tandem.protocol.pricing import Prices, inference_price, transcode_price
+from tandem.protocol.placement import lacking, need
+from tandem.protocol.pricing import price_of
 
-_ENCODERS: Mapping[VideoCodec, frozenset[str]] = {VideoCodec.H264: frozenset({"libx264", "h264_nvenc"})}
 _UNKNOWN_SPEED_SECONDS = 60.0
 
 
@@ -87,17 +86,6 @@ class Assignment:
     need: Capacity
 
 
-def price_of(work: TranscodeWork | InferenceWork, prices: Prices) -> int | None:
-    """Wei for an accepted result; None if it is not for sale."""
-    match work:
-        case TranscodeWork():
-            return transcode_price(prices, output_pixels(work.media, work.ladder))
-        case InferenceWork():
-            return inference_price(prices, work.cost_us)
-        case _:
-            assert_never(work)
-
-
 def assign(tasks: Sequence[ReadyTask], nodes: Sequence[NodeState]) -> list[Assignment]:
     """As many assignments as fit, oldest task first, each to the best node for it."""
     states = {node.address: node for node in nodes}
@@ -158,8 +146,8 @@ def _lasting(ready: ReadyTask, node: NodeState) -> list[Reason]:
         reasons.append(Reason(Obstacle.DRAINING, "the node takes no new attempts"))
     if not node.has_terms:
         reasons.append(Reason(Obstacle.NO_TERMS, "no ticket terms are in force"))
-    if lacking := _lacking(ready.task.work, node):
-        reasons.append(Reason(Obstacle.CANNOT, lacking))
+    if missing := lacking(ready.task.work, node.offer.capability):
+        reasons.append(Reason(Obstacle.CANNOT, missing))
     price = price_of(ready.task.work, node.offer.prices)
     if price is None:
         reasons.append(Reason(Obstacle.PRICE, "the node does not sell this codec"))
@@ -178,19 +166,6 @@ def _passing(ready: ReadyTask, node: NodeState) -> list[Reason]:
     if short:
         reasons.append(Reason(Obstacle.CAPACITY, "; ".join(f"{k}: needs {n}, free {f}" for k, (n, f) in short.items())))
     return reasons
-
-
-def _lacking(work: TranscodeWork | InferenceWork, node: NodeState) -> str | None:
-    capability = node.offer.capability
-    match work:
-        case TranscodeWork():
-            codecs = {rendition.video_codec for rendition in work.ladder}
-            missing = sorted(codec for codec in codecs if not _ENCODERS[codec] & set(capability.video_encoders))
-            return f"no encoder for {', '.join(missing)}" if missing else None
-        case InferenceWork():
-            return None if capability.execution_providers else "no ONNX Runtime provider"
-        case _:
-            assert_never(work)
 
 
 def _score(ready: ReadyTask, node: NodeState) -> float:

@@ -1,12 +1,18 @@
-"""What a task needs of a node: computed alike by the orchestrator that places it and the node that admits it."""
+"""What a task needs of a node, and what the node lacks for it.
 
+Computed alike by the orchestrator that places it and the node that admits it.
+"""
+
+from collections.abc import Mapping
 from typing import assert_never
 
 from tandem.protocol.capacity import Capability, Capacity
 from tandem.protocol.jobs import InferenceWork, TranscodeWork
+from tandem.protocol.media import VideoCodec
 
 NVENC_SUFFIX = "_nvenc"
 
+_ENCODERS: Mapping[VideoCodec, frozenset[str]] = {VideoCodec.H264: frozenset({"libx264", "h264_nvenc"})}
 _TRANSCODE_CPU = 1000
 _FEEDING_CPU = 250
 _INFERENCE_CPU = 250
@@ -48,3 +54,16 @@ def _inference_need(work: InferenceWork, capability: Capability) -> Capacity:
 def uses_nvenc(capability: Capability) -> bool:
     """Whether the node encodes on the GPU: it does whenever its trial encode succeeded."""
     return any(encoder.endswith(NVENC_SUFFIX) for encoder in capability.video_encoders)
+
+
+def lacking(work: TranscodeWork | InferenceWork, capability: Capability) -> str | None:
+    """What the node would have to be able to do besides; None if it can run the task."""
+    match work:
+        case TranscodeWork():
+            known = set(capability.video_encoders)
+            missing = {str(step.video_codec) for step in work.ladder if not _ENCODERS[step.video_codec] & known}
+            return f"no encoder for {', '.join(sorted(missing))}" if missing else None
+        case InferenceWork():
+            return None if capability.execution_providers else "no ONNX Runtime provider"
+        case _:
+            assert_never(work)

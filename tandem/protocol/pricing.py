@@ -5,12 +5,13 @@ times the size of the input relative to the input the cost was measured with.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, assert_never
 
 from pydantic import ConfigDict, Field
 
 from tandem.protocol.ids import Frozen
-from tandem.protocol.media import VideoCodec
+from tandem.protocol.jobs import InferenceWork, TranscodeWork
+from tandem.protocol.media import VideoCodec, output_pixels
 from tandem.protocol.tensors import TensorMeta, TensorSpec, elements
 from tandem.protocol.units import Wei, ceil_div
 
@@ -49,3 +50,14 @@ def inference_cost(cost_us: int, specs: Sequence[TensorSpec], inputs: Sequence[T
 def inference_price(prices: Prices, cost_us: int) -> int:
     """Wei for so many microseconds of model cost, rounded up."""
     return ceil_div(cost_us * prices.inference_second, MICROSECONDS)
+
+
+def price_of(work: TranscodeWork | InferenceWork, prices: Prices) -> int | None:
+    """Wei for an accepted result; None if it is not for sale."""
+    match work:
+        case TranscodeWork():
+            return transcode_price(prices, output_pixels(work.media, work.ladder))
+        case InferenceWork():
+            return inference_price(prices, work.cost_us)
+        case _:
+            assert_never(work)

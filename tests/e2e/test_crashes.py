@@ -1,5 +1,6 @@
 """Any process may die by SIGKILL at any instant: the job ends well, nothing is paid twice, nothing is lost."""
 
+from functools import partial
 from pathlib import Path
 
 from tandem.client import TandemClient
@@ -34,7 +35,11 @@ async def check_books(market: Market, client: TandemClient, job_id: str) -> None
     await until("tickets for the accepted attempt, and for no other", settled)
     for name, address in market.addresses.items():
         due = accepted[0].price if address == accepted[0].node else 0
-        await until(f"{name} to count {due} wei", lambda name=name, due=due: market.status(name)["earned"] == due)
+        await until(f"{name} to count {due} wei", partial(earned_is, market, name, due))
+
+
+def earned_is(market: Market, name: str, due: int) -> bool:
+    return market.status(name)["earned"] == due
 
 
 async def test_node_dies_in_mid_transcode(market: Market, tmp_path: Path) -> None:

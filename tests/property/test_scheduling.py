@@ -6,12 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.core.records import ReadyTask, TaskRecord
-from orchestrator.core.scheduling import Assignment, Load, NodeState, Obstacle, assign, explain, price_of
+from orchestrator.core.scheduling import Assignment, Load, NodeState, Obstacle, assign, explain
 from tandem.protocol.capacity import Capacity, fits
 from tandem.protocol.ids import AttemptRef, task_id
 from tandem.protocol.jobs import InferenceWork, TaskState, TranscodeWork
 from tandem.protocol.messages import Offer
 from tandem.protocol.placement import need
+from tandem.protocol.pricing import price_of
 from tests.fixtures.protocol import JOB, inference_work, media, offer, tensor, transcode_work
 
 modest = settings(max_examples=40, deadline=None)
