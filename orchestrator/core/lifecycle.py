@@ -13,17 +13,28 @@ from tandem.protocol.errors import (
     AttemptLost,
     AttemptReturned,
     Conflict,
+    ExecutionFailed,
     ExposureExceeded,
+    InvalidModel,
+    InvalidTensor,
     JobFailed,
     NoCapacity,
     StaleAttempt,
+    TooLarge,
+    Unavailable,
+    UnreadableMedia,
 )
 from tandem.protocol.ids import AttemptRef
 from tandem.protocol.jobs import JOB_TRANSITIONS, AttemptState, JobState, Output, TaskState, is_final
 from tandem.protocol.tensors import Tensor
 
-DECLINED = frozenset({AttemptReturned.code, NoCapacity.code, ExposureExceeded.code})
+DECLINED = frozenset({AttemptReturned.code, NoCapacity.code, ExposureExceeded.code, Unavailable.code})
 """Codes by which a node hands an attempt back without having failed it."""
+
+INPUT_FAULTS = frozenset(
+    error.code for error in (ExecutionFailed, InvalidModel, InvalidTensor, TooLarge, UnreadableMedia)
+)
+"""Codes by which nodes may agree that no other node will do better."""
 
 _BLAMED = frozenset({AttemptState.FAILED, AttemptState.REJECTED, AttemptState.EXPIRED})
 
@@ -197,7 +208,7 @@ def _over(
 def _giving_up(history: Sequence[AttemptRecord], policy: RetryPolicy) -> Failure | None:
     """Why the task is not tried again, or None if it is."""
     blamed = [attempt for attempt in history if attempt.state in _BLAMED and attempt.failure is not None]
-    final = [attempt.failure for attempt in blamed if attempt.failure and not attempt.failure.retryable]
+    final = [attempt.failure for attempt in blamed if attempt.failure and attempt.failure.code in INPUT_FAULTS]
     if len(final) >= policy.confirmations:
         return final[-1]
     if len({attempt.node for attempt in blamed}) >= policy.max_nodes or len(history) >= policy.max_attempts:

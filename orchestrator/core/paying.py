@@ -5,11 +5,13 @@ from dataclasses import dataclass, replace
 from orchestrator.core.records import AccountChanges, AccountRecord, PaymentRecord
 from orchestrator.core.session import Identity
 from tandem.protocol.errors import TicketError, TicketExpired, TicketParamsUnknown
-from tandem.protocol.messages import MAX_TICKETS, SignedTicket
+from tandem.protocol.messages import SignedTicket
 from tandem.protocol.tickets import UINT32_MAX, TicketParams, sign_ticket
 from tandem.protocol.units import ceil_div
 
 _MOST_TICKETS_AHEAD = 100_000
+MOST_TICKETS_AT_ONCE = 128
+"""They are signed while a transaction is open."""
 _NONCES = UINT32_MAX + 1
 
 
@@ -71,7 +73,7 @@ def pay(account: AccountRecord, identity: Identity, policy: PayingPolicy, now: f
     if params is None or params.expiry < now + policy.min_lifetime:
         return AccountChanges()
     value = params.expected_value()
-    count = min(MAX_TICKETS, ceil_div(unpaid(account, policy), value), _NONCES - account.next_nonce)
+    count = min(MOST_TICKETS_AT_ONCE, ceil_div(unpaid(account, policy), value), _NONCES - account.next_nonce)
     if count == 0:
         return AccountChanges()
     nonces = range(account.next_nonce, account.next_nonce + count)

@@ -12,7 +12,7 @@ from tandem.protocol.ids import AttemptRef
 from tandem.protocol.jobs import InferenceWork, TranscodeWork
 from tandem.protocol.media import output_pixels
 from tandem.protocol.messages import Offer
-from tandem.protocol.placement import lacking, need
+from tandem.protocol.placement import LEAST_CPU, lacking, need
 from tandem.protocol.pricing import price_of
 
 _UNKNOWN_SPEED_SECONDS = 60.0
@@ -71,6 +71,11 @@ class NodeState:
         for load in self.loads.values():
             left -= load.need
         return left
+
+    @property
+    def has_room(self) -> bool:
+        """Whether there is any task that it might take."""
+        return not self.offer.draining and self.has_terms and self.free.cpu >= LEAST_CPU
 
     @property
     def exposure(self) -> int:

@@ -67,8 +67,8 @@ class JobStore(Protocol):
         """
         ...
 
-    async def ready(self, limit: int) -> list[ReadyTask]:
-        """Waiting tasks whose `not_before` has passed, oldest first."""
+    async def ready(self, limit: int, after: str | None = None) -> list[ReadyTask]:
+        """Waiting tasks whose `not_before` has passed, oldest first; those after the task `after`, if it is given."""
         ...
 
     async def next_ready_at(self) -> float | None:

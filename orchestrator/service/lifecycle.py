@@ -103,7 +103,10 @@ class Lifecycle:
             self._tasks_waiting()
 
     def _attempt_changed(self, attempt: AttemptRecord) -> None:
-        if attempt.state in {AttemptState.RUNNING, AttemptState.VERIFYING}:
+        if attempt.state is AttemptState.RUNNING:
+            return
+        if attempt.state is AttemptState.VERIFYING:
+            self._nodes.idle(attempt.node, attempt.ref)
             return
         self._nodes.release(attempt.node, attempt.ref)
         _log(attempt)

@@ -1,10 +1,11 @@
 """The nodes that are connected right now. The live session is the offer: when it goes, the capacity goes."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from orchestrator.core.scheduling import Load, NodeState
 from orchestrator.ports.nodes import NodeLink
+from tandem.protocol.capacity import Capacity
 from tandem.protocol.ids import AttemptRef
 from tandem.protocol.messages import Offer
 
@@ -68,6 +69,12 @@ class Nodes:
         node = self._connected.get(address)
         if node is not None and node.link is link:
             del self._connected[address]
+
+    def idle(self, address: str, ref: AttemptRef) -> None:
+        """The attempt's work is done: it takes up no room any more, but its price is still at stake."""
+        node = self._connected.get(address)
+        if node is not None and ref in node.loads:
+            node.loads[ref] = replace(node.loads[ref], need=Capacity())
 
     def release(self, address: str, ref: AttemptRef) -> None:
         """The attempt takes up nothing any more."""

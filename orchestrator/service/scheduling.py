@@ -58,12 +58,16 @@ class Scheduler:
 
     async def place(self) -> int:
         """One round: how many attempts were handed out."""
-        if not len(self._nodes):
-            return 0
-        ready = {waiting.task.id: waiting for waiting in await self._store.ready(_BATCH)}
-        placed = 0
-        for assignment in assign(list(ready.values()), [node.state() for node in self._nodes]):
-            placed += await self._hand_out(assignment, ready[assignment.task].task)
+        placed, last = 0, None
+        # Tasks that no node can take must not stand in the way of younger ones.
+        while any(node.state().has_room for node in self._nodes):
+            ready = await self._store.ready(_BATCH, last)
+            tasks = {waiting.task.id: waiting.task for waiting in ready}
+            for assignment in assign(ready, [node.state() for node in self._nodes]):
+                placed += await self._hand_out(assignment, tasks[assignment.task])
+            if len(ready) < _BATCH:
+                break
+            last = ready[-1].task.id
         return placed
 
     async def explain(self, job: str) -> dict[str, dict[str, tuple[Reason, ...]]]:
@@ -78,6 +82,8 @@ class Scheduler:
         if node is None:
             return False
         event = Assigned(assignment.task, assignment.node, assignment.price, self._timeouts.lease)
+        # Between the commit and the message nothing is awaited, or a cancellation could overtake the assignment.
+        tensors = await self._store.inputs(task.id) if isinstance(task.work, InferenceWork) else ()
         try:
             changes = await self._lifecycle.apply(job_of(assignment.task), event)
         except (StaleAttempt, NotFound):  # cancelled meanwhile
@@ -85,7 +91,6 @@ class Scheduler:
         (attempt,) = changes.attempts
         deadline = self._timeouts.deadline(attempt, task.work)
         node.loads[attempt.ref] = Load(assignment.need, assignment.price, deadline)
-        tensors = await self._store.inputs(task.id) if isinstance(task.work, InferenceWork) else ()
         node.link.send(self._message(attempt, task.work), tensors)
         return True
 

@@ -20,6 +20,7 @@ from orchestrator.service.wake import Bell
 from tandem import logging as log
 from tandem.clock import Clock
 from tandem.protocol import messages
+from tandem.protocol.capacity import Capacity
 from tandem.protocol.codec import Envelope
 from tandem.protocol.errors import NotFound, StaleAttempt, error_from_wire
 from tandem.protocol.ids import AttemptRef, job_of
@@ -51,18 +52,17 @@ class Sessions:
 
     async def opened(self, proven: Proven, link: NodeLink) -> Welcome:
         """Takes a proven node in: what it still holds goes on, what it lost is given to others."""
+        node = ConnectedNode(proven.node, link, proven.offer, self._to.clock.now())
+        self._to.nodes.add(node)  # it gets no work yet, for want of terms
         held = {attempt.ref: attempt for attempt in proven.held}
         active = await self._to.store.attempts_on(proven.node)
         for attempt in active:
             if attempt.ref not in held and attempt.state is AttemptState.RUNNING:
                 await self._lose(attempt)
         kept = [attempt for attempt in active if attempt.ref in held]
-        node = ConnectedNode(proven.node, link, proven.offer, self._to.clock.now())
-        for attempt in kept:
-            await self._restore(node, attempt)
         lease = self._to.timeouts.lease
         await self._to.store.extend_leases(proven.node, [attempt.ref for attempt in kept], lease)
-        self._to.nodes.add(node)
+        await self._restore(node, kept)
         log.event(logger, "node_connected", node=proven.node, held=len(held), kept=len(kept))
         return Welcome(heartbeat=lease / _HEARTBEATS_A_LEASE, lease=lease, keep=_keep(held, kept))
 
@@ -77,10 +77,10 @@ class Sessions:
         self._to.nodes.remove(address, link)
         log.event(logger, "node_disconnected", node=address)
 
-    async def receive(self, address: str, envelope: Envelope) -> None:  # noqa: C901 - one arm a message
-        """A message of an open session."""
+    async def receive(self, address: str, link: NodeLink, envelope: Envelope) -> None:  # noqa: C901 - one arm a message
+        """A message of an open session; one whose node has opened a newer session is not heard any more."""
         node = self._to.nodes.get(address)
-        if node is None:
+        if node is None or node.link is not link:
             return
         match envelope.message:
             case messages.Heartbeat(attempts=refs):
@@ -126,12 +126,18 @@ class Sessions:
         except (StaleAttempt, NotFound):
             return
 
-    async def _restore(self, node: ConnectedNode, attempt: AttemptRecord) -> None:
-        snapshot = await self._to.store.job(job_of(attempt.ref.task))
-        task = snapshot.task(attempt.ref.task)
-        if task is not None:
-            deadline = self._to.timeouts.deadline(attempt, task.work)
-            node.loads[attempt.ref] = Load(need(task.work, node.offer.capability), attempt.price, deadline)
+    async def _restore(self, node: ConnectedNode, kept: Sequence[AttemptRecord]) -> None:
+        """Books what the node goes on with, less what was judged while we looked."""
+        for attempt in kept:
+            task = (await self._to.store.job(job_of(attempt.ref.task))).task(attempt.ref.task)
+            if task is not None:
+                deadline = self._to.timeouts.deadline(attempt, task.work)
+                running = attempt.state is AttemptState.RUNNING
+                taken = need(task.work, node.offer.capability) if running else Capacity()
+                node.loads[attempt.ref] = Load(taken, attempt.price, deadline)
+        active = {attempt.ref for attempt in await self._to.store.attempts_on(node.address)}
+        for ref in set(node.loads) - active:
+            del node.loads[ref]
 
 
 def _keep(held: dict[AttemptRef, HeldAttempt], active: list[AttemptRecord]) -> tuple[AttemptRef, ...]:

@@ -147,7 +147,7 @@ class NodeSessions:
                 case Close(code, detail):
                     link.close(code, detail)
                 case Deliver(envelope) if node is not None:
-                    await self._sessions.receive(node, envelope)
+                    await self._sessions.receive(node, link, envelope)
                 case Proven():
                     node = effect.node
                     await self._open(link, machine, effect)

@@ -45,6 +45,11 @@ def job_of(task: str) -> str:
     return task.rpartition(".")[0]
 
 
+def index_of(task: str) -> int:
+    """The place of a task in its job."""
+    return int(task.rpartition(".")[2])
+
+
 class AttemptRef(Frozen):
     """One numbered execution of a task. The number is the fencing token."""
 

@@ -14,8 +14,8 @@ NVENC_SUFFIX = "_nvenc"
 
 _ENCODERS: Mapping[VideoCodec, frozenset[str]] = {VideoCodec.H264: frozenset({"libx264", "h264_nvenc"})}
 _TRANSCODE_CPU = 1000
-_FEEDING_CPU = 250
-_INFERENCE_CPU = 250
+LEAST_CPU = 250
+"""Thousandths of a core that any task needs."""
 _BASE_MEMORY = 192
 _FRAMES_IN_FLIGHT = 60
 _BYTES_A_PIXEL = 2
@@ -40,15 +40,15 @@ def _transcode_need(work: TranscodeWork, capability: Capability) -> Capacity:
     memory = _BASE_MEMORY + pixels * _BYTES_A_PIXEL * _FRAMES_IN_FLIGHT // _MIB
     if uses_nvenc(capability):
         sessions = len(work.ladder)
-        return Capacity(cpu=_FEEDING_CPU, memory=memory, vram=_GPU_SESSION_VRAM * sessions, encoder_sessions=sessions)
+        return Capacity(cpu=LEAST_CPU, memory=memory, vram=_GPU_SESSION_VRAM * sessions, encoder_sessions=sessions)
     return Capacity(cpu=_TRANSCODE_CPU, memory=memory)
 
 
 def _inference_need(work: InferenceWork, capability: Capability) -> Capacity:
     model = work.model_size // _MIB + 1
     if any(provider != "CPUExecutionProvider" for provider in capability.execution_providers):
-        return Capacity(cpu=_INFERENCE_CPU, memory=model, cuda=_CUDA_SHARE, vram=2 * model)
-    return Capacity(cpu=_INFERENCE_CPU, memory=2 * model)
+        return Capacity(cpu=LEAST_CPU, memory=model, cuda=_CUDA_SHARE, vram=2 * model)
+    return Capacity(cpu=LEAST_CPU, memory=2 * model)
 
 
 def uses_nvenc(capability: Capability) -> bool:

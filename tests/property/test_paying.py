@@ -7,11 +7,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from orchestrator.core.paying import PayingPolicy, adopt, agree, overdrawn, pay, unpaid
+from orchestrator.core.paying import MOST_TICKETS_AT_ONCE, PayingPolicy, adopt, agree, overdrawn, pay, unpaid
 from orchestrator.core.records import AccountRecord, PaymentRecord
 from orchestrator.core.session import Identity
 from tandem.protocol.errors import TicketError
-from tandem.protocol.messages import MAX_TICKETS
 from tandem.protocol.tickets import Ticket, TicketParams, recover_signer
 from tests.fixtures.protocol import DOMAIN, NODE, ORIGIN, SENDER, SIGNER, ticket_params
 
@@ -84,7 +83,7 @@ class AccountMachine(RuleBasedStateMachine):
         self.open.append(payment)
 
     def check(self, payment: PaymentRecord) -> None:
-        assert 1 <= len(payment.tickets) <= MAX_TICKETS
+        assert 1 <= len(payment.tickets) <= MOST_TICKETS_AT_ONCE
         assert payment.params.expiry >= self.now + POLICY.min_lifetime
         nonces = {(payment.params, ticket.sender_nonce) for ticket in payment.tickets}
         assert len(nonces) == len(payment.tickets)

@@ -23,7 +23,7 @@ from orchestrator.core.lifecycle import failed_on
 from orchestrator.core.records import AttemptRecord, JobChanges, JobPage, JobSnapshot, ReadyTask, Submission
 from orchestrator.ports.store import JobDecision
 from tandem.protocol.errors import IdempotencyConflict, NotFound
-from tandem.protocol.ids import AttemptRef
+from tandem.protocol.ids import AttemptRef, index_of, job_of
 from tandem.protocol.jobs import AttemptState, JobState, TaskState
 from tandem.protocol.tensors import Tensor
 
@@ -79,9 +79,9 @@ class SqlJobs:
 
         return await self._database.write(run)
 
-    async def ready(self, limit: int) -> list[ReadyTask]:
+    async def ready(self, limit: int, after: str | None = None) -> list[ReadyTask]:
         now = self._database.now()
-        return await self._database.read(lambda connection: _ready(connection, now, limit))
+        return await self._database.read(lambda connection: _ready(connection, now, limit, after))
 
     async def next_ready_at(self) -> float | None:
         query = select(func.min(tasks.c.not_before)).where(_WAITING, tasks.c.not_before > self._database.now())
@@ -165,10 +165,12 @@ def _job(connection: Connection, job_id: str) -> JobSnapshot:
     return snapshots(connection, [job_record(row)], outputs)[0]
 
 
-def _ready(connection: Connection, now: float, limit: int) -> list[ReadyTask]:
+def _ready(connection: Connection, now: float, limit: int, after: str | None) -> list[ReadyTask]:
     query = (
         select(tasks).where(_WAITING, tasks.c.not_before <= now).order_by(tasks.c.job, tasks.c.position).limit(limit)
     )
+    if after is not None:
+        query = query.where(tuple_(tasks.c.job, tasks.c.position) > (job_of(after), index_of(after)))
     found = [task_record(row) for row in connection.execute(query)]
     tried = attempts_at(connection, [task.id for task in found])
     return [ReadyTask(task, failed_on(tried[task.id])) for task in found]

@@ -33,6 +33,7 @@ async def test_waiting_tasks_come_oldest_first(store: Store) -> None:
     found = [ready.task.id for ready in await store.ready(100)]
     assert found == [task.id for number in range(3) for task in inference(number, tasks=11).tasks]
     assert [ready.task.id for ready in await store.ready(2)] == found[:2]
+    assert [ready.task.id for ready in await store.ready(100, after=found[1])] == found[2:]
 
 
 async def test_only_waiting_tasks_are_ready(store: Store) -> None:

@@ -2,11 +2,10 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.core.paying import PayingPolicy, adopt, agree, overdrawn, pay, unpaid
+from orchestrator.core.paying import MOST_TICKETS_AT_ONCE, PayingPolicy, adopt, agree, overdrawn, pay, unpaid
 from orchestrator.core.records import AccountRecord
 from orchestrator.core.session import Identity
 from tandem.protocol.errors import TicketError, TicketExpired, TicketParamsUnknown
-from tandem.protocol.messages import MAX_TICKETS
 from tandem.protocol.tickets import TicketParams
 from tests.fixtures.protocol import DOMAIN, NODE, ORIGIN, SENDER, SIGNER, STRANGER, ticket_params
 
@@ -30,7 +29,7 @@ def test_tickets_cover_what_is_due_and_less_than_one_more() -> None:
 def test_a_payment_is_bounded() -> None:
     changes = pay(replace(ACCOUNT, earned=10**9), IDENTITY, POLICY, NOW)
     assert changes.payment is not None
-    assert len(changes.payment.tickets) == MAX_TICKETS
+    assert len(changes.payment.tickets) == MOST_TICKETS_AT_ONCE
 
 
 def test_without_terms_that_live_nothing_is_signed() -> None:
