@@ -1,24 +1,29 @@
 """Records as the API shows them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import assert_never
 
 from orchestrator.core.records import AttemptRecord, Failure, JobSnapshot
+from orchestrator.core.scheduling import Reason
 from tandem.protocol.api import (
     AttemptView,
+    Explanation,
     InferenceEcho,
     InferenceResult,
     JobSummary,
     JobView,
+    NodeObstacles,
     NodeSummary,
+    ObstacleView,
     PriceView,
     Problem,
     ProgressView,
     RenditionView,
     TensorEcho,
     TranscodeResult,
+    WaitingTask,
 )
 from tandem.protocol.ids import AttemptRef
 from tandem.protocol.jobs import (
@@ -92,6 +97,27 @@ def job_view(snapshot: JobSnapshot, media: Mapping[str, MediaInfo], progress: Jo
         request=_request(snapshot.job.request),
         result=_result(snapshot, media) if snapshot.job.state is JobState.SUCCEEDED else None,
         attempts=tuple(_attempt(attempt) for attempt in snapshot.attempts),
+    )
+
+
+def explanation(snapshot: JobSnapshot, reasons: Mapping[str, Mapping[str, Sequence[Reason]]]) -> Explanation:
+    """Of the tasks in `reasons`, which says for each node what stands in the way."""
+    return Explanation(
+        state=snapshot.job.state,
+        waiting=tuple(
+            WaitingTask(task=task.id, not_before=_time(task.not_before), nodes=_obstacles(reasons[task.id]))
+            for task in snapshot.tasks
+            if task.id in reasons
+        ),
+    )
+
+
+def _obstacles(nodes: Mapping[str, Sequence[Reason]]) -> tuple[NodeObstacles, ...]:
+    return tuple(
+        NodeObstacles(
+            node=node, obstacles=tuple(ObstacleView(obstacle=each.obstacle, detail=each.detail) for each in found)
+        )
+        for node, found in nodes.items()
     )
 
 

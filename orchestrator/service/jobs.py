@@ -1,23 +1,30 @@
 """What a submitter may see and do with jobs that are theirs. Somebody else's job does not exist."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from orchestrator.core.records import JobSnapshot
-from orchestrator.core.views import job_summary, job_view, rendition_results
+from orchestrator.core.scheduling import Reason
+from orchestrator.core.views import explanation, job_summary, job_view, rendition_results
 from orchestrator.ports.store import Store
 from orchestrator.service.events import JobEvents
-from tandem.protocol.api import JobList, JobView
+from tandem.protocol.api import Explanation, JobList, JobView
 from tandem.protocol.errors import Conflict, NotFound
 from tandem.protocol.jobs import JOB_TRANSITIONS, JobState, is_final
 
+Explain = Callable[[JobSnapshot], Mapping[str, Mapping[str, Sequence[Reason]]]]
+"""For each waiting task of a job, what stands in the way of each node."""
+
 
 class Jobs:
-    """`cancel` cancels a job that is not final, whoever owns it, and raises InvalidTransition if it is."""
+    """`cancel` cancels a job that is not final, whoever owns it, and raises Conflict if it is."""
 
-    def __init__(self, store: Store, events: JobEvents, cancel: Callable[[str], Awaitable[None]]) -> None:
+    def __init__(
+        self, store: Store, events: JobEvents, cancel: Callable[[str], Awaitable[None]], explain: Explain
+    ) -> None:
         self._store = store
         self._events = events
         self._cancel = cancel
+        self._explain = explain
 
     async def snapshot(self, job_id: str, owner: str) -> JobSnapshot:
         """Raises NotFound."""
@@ -38,6 +45,11 @@ class Jobs:
         page = await self._store.jobs(owner, state=state, after=after, limit=limit)
         jobs = tuple(job_summary(each, self._events.progress(each.job.id)) for each in page.jobs)
         return JobList(jobs=jobs, next=page.next_cursor)
+
+    async def explain(self, job_id: str, owner: str) -> Explanation:
+        """Why the job is waiting. Raises NotFound."""
+        snapshot = await self.snapshot(job_id, owner)
+        return explanation(snapshot, self._explain(snapshot))
 
     async def cancel(self, job_id: str, owner: str) -> JobView:
         """Once more is harmless. Raises NotFound, or Conflict if the job ended in another way."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from orchestrator.core.lifecycle import Assigned, failed_on
-from orchestrator.core.records import AttemptRecord, ReadyTask, TaskRecord
+from orchestrator.core.records import AttemptRecord, JobSnapshot, ReadyTask, TaskRecord
 from orchestrator.core.scheduling import Assignment, Load, Reason, assign, explain
 from orchestrator.core.verification import upload_limit
 from orchestrator.ports.store import Store
@@ -70,9 +70,8 @@ class Scheduler:
             last = ready[-1].task.id
         return placed
 
-    async def explain(self, job: str) -> dict[str, dict[str, tuple[Reason, ...]]]:
-        """For each waiting task of a job and each connected node, why it is not there. Raises NotFound."""
-        snapshot = await self._store.job(job)
+    def explain(self, snapshot: JobSnapshot) -> dict[str, dict[str, tuple[Reason, ...]]]:
+        """For each waiting task of a job and each connected node, why it is not there."""
         states = [node.state() for node in self._nodes]
         waiting = (task for task in snapshot.tasks if task.state is TaskState.WAITING)
         return {task.id: explain(ReadyTask(task, failed_on(snapshot.attempts_of(task.id))), states) for task in waiting}

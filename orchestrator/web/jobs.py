@@ -43,6 +43,10 @@ async def show(call: Call) -> web.StreamResponse:
     return json_response(await call.services.jobs.view(job_id(call), call.owner))
 
 
+async def explain(call: Call) -> web.StreamResponse:
+    return json_response(await call.services.jobs.explain(job_id(call), call.owner))
+
+
 async def page(call: Call) -> web.StreamResponse:
     wanted = parsing.query(call.request, PageQuery)
     jobs = call.services.jobs

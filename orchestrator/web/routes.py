@@ -8,7 +8,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from orchestrator.web import artifacts, catalogue, jobs, operation, stream
 from orchestrator.web.call import Handler
-from tandem.protocol.api import ArtifactView, JobList, JobView, ModelList, NodeList, QuoteView
+from tandem.protocol.api import ArtifactView, Explanation, JobList, JobView, ModelList, NodeList, QuoteView
 from tandem.protocol.jobs import ModelInfo
 
 
@@ -108,6 +108,14 @@ ROUTES: tuple[Route, ...] = (
         summary="Cancel a job; once more is harmless.",
         answers={200: JobView},
         errors=(404, 409),
+    ),
+    Route(
+        method="GET",
+        path="/v1/jobs/{id}/explanation",
+        handler=jobs.explain,
+        summary="Why a job is waiting: each waiting task beside each connected node.",
+        answers={200: Explanation},
+        errors=(404,),
     ),
     Route(
         method="GET",

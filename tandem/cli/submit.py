@@ -108,6 +108,15 @@ async def jobs(session: Session, state: str | None, limit: int) -> None:
 @click.command()
 @click.argument("job_id", metavar="JOB")
 @submitter_command
+async def explain(session: Session, job_id: str) -> None:
+    """Say why JOB is waiting, node by node."""
+    found = await session.client.explain(job_id)
+    session.print(found, lambda console: tables.explanation(console, found))
+
+
+@click.command()
+@click.argument("job_id", metavar="JOB")
+@submitter_command
 async def cancel(session: Session, job_id: str) -> None:
     """Cancel JOB; work that was accepted by then stays charged."""
     job = await session.client.cancel(job_id)
@@ -148,5 +157,5 @@ async def nodes(session: Session) -> None:
     session.print(found, lambda console: tables.nodes(console, found))
 
 
-COMMANDS: tuple[click.Command, ...] = (transcode, infer, jobs, cancel, model, nodes)
+COMMANDS: tuple[click.Command, ...] = (transcode, infer, jobs, explain, cancel, model, nodes)
 """To be added to the `tandem` group."""

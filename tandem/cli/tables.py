@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from tandem.protocol.api import JobList, JobView, NodeList, TranscodeResult
+from tandem.protocol.api import Explanation, JobList, JobView, NodeList, TranscodeResult
 from tandem.protocol.jobs import AttemptState, ModelInfo
 from tandem.protocol.tensors import TensorSpec
 from tandem.protocol.units import format_amount
@@ -39,6 +39,22 @@ def _renditions(console: Console, result: TranscodeResult) -> None:
         for each in result.renditions
     ]
     _print(console, ("rendition", "picture", "frames", "bitrate", "size", "artifact"), rows)
+
+
+def explanation(console: Console, found: Explanation) -> None:
+    """A line for each waiting task on each node, and for each obstacle."""
+    rows = [
+        (waiting.task, node.node, obstacle.obstacle, obstacle.detail)
+        for waiting in found.waiting
+        for node in waiting.nodes
+        for obstacle in node.obstacles
+    ]
+    if rows:
+        _print(console, ("task", "node", "obstacle", "detail"), rows)
+    elif found.waiting:
+        console.print("it waits for a node: none is connected, or one is about to take it")
+    else:
+        console.print(f"it is not waiting, it is {found.state}")
 
 
 def jobs(console: Console, page: JobList) -> None:

@@ -16,7 +16,7 @@ from tandem.client.http import Http
 from tandem.client.inference import Inference, answer, inference_request
 from tandem.client.updates import EventReader, JobUpdate
 from tandem.clock import Clock, SystemClock
-from tandem.protocol.api import ArtifactView, JobList, JobView, ModelList, NewModel, NodeList, QuoteView
+from tandem.protocol.api import ArtifactView, Explanation, JobList, JobView, ModelList, NewModel, NodeList, QuoteView
 from tandem.protocol.errors import Unavailable
 from tandem.protocol.jobs import InferenceRequest, JobState, ModelInfo, TranscodeRequest
 
@@ -82,6 +82,10 @@ class TandemClient:
 
     async def job(self, job_id: str) -> JobView:
         return await self._http.call("GET", f"/v1/jobs/{escape(job_id)}", JobView)
+
+    async def explain(self, job_id: str) -> Explanation:
+        """Why the job is waiting."""
+        return await self._http.call("GET", f"/v1/jobs/{escape(job_id)}/explanation", Explanation)
 
     async def jobs(self, *, state: JobState | None = None, after: str | None = None, limit: int = 50) -> JobList:
         """One page, newest first; its `next` is the `after` of the following one."""

@@ -173,6 +173,35 @@ class JobView(JobSummary):
     attempts: tuple[AttemptView, ...] = ()
 
 
+class ObstacleView(View):
+    """One reason why a task is not on a node now."""
+
+    obstacle: str
+    """`draining`, `no_terms`, `cannot`, `price`, `exposure`, `capacity` or `failed_before`."""
+    detail: str
+
+
+class NodeObstacles(View):
+    node: str
+    obstacles: tuple[ObstacleView, ...]
+    """None at all: it is about to get the task."""
+
+
+class WaitingTask(View):
+    task: str
+    not_before: datetime
+    """A task that failed is left alone until then."""
+    nodes: tuple[NodeObstacles, ...]
+    """Every connected node."""
+
+
+class Explanation(View):
+    """Why a job is waiting: each of its waiting tasks beside each connected node."""
+
+    state: JobState
+    waiting: tuple[WaitingTask, ...]
+
+
 class JobList(View):
     jobs: tuple[JobSummary, ...]
     next: str | None = None

@@ -7,10 +7,13 @@ import pytest
 
 from orchestrator.core.lifecycle import Broken
 from orchestrator.core.records import Failure
+from orchestrator.core.scheduling import NodeState
+from tandem.protocol.capacity import Capability, Capacity
 from tandem.protocol.jobs import InferenceOutput, RenditionResult, TranscodeOutput
 from tandem.protocol.media import MediaInfo, VideoStream
+from tandem.protocol.messages import Offer
 from tandem.protocol.tensors import Datatype, Tensor
-from tests.fixtures.api import DIGITS, NODE, Api, Json
+from tests.fixtures.api import DIGITS, NODE, PRICES, Api, Json
 
 UNKNOWN = "sha256:" + "0" * 64
 
@@ -258,3 +261,20 @@ async def test_an_unknown_job_is_404(api: Api) -> None:
     for job in ("job_" + "0" * 28, "nonsense", "job_%00"):
         status, body = await api.call("GET", f"/v1/jobs/{job}")
         assert (status, body["code"]) == (404, "not_found")
+
+
+async def test_a_waiting_job_is_explained(api: Api) -> None:
+    job = await submit(api, await inference(api))
+    api.states.append(
+        NodeState(NODE, Offer(capability=Capability(), capacity=Capacity(), prices=PRICES, max_unpaid=0), {})
+    )
+    status, explanation = await api.call("GET", f"/v1/jobs/{job['id']}/explanation")
+    assert status == 200
+    assert explanation["state"] == "queued"
+    (waiting,) = explanation["waiting"]
+    assert waiting["task"] == f"{job['id']}.0"
+    (node,) = waiting["nodes"]
+    assert node["node"] == NODE
+    assert [each["obstacle"] for each in node["obstacles"]] == ["cannot", "exposure", "capacity"]
+    await api.call("DELETE", f"/v1/jobs/{job['id']}")
+    assert (await api.call("GET", f"/v1/jobs/{job['id']}/explanation"))[1] == {"state": "cancelled", "waiting": []}
