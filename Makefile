@@ -33,7 +33,7 @@ contracts: setup-test  ## Compiles the contract into the committed artifact
 	@$(BIN)/python contracts/build.py
 
 docs: setup-test  ## Writes the generated pages of docs/ anew
-	@$(BIN)/python scripts/state_diagram.py
+	@$(BIN)/python -m scripts.reference
 
 lock: setup-test  ## Compiles requirements/ anew, to the newest versions that fit
 	@$(COMPILE) pyproject.toml requirements/build.in --extra cpu -o requirements/cpu.txt
