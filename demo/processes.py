@@ -90,10 +90,14 @@ class Processes:
         """The ends of all logs."""
         return "\n".join(f"--- {each.name}\n{each.tail()}" for each in self.running)
 
+    def ended(self) -> str:
+        """Of the processes that ended by themselves, how and the ends of their logs."""
+        gone = [each for each in self.running if each.process.poll() is not None]
+        return "\n".join(f"{each.name} ended by itself ({each.process.returncode}):\n{each.tail()}" for each in gone)
+
     def check(self) -> None:
-        for each in self.running:
-            if each.process.poll() is not None:
-                raise DemoFailed(f"{each.name} ended by itself ({each.process.returncode}):\n{each.tail()}")
+        if self.ended():
+            raise DemoFailed("expected all processes to go on, and one did not")
 
     def stop(self) -> None:
         """Asks all to end, last started first, and kills the group of each that does not."""

@@ -55,16 +55,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--keep", action="store_true", help="leave everything running at the end")
     keep: bool = parser.parse_args().keep
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     console = Console()
     with Processes(PROGRAMS, console) as processes:
         try:
             _show(processes, console, keep=keep)
         except (DemoFailed, TandemError) as error:
-            console.print(f"The demo failed: {error}", style="red", markup=False, highlight=False)
+            console.print(f"The demo failed: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+            console.print(processes.ended(), markup=False, highlight=False, soft_wrap=True)
             return 1
         except KeyboardInterrupt:
-            console.print("Interrupted: nothing is left running.")
+            console.print("Interrupted: ending what was started.")
             return _INTERRUPTED
     return 0
 
@@ -162,6 +164,7 @@ async def _infer(client: TandemClient, progress: Progress) -> list[Inference]:
 def _leave(market: Marketplace, console: Console) -> None:
     groups = market.processes.leave()
     console.rule("Left running")
+    stop = f"kill -- {' '.join(f'-{group}' for group in reversed(groups))}"
     lines = (
         f"orchestrator  {market.url}",
         f"chain         {market.rpc}",
@@ -172,7 +175,7 @@ def _leave(market: Marketplace, console: Console) -> None:
         f"curl {market.url}/v1/jobs",
         f"curl -H 'Content-Type: video/mp4' --data-binary @{CLIP.relative_to(ROOT)} {market.url}/v1/artifacts",
         "",
-        f"To stop it: kill -- {' '.join(f'-{group}' for group in reversed(groups))}; rm -r {market.processes.folder}",
+        f"To stop it: {stop} && sleep 5 && rm -r {market.processes.folder}",
     )
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
 
