@@ -174,7 +174,8 @@ def _age(path: Path) -> float:
 
 
 def _aged(folder: Path, seconds: float) -> list[str]:
-    files = (file for part in folder.iterdir() if part.name != _TEMPORARY for file in part.iterdir())
+    """What else lies there, such as the `lost+found` of a volume of its own, is nobody's artifact."""
+    files = folder.glob("[0-9a-f][0-9a-f]/" + "[0-9a-f]" * 64)
     return sorted(f"sha256:{file.name}" for file in files if _age(file) >= seconds)
 
 

@@ -41,8 +41,9 @@ class Payer:
     async def pay(self, node: ConnectedNode) -> None:
         """Sends the node tickets for all that it is due."""
         async with self._locks[node.address]:
-            # A node that does not answer is not signed for without end.
-            while node.has_terms and node.open_payments < _MAX_OPEN:
+            # A node that does not answer is not signed for without end, nor one whose session has ended meanwhile: what
+            # is said there is lost, and a newer session has already been told what was open.
+            while self._nodes.get(node.address) is node and node.has_terms and node.open_payments < _MAX_OPEN:
                 payment = await self._next_payment(node.address)
                 if payment is None:
                     return

@@ -78,7 +78,7 @@ class Scheduler:
 
     async def _hand_out(self, assignment: Assignment, task: TaskRecord) -> bool:
         node = self._nodes.get(assignment.node)
-        if node is None:
+        if node is None or not node.has_terms:  # it is gone, or only just back and not yet welcomed
             return False
         event = Assigned(assignment.task, assignment.node, assignment.price, self._timeouts.lease)
         # Between the commit and the message nothing is awaited, or a cancellation could overtake the assignment.
@@ -94,19 +94,20 @@ class Scheduler:
         return True
 
     def _message(self, attempt: AttemptRecord, work: TranscodeWork | InferenceWork) -> Assign:
+        until = self._timeouts.deadline(attempt, work)
         return Assign(
             ref=attempt.ref,
             work=work,
             price=attempt.price,
             start_to_finish=self._timeouts.start_to_finish(work),
-            source_url=self._urls.download(work.source if isinstance(work, TranscodeWork) else work.model),
-            upload_urls=self._upload_urls(attempt.ref, work),
+            source_url=self._urls.download(work.source if isinstance(work, TranscodeWork) else work.model, until),
+            upload_urls=self._upload_urls(attempt.ref, work, until),
         )
 
-    def _upload_urls(self, ref: AttemptRef, work: TranscodeWork | InferenceWork) -> dict[str, str]:
+    def _upload_urls(self, ref: AttemptRef, work: TranscodeWork | InferenceWork, until: float) -> dict[str, str]:
         if not isinstance(work, TranscodeWork):
             return {}
-        return {r.name: self._urls.upload(ref, r.name, upload_limit(work, r)) for r in work.ladder}
+        return {r.name: self._urls.upload(ref, r.name, upload_limit(work, r), until) for r in work.ladder}
 
     async def _pause(self) -> float:
         next_ready = await self._store.next_ready_at()

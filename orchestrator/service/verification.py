@@ -53,19 +53,23 @@ class Verifier:
         while True:
             ref = await self._queue.get()
             try:
-                await self._judge(ref)
-            except (StaleAttempt, NotFound):  # cancelled meanwhile
+                await self.judge(ref)
+            except StaleAttempt:  # cancelled meanwhile
                 continue
             except Unavailable:  # the check could not run, which says nothing of the result
                 await self._clock.sleep(_AGAIN_SECONDS)
                 self.verify(ref)
 
-    async def _judge(self, ref: AttemptRef) -> None:
+    async def judge(self, ref: AttemptRef) -> None:
+        """Looks at the result and writes the verdict. Raises StaleAttempt; Unavailable if the check could not run."""
         snapshot = await self._store.job(job_of(ref.task))
         attempt = snapshot.attempt(ref)
         if attempt is None:
             return
-        await self._lifecycle.apply(snapshot.job.id, await self._verdict(snapshot, attempt))
+        try:
+            await self._lifecycle.apply(snapshot.job.id, await self._verdict(snapshot, attempt))
+        except NotFound as error:  # a rendition was deleted while it was judged
+            await self._lifecycle.apply(snapshot.job.id, _rejected(ref, error))
 
     async def _verdict(self, snapshot: JobSnapshot, attempt: AttemptRecord) -> Event:
         try:
@@ -73,7 +77,7 @@ class Verifier:
         except Unavailable:
             raise
         except TandemError as error:
-            return Rejected(attempt.ref, Failure(ResultRejected.code, error.detail, retryable=True))
+            return _rejected(attempt.ref, error)
         return Accepted(attempt.ref)
 
     async def _check(self, snapshot: JobSnapshot, attempt: AttemptRecord) -> None:
@@ -103,3 +107,7 @@ class Verifier:
             raise ResultRejected(f"rendition {rendition.name}: expected {rendition.size} bytes, got {record.size}")
         await self._store.save_media(rendition.artifact, media)
         return media
+
+
+def _rejected(ref: AttemptRef, error: TandemError) -> Rejected:
+    return Rejected(ref, Failure(ResultRejected.code, error.detail, retryable=True))

@@ -15,26 +15,24 @@ _MIN_SECRET_BYTES = 16
 class UrlSigner:
     """Signs method, path, expiry and bound with HMAC-SHA256 under a secret that every replica shares.
 
-    `base_url` is where nodes reach the orchestrator. `lifetime`, in seconds, should outlast the longest attempt, since
-    a node uploads at its end.
+    `base_url` is where nodes reach the orchestrator. A URL is good `until` a time in seconds since the epoch.
     """
 
-    def __init__(self, secret: bytes, base_url: str, clock: Clock, lifetime: float = 6 * 3600.0) -> None:
+    def __init__(self, secret: bytes, base_url: str, clock: Clock) -> None:
         if len(secret) < _MIN_SECRET_BYTES:
             raise ValueError(f"expected a secret of at least {_MIN_SECRET_BYTES} bytes, got {len(secret)}")
         self._secret = secret
         self._base_url = base_url.rstrip("/")
         self._clock = clock
-        self._lifetime = lifetime
 
-    def download(self, artifact_id: str) -> str:
+    def download(self, artifact_id: str, until: float) -> str:
         """Where an artifact can be read."""
-        return self._sign("GET", f"/v1/node/artifacts/{artifact_id}", {})
+        return self._sign("GET", f"/v1/node/artifacts/{artifact_id}", {}, until)
 
-    def upload(self, ref: AttemptRef, name: str, limit: int) -> str:
+    def upload(self, ref: AttemptRef, name: str, limit: int, until: float) -> str:
         """Where a rendition of at most `limit` bytes can be put."""
         path = f"/v1/node/attempts/{ref.task}/{ref.number}/outputs/{name}"
-        return self._sign("PUT", path, {"limit": str(limit)})
+        return self._sign("PUT", path, {"limit": str(limit)}, until)
 
     def verify(self, method: str, path: str, query: Mapping[str, str]) -> None:
         """Raises Forbidden unless the URL was signed here for this method and has not expired."""
@@ -45,8 +43,8 @@ class UrlSigner:
         if self._clock.now() >= int(expires):
             raise Forbidden("expected a signed URL that is still good, got one that has expired")
 
-    def _sign(self, method: str, path: str, query: dict[str, str]) -> str:
-        expires = str(int(self._clock.now() + self._lifetime))
+    def _sign(self, method: str, path: str, query: dict[str, str], until: float) -> str:
+        expires = str(int(until))
         signature = self._signature(method, path, query.get("limit", ""), expires)
         return f"{self._base_url}{path}?{urlencode({**query, 'expires': expires, 'signature': signature})}"
 

@@ -18,7 +18,7 @@ async def put(api: Api, url: str, data: bytes = b"rendition") -> tuple[int, Json
 
 
 async def test_a_node_reads_what_it_was_given_a_url_for(api: Api) -> None:
-    path = api.signer.download(await api.upload(b"source")).removeprefix("http://orchestrator")
+    path = api.signer.download(await api.upload(b"source"), api.clock.now() + 60).removeprefix("http://orchestrator")
     async with api.http.get(api.url + path, headers={"Range": "bytes=2-"}) as response:
         assert (response.status, await response.read()) == (206, b"urce")
     async with api.http.head(api.url + path) as response:
@@ -41,27 +41,29 @@ async def test_without_a_signature_there_is_nothing(api: Api, clip: bytes) -> No
 
 async def test_a_rendition_is_put_while_the_attempt_runs(api: Api, clip: bytes) -> None:
     ref = await running(api, clip)
-    status, body = await put(api, api.signer.upload(ref, "120p", 100))
+    status, body = await put(api, api.signer.upload(ref, "120p", 100, api.clock.now() + 60))
     assert (status, body["size"], body["media_type"]) == (201, 9, "video/mp4")
     await api.apply(Cancelled(), ref.task.partition(".")[0])
-    status, body = await put(api, api.signer.upload(ref, "120p", 100), b"late")
+    status, body = await put(api, api.signer.upload(ref, "120p", 100, api.clock.now() + 60), b"late")
     assert (status, body["code"]) == (409, "stale_attempt")
 
 
 async def test_an_attempt_that_never_was_is_stale(api: Api, clip: bytes) -> None:
     ref = await running(api, clip)
-    status, body = await put(api, api.signer.upload(AttemptRef(task=ref.task, number=2), "120p", 100))
+    status, body = await put(
+        api, api.signer.upload(AttemptRef(task=ref.task, number=2), "120p", 100, api.clock.now() + 60)
+    )
     assert (status, body["code"]) == (409, "stale_attempt")
 
 
 async def test_a_rendition_over_the_signed_bound_leaves_nothing(api: Api, clip: bytes) -> None:
     ref = await running(api, clip)
     before = api.files()
-    status, body = await put(api, api.signer.upload(ref, "120p", 8))
+    status, body = await put(api, api.signer.upload(ref, "120p", 8, api.clock.now() + 60))
     assert (status, body["code"]) == (413, "too_large")
     assert api.files() == before
 
 
 async def test_a_rendition_that_was_not_asked_for_is_refused(api: Api, clip: bytes) -> None:
-    status, body = await put(api, api.signer.upload(await running(api, clip), "999p", 100))
+    status, body = await put(api, api.signer.upload(await running(api, clip), "999p", 100, api.clock.now() + 60))
     assert (status, body["code"]) == (404, "not_found")

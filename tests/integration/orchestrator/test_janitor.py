@@ -39,3 +39,13 @@ async def test_sweep(tmp_path: Path) -> None:
         await store.add_artifact(fresh, 5, "video/mp4")
         await Janitor(store, disk, clock, age=0).sweep()
         assert await disk.aged(0) == [model]
+
+
+async def test_what_is_no_artifact_is_left_alone(tmp_path: Path) -> None:
+    async with open_store(f"sqlite:///{tmp_path}/db", SystemClock()) as store, open_artifacts(tmp_path / "a") as disk:
+        strays = [tmp_path / "a" / "lost+found" / "#12", tmp_path / "a" / ".DS_Store"]
+        for stray in strays:
+            stray.parent.mkdir(exist_ok=True)
+            stray.write_bytes(b"")
+        await Janitor(store, disk, SystemClock(), age=0).sweep()
+        assert all(stray.exists() for stray in strays)

@@ -14,7 +14,7 @@ REF = AttemptRef(task=f"{job_id(0, bytes(8))}.0", number=3)
 
 
 def signer(clock: ManualClock, secret: bytes = bytes(32)) -> UrlSigner:
-    return UrlSigner(secret, "https://tandem.example/", clock, lifetime=60)
+    return UrlSigner(secret, "https://tandem.example/", clock)
 
 
 def parts(url: str) -> tuple[str, dict[str, str]]:
@@ -23,7 +23,7 @@ def parts(url: str) -> tuple[str, dict[str, str]]:
 
 
 def test_a_signed_url_is_good_until_it_expires(clock: ManualClock) -> None:
-    url = signer(clock).download(ARTIFACT)
+    url = signer(clock).download(ARTIFACT, clock.now() + 60)
     assert url.startswith(f"https://tandem.example/v1/node/artifacts/{ARTIFACT}?")
     signer(clock).verify("GET", *parts(url))
     clock.advance(60)
@@ -32,7 +32,7 @@ def test_a_signed_url_is_good_until_it_expires(clock: ManualClock) -> None:
 
 
 def test_an_upload_is_bound_in_size(clock: ManualClock) -> None:
-    path, query = parts(signer(clock).upload(REF, "720p", 1000))
+    path, query = parts(signer(clock).upload(REF, "720p", 1000, clock.now() + 60))
     assert path == f"/v1/node/attempts/{REF.task}/3/outputs/720p"
     signer(clock).verify("PUT", path, query)
     with pytest.raises(Forbidden):
@@ -43,13 +43,13 @@ def test_an_upload_is_bound_in_size(clock: ManualClock) -> None:
     "change", [{"signature": "00"}, {"signature": "é"}, {"expires": "99999999999"}, {"limit": "1"}, {"expires": ""}]
 )
 def test_a_changed_url_is_refused(clock: ManualClock, change: dict[str, str]) -> None:
-    path, query = parts(signer(clock).download(ARTIFACT))
+    path, query = parts(signer(clock).download(ARTIFACT, clock.now() + 60))
     with pytest.raises(Forbidden):
         signer(clock).verify("GET", path, query | change)
 
 
 def test_another_path_method_or_secret_is_refused(clock: ManualClock) -> None:
-    path, query = parts(signer(clock).download(ARTIFACT))
+    path, query = parts(signer(clock).download(ARTIFACT, clock.now() + 60))
     for other, method, at in [
         (signer(clock), "PUT", path),
         (signer(clock), "GET", path[:-1] + "b"),

@@ -1,0 +1,67 @@
+"""Payments to nodes whose sessions come and go."""
+
+from dataclasses import replace
+
+from orchestrator.core.paying import PayingPolicy
+from orchestrator.core.records import AccountChanges, AccountRecord
+from orchestrator.core.session import Identity
+from orchestrator.service.paying import Payer
+from orchestrator.service.wake import Bell
+from tandem.protocol.messages import Payment, PaymentReceipt, TicketTerms, TicketTermsReply
+from tests.fixtures.protocol import DOMAIN, NODE, ORIGIN, SENDER, SIGNER, ticket_params
+from tests.unit.orchestrator.service.conftest import Market
+
+IDENTITY = Identity(SIGNER, SENDER.address, DOMAIN, ORIGIN)
+TERMS = ticket_params(face_value=1000, odds=10)
+
+
+async def payer_of(market: Market, earned: int) -> Payer:
+    def earn(account: AccountRecord, _now: float) -> AccountChanges:
+        return AccountChanges(account=replace(account, earned=earned))
+
+    await market.store.decide_account(NODE.address, earn)
+    policy = PayingPolicy(max_ahead=1000, max_face_value=50_000)
+    return Payer(market.store, market.nodes, IDENTITY, policy, Bell(market.clock))
+
+
+async def test_a_node_is_paid_under_its_terms_until_it_has_answered_for_all(market: Market) -> None:
+    payer = await payer_of(market, earned=250)
+    node, link = market.connect()
+    await payer.pay(node)
+    assert link.sent == []
+    await payer.terms(node, TicketTerms(params=TERMS))
+    await payer.pay(node)
+    reply, payment = link.sent
+    assert isinstance(reply, TicketTermsReply)
+    assert reply.accepted
+    assert isinstance(payment, Payment)
+    assert [ticket.sender_nonce for ticket in payment.tickets] == [0, 1, 2]
+    assert len(await market.store.open_payments(NODE.address)) == 1
+    await payer.receipt(node, PaymentReceipt(id=payment.id, accepted=True))
+    assert await market.store.open_payments(NODE.address) == []
+    assert (node.unpaid, node.open_payments) == (0, 0)
+
+
+async def test_nothing_is_signed_for_a_session_that_a_newer_one_has_replaced(market: Market) -> None:
+    payer = await payer_of(market, earned=250)
+    old, _ = market.connect()
+    await payer.terms(old, TicketTerms(params=TERMS))
+    new, link = market.connect()
+    await payer.resume(new)
+    await payer.pay(old)
+    assert await market.store.open_payments(NODE.address) == []
+
+    await payer.terms(new, TicketTerms(params=TERMS))
+    await payer.pay(new)
+    assert [type(message) for message in link.sent] == [TicketTermsReply, Payment]
+
+
+async def test_an_unanswered_payment_is_said_again_to_the_next_session(market: Market) -> None:
+    payer = await payer_of(market, earned=250)
+    old, first = market.connect()
+    await payer.terms(old, TicketTerms(params=TERMS))
+    await payer.pay(old)
+    new, second = market.connect()
+    await payer.resume(new)
+    assert second.sent == first.sent[1:]
+    assert new.unpaid == 3 * TERMS.expected_value()

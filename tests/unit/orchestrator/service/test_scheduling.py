@@ -1,0 +1,77 @@
+"""Handing tasks to nodes: what is sent, and to which session."""
+
+from urllib.parse import parse_qs, urlsplit
+
+from orchestrator.core.lifecycle import Event, RetryPolicy
+from orchestrator.core.records import JobChanges, JobRecord, Submission, TaskRecord
+from orchestrator.service.events import JobEvents
+from orchestrator.service.lifecycle import Lifecycle
+from orchestrator.service.scheduling import Scheduler, Timeouts
+from orchestrator.service.wake import Bell
+from orchestrator.web.signing import UrlSigner
+from tandem.protocol.ids import job_id, task_id
+from tandem.protocol.jobs import ArtifactInput, JobState, TaskState, TranscodeRequest
+from tandem.protocol.messages import Assign
+from tests.fixtures.protocol import ORIGIN, SHA, media, transcode_work
+from tests.unit.orchestrator.service.conftest import Market
+
+TIMEOUTS = Timeouts(lease=30, start_to_finish_base=100, start_to_finish_factor=10)
+HOUR_US = 3600 * 10**6
+
+
+class Reconnecting(Lifecycle):
+    """While the first assignment is written, the node dials again."""
+
+    market: Market
+
+    async def apply(self, job: str, event: Event) -> JobChanges:
+        changes = await super().apply(job, event)
+        self.market.connect()
+        return changes
+
+
+def lifecycle_of(market: Market, kind: type[Lifecycle] = Lifecycle) -> Lifecycle:
+    return kind(market.store, market.nodes, JobEvents(), RetryPolicy(), lambda: None, lambda: None)
+
+
+def scheduler_of(market: Market, lifecycle: Lifecycle) -> Scheduler:
+    signer = UrlSigner(bytes(32), ORIGIN, market.clock)
+    return Scheduler(market.store, market.nodes, lifecycle, signer, Bell(market.clock), TIMEOUTS)
+
+
+async def submit(market: Market, number: int, duration_us: int = HOUR_US) -> str:
+    await market.store.add_artifact(SHA, 1000, "video/mp4")
+    job, request = (
+        job_id(market.clock.now(), bytes([number] * 8)),
+        TranscodeRequest(kind="transcode", input=ArtifactInput(artifact=SHA)),
+    )
+    work = transcode_work(media().model_copy(update={"duration_us": duration_us}))
+    task = TaskRecord(id=task_id(job, 0), work=work, state=TaskState.WAITING, price=10**9)
+    record = JobRecord(job, "local", request, JobState.QUEUED, price=10**9, created_at=market.clock.now())
+    return await market.store.submit(Submission(record, (task,), artifacts=(SHA,)))
+
+
+async def test_urls_are_good_for_as_long_as_the_attempt_may_take(market: Market) -> None:
+    await submit(market, 1, duration_us=12 * HOUR_US)
+    node, link = market.connect()
+    node.has_terms = True
+    assert await scheduler_of(market, lifecycle_of(market)).place() == 1
+    (assign,) = link.sent
+    assert isinstance(assign, Assign)
+    for url in (assign.source_url, *assign.upload_urls.values()):
+        (expires,) = parse_qs(urlsplit(url).query)["expires"]
+        assert int(expires) >= market.clock.now() + assign.start_to_finish
+
+
+async def test_a_node_that_dials_again_meanwhile_gets_nothing_before_its_welcome(market: Market) -> None:
+    first, second = await submit(market, 1), await submit(market, 2)
+    node, _ = market.connect()
+    node.has_terms = True
+    lifecycle = lifecycle_of(market, Reconnecting)
+    assert isinstance(lifecycle, Reconnecting)
+    lifecycle.market = market
+    assert await scheduler_of(market, lifecycle).place() == 1
+    newer = market.nodes.get(node.address)
+    assert newer is not None
+    assert newer.loads == {}
+    assert [(await market.store.job(job)).job.state for job in (first, second)] == [JobState.RUNNING, JobState.QUEUED]

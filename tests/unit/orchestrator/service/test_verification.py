@@ -1,0 +1,64 @@
+"""Judging a result whose file goes while it is judged."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from orchestrator.adapters.artifacts import open_artifacts
+from orchestrator.core.lifecycle import Accepted, Assigned, Event, Finished, RetryPolicy
+from orchestrator.core.records import JobChanges
+from orchestrator.ports.inspection import ModelFacts
+from orchestrator.service.events import JobEvents
+from orchestrator.service.lifecycle import Lifecycle
+from orchestrator.service.verification import Verifier
+from tandem.protocol.jobs import AttemptState, RenditionResult, TranscodeOutput
+from tandem.protocol.media import MediaInfo
+from tests.fixtures.protocol import NODE, media
+from tests.unit.orchestrator.service.conftest import Market
+from tests.unit.orchestrator.service.test_scheduling import submit
+
+
+class Probe:
+    """Finds every rendition to be what was asked."""
+
+    async def media(self, path: Path) -> MediaInfo:
+        width, height = map(int, path.read_text().split("x"))
+        return media(width, height)
+
+    async def model(self, path: Path) -> ModelFacts:
+        raise NotImplementedError
+
+
+class Forgetful(Lifecycle):
+    """The janitor comes by between verdict and write."""
+
+    async def apply(self, job: str, event: Event) -> JobChanges:
+        if isinstance(event, Accepted):
+            await self._store.delete_orphans(0)
+        return await super().apply(job, event)
+
+
+async def once(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+async def test_a_rendition_that_is_deleted_meanwhile_is_asked_for_again(market: Market, tmp_path: Path) -> None:
+    store, node = market.store, NODE.address
+    lifecycle = Forgetful(store, market.nodes, JobEvents(), RetryPolicy(), lambda: None, lambda: None)
+    async with open_artifacts(tmp_path / "artifacts") as disk:
+        job = await submit(market, 1, duration_us=media().duration_us)
+        (attempt,) = (await lifecycle.apply(job, Assigned(f"{job}.0", node, 5, 30))).attempts
+        ladder = (await store.job(job)).tasks[0].work.model_dump()["ladder"]
+        renditions = []
+        for step in ladder:
+            artifact, size = await disk.write(once(f"{step['width']}x{step['height']}".encode()), 100)
+            await store.add_artifact(artifact, size, "video/mp4")
+            renditions.append(RenditionResult(name=step["name"], artifact=artifact, size=size))
+        output = TranscodeOutput(renditions=tuple(renditions))
+        await lifecycle.apply(job, Finished(attempt.ref, node, output))
+
+        verifier = Verifier(store, disk, Probe(), lifecycle, market.clock)
+        await verifier.judge(attempt.ref)
+    (ended,) = (await store.job(job)).attempts
+    assert ended.state is AttemptState.REJECTED
+    assert ended.failure is not None
+    assert "expected artifacts that are stored" in ended.failure.detail
