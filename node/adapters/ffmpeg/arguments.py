@@ -30,6 +30,7 @@ _BUFFER_SECONDS = 2
 _MAX_ALLOC = 2**30
 _SMALLEST_NVENC = (160, 64)
 _MICRO = 10**6
+_SPARE_FRAMES = 50
 _ALWAYS = ("-hide_banner", "-nostdin", "-y", "-loglevel", "error", "-max_alloc", str(_MAX_ALLOC))
 _PROGRESS = ("-nostats", "-progress", "pipe:1", "-stats_period", "0.25")
 
@@ -62,6 +63,8 @@ def build(work: TranscodeWork, source: Path, folder: Path, encoder: VideoEncoder
             *(stream for stream in (pictures[rendition.name], sounds.get(rendition.name)) if stream is not None),
             f"file:{folder / rendition.file_name}",
             **_options(rendition, encoder),
+            # No more than is paid for, whatever the source turns out to hold.
+            **{"frames:v": _most_frames(work)},
             **{"threads:v": threads},
         )
         for rendition in work.ladder
@@ -97,6 +100,12 @@ def _bound(work: TranscodeWork) -> str:
     Not the option `-t`, which counts from the file's start and would cut a video that begins after its sound.
     """
     return f"{(work.media.duration_us + SLACK_US) / _MICRO:.6f}"
+
+
+def _most_frames(work: TranscodeWork) -> int:
+    """What the source was said to have, and some, since counting packets is not quite counting pictures."""
+    counted = work.media.video.frames if work.media.video else 0
+    return counted + counted // 20 + _SPARE_FRAMES
 
 
 def _options(rendition: Rendition, encoder: VideoEncoder) -> dict[str, Any]:

@@ -23,6 +23,7 @@ _ENCODER_FRAMES = 80
 _FILE_BASE = 16 * _MIB
 _BITRATE_HEADROOM = 4
 _TAIL = 400
+_OUT_TIME = re.compile(rb"out_time_us=([0-9]{1,18})\s*")
 _NODE_FAULTS = re.compile(r"no space left|cannot allocate memory|nvenc|cuda", re.IGNORECASE)
 """What ffmpeg complains of when the machine is at fault, not the input."""
 
@@ -50,7 +51,7 @@ class FfmpegTranscoder:
 
         Raises ExecutionFailed if the input is at fault, ChildCrashed if the machine is, AttemptTimeout, TooLarge.
         """
-        argv = [str(self._ffmpeg.path), *build(work, source, folder, self._encoder, _threads())]
+        argv = [str(self._ffmpeg.path), *build(work, source, folder, self._encoder, thread_count())]
         limits, confinement = limits_of(work, self._wall_seconds), self._confinement(source, folder)
         async with spawn(argv, limits=limits, confinement=confinement, clock=self._clock) as child:
             await self._follow(child.stdout, work.media.duration_us, report)
@@ -73,10 +74,18 @@ class FfmpegTranscoder:
     async def _follow(self, progress: asyncio.StreamReader, duration_us: int, report: Report) -> None:
         """Reports what ffmpeg says four times a second, until it closes its end."""
         started = self._clock.monotonic()
-        async for line in progress:
-            key, _, value = line.decode().strip().partition("=")
-            if key == "out_time_us" and value.isdecimal():
-                report(*progress_at(int(value), duration_us, self._clock.monotonic() - started))
+        while line := await _line(progress):
+            time = _OUT_TIME.fullmatch(line)
+            if time is not None:
+                report(*progress_at(int(time[1]), duration_us, self._clock.monotonic() - started))
+
+
+async def _line(progress: asyncio.StreamReader) -> bytes:
+    """The next one, or nothing at the end."""
+    try:
+        return await progress.readline()
+    except ValueError as error:  # longer than the reader's bound
+        raise ChildCrashed("expected lines of progress from ffmpeg, got one without an end") from error
 
 
 def progress_at(done_us: int, duration_us: int, elapsed: float) -> tuple[int, float | None]:
@@ -99,7 +108,7 @@ def limits_of(work: TranscodeWork, wall_seconds: float) -> Limits:
     )
 
 
-def _threads() -> int:
+def thread_count() -> int:
     """One more than the cores, since frames are waited for."""
     return min(MAX_THREADS, len(os.sched_getaffinity(0)) + 1)
 
@@ -114,5 +123,6 @@ def _failure(status: int, stderr: str, source: Path, folder: Path) -> ExecutionF
 
 def _demand_content(files: dict[str, Path]) -> None:
     for name, path in files.items():
-        if not path.is_file() or not path.stat().st_size:
+        # A link would have this process, which no sandbox holds, read and upload what ffmpeg could not.
+        if path.is_symlink() or not path.is_file() or not path.stat().st_size:
             raise ExecutionFailed(f"expected frames for the rendition {name}, got none; is there video in the input?")

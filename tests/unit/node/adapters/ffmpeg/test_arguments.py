@@ -68,6 +68,10 @@ def test_an_output_is_bounded_from_its_first_frame() -> None:
     assert "[0:a:0]atrim=duration=5.000000" in graph
 
 
+def test_no_more_frames_are_encoded_than_are_paid_for() -> None:
+    assert values(arguments(rendition("a", 640, 360), rendition("b", 320, 180)), "-frames:v") == ["128", "128"]
+
+
 def test_without_sound_there_is_no_trace_of_it() -> None:
     argv = arguments(rendition("a", 640, 360, sound=False))
     assert not [word for word in argv if ":a" in word and "whitelist" not in word and word != "file:/in/a:b -y"]

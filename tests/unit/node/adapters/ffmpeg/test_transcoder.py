@@ -168,6 +168,53 @@ async def test_an_output_ends_soon_after_its_source_should(tmp_path: Path, newes
     assert (await probe(files["48p"])).duration_us == pytest.approx(3_000_000, abs=200_000)
 
 
+async def test_a_source_with_more_frames_than_were_said_is_not_encoded_for_nothing(
+    ffmpeg: Ffmpeg, tmp_path: Path
+) -> None:
+    media = await probe(CLIPS / "bbb_720p25_aac51.mp4")
+    assert media.video is not None
+    assert media.video.frames > 60
+    claimed = media.model_copy(update={"video": media.video.model_copy(update={"frames": 1})})
+    files, _ = await transcode(ffmpeg, work_for(claimed, 48, 32), CLIPS / "bbb_720p25_aac51.mp4", tmp_path)
+    for path in files.values():
+        video = (await probe(path)).video
+        assert video is not None
+        assert video.frames == 51
+
+
+def taken_over(folder: Path, script: str) -> FfmpegTranscoder:
+    """Runs an ffmpeg that does as its input tells it."""
+    path = folder / "ffmpeg"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return FfmpegTranscoder(Ffmpeg(path, "0"), VideoEncoder.X264, sandbox=Sandbox.LIMITS, clock=CLOCK)
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ("head -c 3000000 /dev/zero", ChildCrashed),
+        (r"printf 'out_time_us=\377\n'", ExecutionFailed),
+        ("echo out_time_us=$(head -c 5000 /dev/zero | tr '\\0' 1)", ExecutionFailed),
+    ],
+    ids=["no end of line", "no text", "no number"],
+)
+async def test_nonsense_from_ffmpeg_fails_the_attempt_alone(
+    tmp_path: Path, script: str, expected: type[Exception]
+) -> None:
+    with pytest.raises(expected):
+        await taken_over(tmp_path, script).transcode(
+            work_for(PICTURE, 136), CLIPS / "bikes_640x272_noaudio.mp4", tmp_path, lambda *_: None
+        )
+
+
+async def test_a_link_in_place_of_a_rendition_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "key.json").write_text("secret")
+    runner = taken_over(tmp_path, f"ln -s {tmp_path}/key.json {tmp_path}/136p.mp4")
+    with pytest.raises(ExecutionFailed, match="136p"):
+        await runner.transcode(work_for(PICTURE, 136), CLIPS / "bikes_640x272_noaudio.mp4", tmp_path, lambda *_: None)
+
+
 async def test_both_confinements_do(sandbox: Sandbox, tmp_path: Path, newest: Ffmpeg) -> None:
     source = CLIPS / "bikes_640x272_noaudio.mp4"
     files, _ = await transcode(newest, work_for(await probe(source), 136), source, tmp_path, sandbox)
