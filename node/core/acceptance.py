@@ -96,6 +96,8 @@ def check(payment: Payment, till: Till, seen: AbstractSet[int]) -> CheckedPaymen
         for signed in payment.tickets
     )
     signers = frozenset(recover_signer(till.domain, ticket) for ticket in tickets)
+    if len(signers) > 1:  # the chain is asked about each
+        raise TicketSignatureInvalid(f"expected one signer for all tickets of a payment, got {len(signers)}")
     rand = recipient_rand(till.secret, params, epoch)
     winners = frozenset(ticket.sender_nonce for ticket in tickets if wins(ticket, rand))
     return CheckedPayment(payment.id, params, epoch, tickets, winners, signers)

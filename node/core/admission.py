@@ -14,9 +14,11 @@ from tandem.protocol.errors import (
     Unavailable,
 )
 from tandem.protocol.jobs import TranscodeWork
-from tandem.protocol.messages import Assign, Offer
+from tandem.protocol.messages import MAX_HELD, Assign, Offer
 from tandem.protocol.placement import lacking, need
 from tandem.protocol.pricing import Prices, price_of
+
+_MAX_UNJUDGED = 2**28
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,10 @@ class Situation:
     balance: Balance
     held: int
     """Wei that all attempts held, running or unjudged, would earn."""
+    unjudged: int
+    """Bytes of outcomes kept until they are judged."""
+    count: int
+    """Attempts held, running or unjudged."""
 
 
 def refusal(assign: Assign, situation: Situation) -> TandemError | None:
@@ -40,6 +46,7 @@ def refusal(assign: Assign, situation: Situation) -> TandemError | None:
         _unable(assign, offer)
         or _mispriced(assign, offer.prices)
         or _exposed(assign, situation)
+        or _unheard(situation)
         or _crowded(assign, situation)
     )
 
@@ -68,6 +75,16 @@ def _exposed(assign: Assign, situation: Situation) -> TandemError | None:
     return ExposureExceeded(
         f"expected work for at most {max(0, room)} wei until tickets cover more (max_unpaid is "
         f"{situation.offer.max_unpaid}), got {assign.price}; pay first"
+    )
+
+
+def _unheard(situation: Situation) -> TandemError | None:
+    """Cheap work could otherwise fill the memory with outcomes that nobody judges."""
+    if situation.count < MAX_HELD and situation.unjudged <= _MAX_UNJUDGED:
+        return None
+    return NoCapacity(
+        f"expected verdicts before more work: {situation.count} attempts are held, with outcomes of "
+        f"{situation.unjudged} bytes"
     )
 
 

@@ -33,7 +33,17 @@ from tandem.protocol.errors import (
 )
 from tandem.protocol.ids import AttemptRef
 from tandem.protocol.jobs import InferenceOutput, InferenceWork, RenditionResult, TranscodeOutput, TranscodeWork
-from tandem.protocol.messages import Assign, Failed, Finished, HeldAttempt, Offer, OfferUpdate, Progress, Verdict
+from tandem.protocol.messages import (
+    MAX_SECONDS,
+    Assign,
+    Failed,
+    Finished,
+    HeldAttempt,
+    Offer,
+    OfferUpdate,
+    Progress,
+    Verdict,
+)
 from tandem.protocol.placement import need
 from tandem.protocol.signing import Address
 from tandem.protocol.tensors import Tensor
@@ -236,7 +246,8 @@ class Attempts:
             now = self._clock.monotonic()
             if now - last >= _PROGRESS_SECONDS:
                 last = now
-                self._link.send(Progress(ref=ref, permille=permille, remaining=remaining))
+                left = None if remaining is None else min(remaining, MAX_SECONDS)
+                self._link.send(Progress(ref=ref, permille=permille, remaining=left))
 
         return report
 
@@ -248,6 +259,8 @@ class Attempts:
             running=tuple(self._taken.values()),
             balance=self._books.balance,
             held=sum(held.assign.price for held in self._held.values()),
+            unjudged=sum(len(held.frame) for held in self._held.values() if held.frame is not None),
+            count=len(self._held),
         )
 
     def _note(self) -> None:

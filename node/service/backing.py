@@ -25,12 +25,13 @@ class BackingView:
         self._reading = None
 
     async def read(self, sender: Address, signers: frozenset[Address] = frozenset()) -> Backing:
-        """Straight from the chain; signers asked about once stay in sight."""
-        self._signers = signers if sender != self._sender else self._signers | signers
-        self._sender = sender
-        self._reading = await self._contract.backing(sender, self._signers)
-        self._read_at = self._clock.monotonic()
-        return self._reading
+        """Straight from the chain; signers that may sign stay in sight."""
+        asked = signers | self._signers if sender == self._sender else signers
+        reading = await self._contract.backing(sender, asked)
+        # The others would each cost a question for ever, and anybody can make up a million of them.
+        self._signers = frozenset(signer for signer, until in reading.signers.items() if until)
+        self._sender, self._reading, self._read_at = sender, reading, self._clock.monotonic()
+        return reading
 
     async def for_tickets(self, params: TicketParams, signers: frozenset[Address]) -> Backing:
         """A reading that covers these tickets.
@@ -38,6 +39,7 @@ class BackingView:
         While the chain is away an old one serves, as long as nothing in it can have been taken back before the
         tickets expire. Raises ChainUnavailable or ChainError if there is none.
         """
+        signers -= {params.sender}  # which need not be authorised
         old = self._usable(params, signers)
         if old is not None and self._clock.monotonic() - self._read_at < self._refresh:
             return old
@@ -50,6 +52,6 @@ class BackingView:
 
     def _usable(self, params: TicketParams, signers: frozenset[Address]) -> Backing | None:
         reading = self._reading
-        if reading is None or params.sender != self._sender or not signers <= self._signers:
+        if reading is None or params.sender != self._sender or not signers <= reading.signers.keys():
             return None
         return reading if backed(params, reading) else None

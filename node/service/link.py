@@ -9,8 +9,8 @@ from tandem.protocol.messages import NodeMessage
 class Link:
     """The way out. While no session is open, what is said is dropped: all that matters is said again at its start.
 
-    The queue needs no bound: progress is throttled, everything else is bounded by attempts and payments, and a peer
-    that does not read loses its connection.
+    Progress is throttled, and everything else answers the orchestrator: the session bounds the queue by ending if it
+    asks on and does not read.
     """
 
     def __init__(self) -> None:

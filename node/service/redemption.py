@@ -19,7 +19,8 @@ from tandem.protocol.errors import ChainError, ChainUnavailable
 logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 15.0
-_MAX_WAIT_SECONDS = 3600.0
+_MAX_WAIT_SECONDS = 600.0
+"""Far less than winners have left once they are urgent, or they would expire during the wait."""
 _AGREE_SECONDS = 120.0
 
 

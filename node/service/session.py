@@ -47,6 +47,8 @@ logger = logging.getLogger(__name__)
 _HANDSHAKE_SECONDS = 10.0
 _LAST_WORDS_SECONDS = 1.0
 _MIN_HEARTBEAT_SECONDS = 0.1
+_MAX_UNSENT = 10_000
+"""Messages that wait for an orchestrator to read; one that goes on asking and does not is left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +141,13 @@ class _Conversation:
                 while True:
                     for effect in self._receive(await connection.receive()):
                         await self._perform(effect, group, deadline)
+                    self._check_unsent()
         finally:
             self._to.link.detach(self._queue)
+
+    def _check_unsent(self) -> None:
+        if self._queue.qsize() > _MAX_UNSENT:
+            raise Unavailable(f"expected the orchestrator to read what it is told, {_MAX_UNSENT} messages wait")
 
     def _receive(self, frame: Frame) -> list[Effect]:
         try:

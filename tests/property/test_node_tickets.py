@@ -128,7 +128,8 @@ def test_exposure_is_never_passed(events: list[str]) -> None:
     for number, event in enumerate(events, start=1):
         match event:
             case "assign":
-                if refusal(inference(number), Situation(OFFER, (), balance, held)) is None:
+                situation = Situation(OFFER, (), balance, held, unjudged=0, count=held // PRICE)
+                if refusal(inference(number), situation) is None:
                     held += PRICE
             case "accept" if held:
                 balance, held = balance.earn(PRICE), held - PRICE

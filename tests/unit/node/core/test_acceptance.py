@@ -60,6 +60,13 @@ def test_a_second_encoding_of_a_signature_is_refused() -> None:
         fund(check(forged, till(), frozenset()), backing(), 0)
 
 
+def test_a_payment_has_one_signer() -> None:
+    params = terms()
+    both = payment(params, [1]).tickets + payment(params, [2], key=SENDER).tickets
+    with pytest.raises(TicketSignatureInvalid, match="one signer"):
+        check(payment(params).model_copy(update={"tickets": both}), till(), frozenset())
+
+
 def test_tickets_of_another_contract_are_not_by_the_signer() -> None:
     ticket = payment(terms(), [1]).tickets[0]
     moved = payment(terms(), [2]).model_copy(update={"tickets": (ticket.model_copy(update={"sender_nonce": 2}),)})

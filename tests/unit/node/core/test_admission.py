@@ -3,13 +3,13 @@ import pytest
 from node.core.admission import Situation, refusal
 from node.core.exposure import Balance, headroom
 from tandem.protocol.capacity import Capacity
-from tandem.protocol.messages import Assign, Offer
+from tandem.protocol.messages import MAX_HELD, Assign, Offer
 from tandem.protocol.pricing import Prices
 from tests.fixtures.node import OFFER, PRICE, code_of, inference, transcode
 
 
 def refused(assign: Assign, offer: Offer = OFFER, **changes: object) -> str | None:
-    situation = {"offer": offer, "running": (), "balance": Balance(), "held": 0} | changes
+    situation = {"offer": offer, "running": (), "balance": Balance(), "held": 0, "unjudged": 0, "count": 0} | changes
     return code_of(refusal(assign, Situation(**situation)))  # type: ignore[arg-type]
 
 
@@ -73,3 +73,9 @@ def test_running_attempts_take_up_room() -> None:
 
 def test_headroom_counts_what_is_not_judged_yet() -> None:
     assert headroom(Balance().earn(70).receive(30), 10, 100) == 50
+
+
+def test_outcomes_that_nobody_judges_are_bounded() -> None:
+    assert refused(inference(), unjudged=2**28, count=MAX_HELD - 1) is None
+    assert refused(inference(), unjudged=2**28 + 1) == "no_capacity"
+    assert refused(inference(), count=MAX_HELD) == "no_capacity"

@@ -98,6 +98,14 @@ async def test_a_transcode_uploads_each_rendition_and_leaves_nothing_behind(node
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
+async def test_a_foreseen_end_out_of_all_bounds_can_be_said(node: Node) -> None:
+    node.work.reports = [(1, 1e12)]
+    node.attempts.assign(SENDER.address, transcode(), ())
+    progress = await node.said()
+    assert isinstance(progress, Progress)
+    assert progress.remaining == 10**7
+
+
 async def test_progress_is_said_once_a_second(node: Node) -> None:
     node.work.release.clear()
     node.attempts.assign(SENDER.address, transcode(), ())

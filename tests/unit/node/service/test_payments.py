@@ -14,6 +14,7 @@ from node.service.terms import Terms
 from node.service.waiting import Bell
 from tandem.protocol.codec import Frame, decode
 from tandem.protocol.messages import Payment, PaymentReceipt, TicketTerms, TicketTermsReply
+from tandem.protocol.signing import SigningKey
 from tandem.protocol.tickets import TicketParams
 from tests.fixtures.clock import ManualClock
 from tests.fixtures.node import DOMAIN, NODE, NOW, POLICY, SENDER, SIGNER, ScriptedContract, payment, terms, until
@@ -253,3 +254,21 @@ async def test_payments_beyond_the_queue_are_dropped_to_be_said_again(till: Till
 
 def _empty(number: int) -> Payment:
     return Payment.model_construct(id=number, params=terms(), tickets=())
+
+
+async def test_keys_that_may_not_sign_are_asked_about_once(till: Till) -> None:
+    """Else a sender could make each look at the chain longer and longer, until winners expire."""
+    params = await till.agree()
+    assert (await till.pay(payment(params, [0]))).accepted
+    for number in range(2, 5):
+        stranger = SigningKey.from_bytes(number.to_bytes(32))
+        receipt = await till.pay(payment(params, [number], number=number, key=stranger))
+        assert receipt.code == "ticket_signature_invalid"
+    assert set((await till.view.read(SENDER.address)).signers) == {SIGNER.address}
+
+
+async def test_a_sender_that_signs_itself_needs_no_second_look(till: Till) -> None:
+    params = await till.agree()
+    for number in range(1, 4):
+        assert (await till.pay(payment(params, [number], number=number, key=SENDER))).accepted
+    assert till.contract.reads == 1
