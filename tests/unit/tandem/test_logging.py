@@ -54,3 +54,17 @@ def test_lower_levels_are_left_out() -> None:
     log.set_up("WARNING", stream)
     log.event(logging.getLogger("node"), "attempt")
     assert not stream.getvalue()
+
+
+@pytest.mark.parametrize("stream", [io.StringIO(), Terminal()])
+def test_what_gives_access_in_a_url_is_left_out(stream: io.StringIO) -> None:
+    log.set_up(stream=stream)
+    logger = logging.getLogger("node")
+    log.event(
+        logger, "fetch", url="https://tandem.example/v1/artifacts/1?sig=secret&expires=5", rpc="wss://me:secret@rpc/a"
+    )
+    logger.error("failed", exc_info=ValueError("HTTP 403 from 'http://127.0.0.1:80/a?sig=secret', expected 200"))
+    shown = stream.getvalue()
+    assert "secret" not in shown
+    for kept in ("https://tandem.example/v1/artifacts/1", "wss://rpc/a", "http://127.0.0.1:80/a', expected 200"):
+        assert kept in shown
