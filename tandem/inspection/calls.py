@@ -1,11 +1,10 @@
 """The inspections as async calls, each a confined child process of its own. Paths are absolute."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 
 from tandem.clock import Clock
 from tandem.process import Confinement, Limits, python_command, python_runtime, run
@@ -40,6 +39,13 @@ class ModelReport(Frozen):
     """Microseconds of one run with every open dimension at 1, on one core."""
     memory: int = Field(ge=1)
     """MiB that the loaded model takes."""
+
+
+class _Answer(Frozen):
+    """What the child prints; it has read a stranger's file, so this is no more to be trusted than that."""
+
+    result: dict[str, JsonValue] | None = None
+    refused: str | None = None
 
 
 Facts = TypeVar("Facts", MediaInfo, ModelReport)
@@ -87,10 +93,10 @@ async def _inspect(inspection: _Inspection[Facts], path: Path, sandbox: Sandbox,
 
 def _parse(inspection: _Inspection[Facts], stdout: bytes) -> Facts:
     try:
-        answer = json.loads(stdout)
-        if "refused" in answer:
-            raise inspection.refusal(str(answer["refused"]))
-        return inspection.facts.model_validate(answer["result"])
+        answer = _Answer.model_validate_json(stdout)
+        if answer.result is None:
+            raise inspection.refusal(answer.refused or "expected a file that can be inspected, got no answer about it")
+        return inspection.facts.model_validate(answer.result)
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"]))

@@ -125,5 +125,12 @@ async def test_a_probe_that_cannot_run_is_not_the_files_fault(monkeypatch: pytes
         await probe(CLIPS / "bbb_720p25_aac51.mp4")
 
 
+@pytest.mark.parametrize("answer", ["", "surprise", "[]", "{}", '{"result": {"format": 1}}', "[" * 100_000])
+async def test_an_answer_that_is_none_is_the_files_fault(monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
+    monkeypatch.setattr("tandem.inspection.calls.python_command", lambda *_words: ["/usr/bin/printf", "%s", answer])
+    with pytest.raises(UnreadableMedia):
+        await probe(CLIPS / "bbb_720p25_aac51.mp4")
+
+
 def test_nothing_that_points_elsewhere_is_accepted() -> None:
     assert not {"hls", "concat", "dash", "image2", "png_pipe", "svg_pipe", "sdp", "lavfi"} & set(FORMATS)

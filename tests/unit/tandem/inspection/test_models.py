@@ -74,8 +74,10 @@ def huge_input() -> bytes:
         (unrunnable(), "every open dimension at 1"),
         (sourceless(), "at least one input"),
         (huge_input(), "elements, got"),
+        (onnx_models.echo().replace(b"text", b"te\xff\xfe"), "broke its reader: UnicodeDecodeError"),
+        (onnx_models.echo().replace(b"Identity", b"Identit\xff"), "ONNX Runtime can load"),
     ],
-    ids=["garbage", "unknown operator", "sequence", "unrunnable", "sourceless", "huge"],
+    ids=["garbage", "unknown operator", "sequence", "unrunnable", "sourceless", "huge", "names", "printed about"],
 )
 async def test_a_model_that_cannot_be_served_is_refused(tmp_path: Path, data: bytes, message: str) -> None:
     with pytest.raises(InvalidModel, match=message):
