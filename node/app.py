@@ -23,6 +23,7 @@ from node.core.redemption import RedemptionPolicy
 from node.core.session import Expectation
 from node.core.terms import TermsPolicy
 from node.ports.execution import Detected
+from node.ports.transfer import Shelf
 from node.service.attempts import Attempts, Executors
 from node.service.backing import BackingView
 from node.service.books import Books
@@ -167,7 +168,7 @@ def _ensure_password(path: Path) -> None:
 
 @asynccontextmanager
 async def _executors(settings: NodeSettings, detected: Detected, clock: Clock) -> AsyncIterator[Executors]:
-    artifacts, folder = settings.data / "artifacts", settings.data / "work"
+    folder = settings.data / "work"
     await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)  # what a killed process left half-done
     folder.mkdir()
     capability = detected.capability
@@ -183,10 +184,10 @@ async def _executors(settings: NodeSettings, detected: Detected, clock: Clock) -
         slots=max(1, detected.capacity.cpu // _MILLICORES),
         memory_mib=detected.capacity.memory,
     )
-    cache = ArtifactCache(artifacts, settings.capacity.cache * _MIB)
+    cache = ArtifactCache(settings.data / "artifacts", settings.capacity.cache * _MIB)
     async with (
         HttpTransfer(origin=settings.orchestrator.url, cache=cache, clock=clock) as transfer,
-        WorkerInference(artifacts, inference, sandbox=capability.sandbox, clock=clock) as worker,
+        WorkerInference(cache.folder(Shelf.MODELS), inference, sandbox=capability.sandbox, clock=clock) as worker,
     ):
         yield Executors(transcoder, worker, transfer, folder)
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from node.ports.transfer import Shelf
 from tandem.protocol.errors import NoCapacity, TooLarge, TransferFailed
 
 Download = Callable[[Path], Awaitable[None]]
@@ -42,22 +43,28 @@ class _Entry:
 
 
 class ArtifactCache:
-    """A folder of artifacts named by the hexadecimal digits of their sha256, at most `limit` bytes in all."""
+    """Shelves of artifacts named by the hexadecimal digits of their sha256, at most `limit` bytes in all."""
 
     def __init__(self, folder: Path, limit: int) -> None:
         self._folder = folder
         self._limit = limit
-        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._entries: OrderedDict[Path, _Entry] = OrderedDict()
 
     def open(self) -> None:
         """Takes stock of the folder: half-written files go, and the oldest ones if there are more than fit."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        for partial in self._folder.glob(f"*{_PARTIAL}"):
-            partial.unlink()
-        files = [path for path in self._folder.iterdir() if _DIGEST.fullmatch(path.name)]
+        files: list[Path] = []
+        for shelf in Shelf:
+            folder = self.folder(shelf)
+            folder.mkdir(parents=True, exist_ok=True)
+            for partial in folder.glob(f"*{_PARTIAL}"):
+                partial.unlink()
+            files += [path for path in folder.iterdir() if _DIGEST.fullmatch(path.name)]
         for path in sorted(files, key=lambda path: path.stat().st_mtime):
-            self._entries[path.name] = _Entry(_State.UNCHECKED, path.stat().st_size)
+            self._entries[path] = _Entry(_State.UNCHECKED, path.stat().st_size)
         self._make_room(0)
+
+    def folder(self, shelf: Shelf) -> Path:
+        return self._folder / shelf
 
     @property
     def size(self) -> int:
@@ -65,49 +72,47 @@ class ArtifactCache:
         return sum(entry.size for entry in self._entries.values())
 
     @asynccontextmanager
-    async def use(self, artifact_id: str, size: int, download: Download) -> AsyncIterator[Path]:
+    async def use(self, shelf: Shelf, artifact_id: str, size: int, download: Download) -> AsyncIterator[Path]:
         """The artifact's file, downloaded if need be, and kept while the context lasts.
 
         Those who ask for the same one at the same time wait for one download. Raises TooLarge for more than the cache
         can ever hold, NoCapacity if all of it is in use, and what `download` raises.
         """
-        digest = _digest(artifact_id)
-        entry = self._entries.setdefault(digest, _Entry())
+        path = self.folder(shelf) / _digest(artifact_id)
+        entry = self._entries.setdefault(path, _Entry())
         entry.users += 1
         try:
             async with entry.lock:
-                await self._ensure(digest, entry, size, download)
-            self._entries.move_to_end(digest)
-            os.utime(self._folder / digest)
-            yield self._folder / digest
+                await self._ensure(path, entry, size, download)
+            self._entries.move_to_end(path)
+            os.utime(path)
+            yield path
         finally:
             entry.users -= 1
             if not entry.users and entry.state is _State.ABSENT:
-                del self._entries[digest]
+                del self._entries[path]
 
-    async def _ensure(self, digest: str, entry: _Entry, size: int, download: Download) -> None:
-        if entry.state is _State.UNCHECKED or not (self._folder / digest).exists():
-            await self._check(digest, entry)
+    async def _ensure(self, path: Path, entry: _Entry, size: int, download: Download) -> None:
+        if entry.state is _State.UNCHECKED or not _exists(path):
+            await self._check(path, entry)
         if entry.state is _State.ABSENT:
-            await self._fill(digest, entry, size, download)
+            await self._fill(path, entry, size, download)
         elif entry.size != size:
-            raise TransferFailed(f"artifact sha256:{digest}: expected {size} bytes as announced, got {entry.size}")
+            raise TransferFailed(f"artifact sha256:{path.name}: expected {size} bytes as announced, got {entry.size}")
 
-    async def _check(self, digest: str, entry: _Entry) -> None:
-        path = self._folder / digest
-        if await asyncio.to_thread(_file_digest, path) == digest:
+    async def _check(self, path: Path, entry: _Entry) -> None:
+        if await asyncio.to_thread(_intact, path):
             entry.state = _State.READY
         else:
-            path.unlink(missing_ok=True)
             entry.state, entry.size = _State.ABSENT, 0
 
-    async def _fill(self, digest: str, entry: _Entry, size: int, download: Download) -> None:
+    async def _fill(self, path: Path, entry: _Entry, size: int, download: Download) -> None:
         self._make_room(size)
         entry.size = size
-        partial = self._folder / f"{digest}{_PARTIAL}"
+        partial = path.with_name(path.name + _PARTIAL)
         try:
             await download(partial)
-            partial.rename(self._folder / digest)
+            partial.rename(path)
             entry.state = _State.READY
         finally:
             if entry.state is _State.ABSENT:
@@ -118,11 +123,11 @@ class ArtifactCache:
         if size > self._limit:
             raise TooLarge(f"expected an artifact of at most {self._limit} bytes, the whole cache; got {size}")
         excess = self.size + size - self._limit
-        for digest in [digest for digest, entry in self._entries.items() if not entry.users]:
+        for path in [path for path, entry in self._entries.items() if not entry.users]:
             if excess <= 0:
                 return
-            excess -= self._entries.pop(digest).size
-            (self._folder / digest).unlink(missing_ok=True)
+            excess -= self._entries.pop(path).size
+            path.unlink(missing_ok=True)
         if excess > 0:
             raise NoCapacity(f"expected {size} free bytes in the cache, but what is in use leaves {size - excess}")
 
@@ -134,9 +139,17 @@ def _digest(artifact_id: str) -> str:
     return match[1]
 
 
-def _file_digest(path: Path) -> str | None:
+def _exists(path: Path) -> bool:
+    return path.exists()
+
+
+def _intact(path: Path) -> bool:
+    """Whether the file is what its name says; it is gone if not."""
     try:
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            intact = hashlib.file_digest(file, "sha256").hexdigest() == path.name
     except OSError:
-        return None
+        intact = False
+    if not intact:
+        path.unlink(missing_ok=True)
+    return intact

@@ -78,6 +78,7 @@ class WorkerInference:
     async def __aenter__(self) -> Self:
         installed_package()
         await self._group.__aenter__()
+        self._worker = self._new_worker()  # now, since it takes seconds that no request should wait for
         return self
 
     async def __aexit__(
@@ -92,7 +93,7 @@ class WorkerInference:
             await self._group.__aexit__(None, None, None)
 
     async def start(self) -> Ready:
-        """What the worker offers; starts it if it is not there. Raises Unavailable or ChildCrashed if it cannot."""
+        """What the worker offers, once it is up. Raises Unavailable or ChildCrashed if it cannot."""
         return (await self._ready_worker())[1]
 
     async def infer(
@@ -154,7 +155,6 @@ class WorkerInference:
                 worker = None
             if worker is None:
                 worker = self._worker = self._new_worker()
-                worker.start(self._group)
             return worker, await self._started(worker)
 
     async def _started(self, worker: Worker) -> Ready:
@@ -176,4 +176,6 @@ class WorkerInference:
             slots=self._settings.slots,
             cache_bytes=self._settings.cache_mib * 2**20,
         )
-        return Worker(settings, memory_mib=self._settings.memory_mib, sandbox=self._sandbox, clock=self._clock)
+        worker = Worker(settings, memory_mib=self._settings.memory_mib, sandbox=self._sandbox, clock=self._clock)
+        worker.start(self._group)
+        return worker

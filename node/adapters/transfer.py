@@ -15,10 +15,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, DummyCookieJar
+from aiohttp import (
+    ClientError,
+    ClientResponse,
+    ClientResponseError,
+    ClientSession,
+    ClientTimeout,
+    DummyCookieJar,
+    InvalidURL,
+)
 from yarl import URL
 
 from node.adapters.cache import ArtifactCache
+from node.ports.transfer import Shelf
 from tandem.clock import Clock
 from tandem.protocol.errors import ConfigurationError, NoCapacity, TransferFailed
 
@@ -71,7 +80,7 @@ class HttpTransfer:
     ) -> None:
         await self._session.close()
 
-    def fetch(self, artifact_id: str, size: int, url: str) -> AbstractAsyncContextManager[Path]:
+    def fetch(self, shelf: Shelf, artifact_id: str, size: int, url: str) -> AbstractAsyncContextManager[Path]:
         """The artifact as a local file, kept while the context lasts.
 
         Raises TransferFailed, TooLarge for more than the cache can hold, NoCapacity if all of it is in use.
@@ -84,7 +93,7 @@ class HttpTransfer:
             except OSError as error:
                 raise NoCapacity(f"expected to write {path.name}: {error}; free some disk space") from error
 
-        return self._cache.use(artifact_id, size, download)
+        return self._cache.use(shelf, artifact_id, size, download)
 
     async def upload(self, path: Path, url: str) -> tuple[str, int]:
         """Streams a file to a signed URL: its artifact id and size in bytes. Raises TransferFailed."""
@@ -94,7 +103,9 @@ class HttpTransfer:
                 return await self._put(path, target)
             except (ClientError, TimeoutError, _Broken) as error:
                 broken: Exception = error
-        raise TransferFailed(f"{target.path}: no upload in {self._policy.attempts} attempts: {broken!r}") from broken
+        raise TransferFailed(
+            f"{target.path}: no upload in {self._policy.attempts} attempts: {_reason(broken)}"
+        ) from broken
 
     async def _attempts(self) -> AsyncIterator[int]:
         for number in range(self._policy.attempts):
@@ -123,7 +134,7 @@ class HttpTransfer:
                 return
         raise TransferFailed(
             f"{url.path}: no download in {self._policy.attempts} attempts, got {download.received} of "
-            f"{download.size} bytes: {broken!r}"
+            f"{download.size} bytes: {_reason(broken)}"
         ) from broken
 
     async def _get(self, download: "_Download", url: URL) -> None:
@@ -187,6 +198,12 @@ class _Download:
         digest = f"sha256:{self._hasher.hexdigest()}"
         if digest != self._id:
             raise TransferFailed(f"expected {self._id}, got {digest}")
+
+
+def _reason(error: Exception) -> str:
+    """Without the URL, which is signed: aiohttp puts it into what it says of an answer."""
+    kind = type(error).__name__
+    return kind if isinstance(error, ClientResponseError | InvalidURL) else f"{kind}: {error}"
 
 
 def _origin(text: str) -> URL:

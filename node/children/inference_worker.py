@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, NamedTuple, assert_never, cast
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from node.children.sessions import Cancellation, Cancelled, Loaded, SessionCache
 from node.children.wire import (
@@ -58,6 +59,7 @@ _DTYPES: Mapping[Datatype, str] = {
 }
 _CANCELLED = Failed(id=0, code="cancelled", detail="cancelled", retryable=True)
 _BUG = 70
+_NAME_LENGTH = 100
 
 
 class Task(NamedTuple):
@@ -228,7 +230,11 @@ def _result(name: str, datatype: Datatype, value: Any) -> tuple[TensorMeta, Any]
         data: Any = join_bytes(str(item).encode() for item in value.flat)
     else:
         data = np.ascontiguousarray(value).reshape(-1).view(np.uint8).data
-    return TensorMeta(name=name, datatype=datatype, shape=value.shape, size=len(data)), data
+    try:
+        return TensorMeta(name=name, datatype=datatype, shape=value.shape, size=len(data)), data
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise ExecutionFailed(f"output {name[:_NAME_LENGTH]!r}: expected a shape within bounds: {reason}") from error
 
 
 def _check_size(metas: Sequence[TensorMeta]) -> None:

@@ -15,7 +15,7 @@ from typing import Self, assert_never
 
 from node.core.admission import Situation, refusal
 from node.ports.execution import Inference, Report, Transcoder
-from node.ports.transfer import Transfer
+from node.ports.transfer import Shelf, Transfer
 from node.service.books import Books
 from node.service.link import Link
 from node.service.waiting import happens
@@ -210,7 +210,7 @@ class Attempts:
 
     async def _transcode(self, assign: Assign, work: TranscodeWork) -> Frame:
         to = self._executors
-        async with to.transfer.fetch(work.source, work.source_size, assign.source_url) as source:
+        async with to.transfer.fetch(Shelf.SOURCES, work.source, work.source_size, assign.source_url) as source:
             with self._workspace() as folder:
                 files = await to.transcoder.transcode(work, source, Path(folder), self._reporter(assign.ref))
                 results = [await self._upload(name, path, assign.upload_urls[name]) for name, path in files.items()]
@@ -222,7 +222,7 @@ class Attempts:
 
     async def _infer(self, assign: Assign, work: InferenceWork, tensors: tuple[Tensor, ...]) -> Frame:
         to = self._executors
-        async with to.transfer.fetch(work.model, work.model_size, assign.source_url) as model:
+        async with to.transfer.fetch(Shelf.MODELS, work.model, work.model_size, assign.source_url) as model:
             outputs, provider = await to.inference.infer(work, model, tensors)
         output = InferenceOutput(outputs=tuple(tensor.meta for tensor in outputs), provider=provider)
         try:

@@ -189,6 +189,19 @@ async def test_outputs_that_fit_no_message_are_too_large(inference: WorkerInfere
         await inference.run(model, [shape(2**44)])
 
 
+async def test_outputs_of_too_many_dimensions_fail_their_own_request(inference: WorkerInference, models: Path) -> None:
+    model = put(models, onnx_models.as_many_dimensions_as_asked())
+
+    def shape(rank: int) -> Tensor:
+        return Tensor(name="shape", datatype=Datatype.INT64, shape=(rank,), data=struct.pack(f"<{rank}q", *[1] * rank))
+
+    assert (await inference.run(model, [X, shape(16)])).outputs[0].shape == (1,) * 16
+    before = pid_of(inference)
+    with pytest.raises(ExecutionFailed, match=r"'y'.*16 items"):
+        await inference.run(model, [X, shape(17)])
+    assert pid_of(inference) == before
+
+
 async def test_a_thousand_small_requests_at_once(inference: WorkerInference, digits: Path) -> None:
     before = pid_of(inference)
     async with asyncio.TaskGroup() as group:
@@ -242,6 +255,14 @@ async def test_a_worker_that_does_not_obey_is_killed(models: Path, digits: Path)
             running.cancel()
         assert (await inference.run(digits, [IMAGE])).provider == CPU
         assert pid_of(inference) != before
+
+
+async def test_the_worker_starts_before_the_first_request(tmp_path: Path) -> None:
+    async with await inference_in(tmp_path) as inference:
+        worker = inference._worker
+        assert worker is not None
+        await inference.start()
+        assert inference._worker is worker
 
 
 async def test_a_crash_fails_what_was_running_and_the_next_request_starts_anew(models: Path, digits: Path) -> None:

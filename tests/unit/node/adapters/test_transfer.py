@@ -12,10 +12,12 @@ from aiohttp.test_utils import TestServer
 
 from node.adapters.cache import ArtifactCache
 from node.adapters.transfer import HttpTransfer, TransferPolicy
+from node.ports import transfer as port
 from tandem.clock import SystemClock
 from tandem.protocol.errors import ConfigurationError, NoCapacity, TooLarge, TransferFailed
 
 BODY = bytes(range(256)) * 4096
+SOURCES, MODELS = port.Shelf.SOURCES, port.Shelf.MODELS
 FAST = TransferPolicy(attempts=3, backoff=0.001, stall=0.2)
 
 
@@ -112,14 +114,14 @@ def url(server: TestServer, name: str = "a") -> str:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
 
 
 async def test_fetch_downloads_once_and_keeps(
     transfer: HttpTransfer, server: TestServer, shelf: Shelf, folder: Path
 ) -> None:
     for _ in range(2):
-        async with transfer.fetch(id_of(BODY), len(BODY), url(server)) as path:
+        async with transfer.fetch(SOURCES, id_of(BODY), len(BODY), url(server)) as path:
             assert path.read_bytes() == BODY
     assert len(shelf.requests) == 1
     assert names(folder) == [hashlib.sha256(BODY).hexdigest()]
@@ -127,7 +129,7 @@ async def test_fetch_downloads_once_and_keeps(
 
 async def test_concurrent_fetches_share_one_download(transfer: HttpTransfer, server: TestServer, shelf: Shelf) -> None:
     async def fetch() -> bytes:
-        async with transfer.fetch(id_of(BODY), len(BODY), url(server)) as path:
+        async with transfer.fetch(SOURCES, id_of(BODY), len(BODY), url(server)) as path:
             return path.read_bytes()
 
     async with asyncio.TaskGroup() as group:
@@ -140,14 +142,14 @@ async def test_broken_download_resumes_where_it_stopped(
     transfer: HttpTransfer, server: TestServer, shelf: Shelf
 ) -> None:
     shelf.breaks["a"] = [300_000]
-    async with transfer.fetch(id_of(BODY), len(BODY), url(server)) as path:
+    async with transfer.fetch(SOURCES, id_of(BODY), len(BODY), url(server)) as path:
         assert path.read_bytes() == BODY
     assert [request.headers.get("Range") is not None for request in shelf.requests] == [False, True]
 
 
 async def test_passing_status_is_tried_again(transfer: HttpTransfer, server: TestServer, shelf: Shelf) -> None:
     shelf.statuses = [503, 500]
-    async with transfer.fetch(id_of(BODY), len(BODY), url(server)) as path:
+    async with transfer.fetch(SOURCES, id_of(BODY), len(BODY), url(server)) as path:
         assert path.read_bytes() == BODY
 
 
@@ -156,7 +158,7 @@ async def test_stalled_body_fails_and_leaves_nothing(
 ) -> None:
     shelf.stalling, shelf.breaks["a"] = True, [1000] * 3
     with pytest.raises(TransferFailed, match="3 attempts"):
-        async with transfer.fetch(id_of(BODY), len(BODY), url(server)):
+        async with transfer.fetch(SOURCES, id_of(BODY), len(BODY), url(server)):
             pytest.fail("a stalled body must not be used")
     assert names(folder) == []
 
@@ -171,9 +173,27 @@ async def test_wrong_body_is_refused(
 ) -> None:
     shelf.bodies["a"] = body
     with pytest.raises(TransferFailed, match=expected):
-        async with transfer.fetch(id_of(BODY), len(BODY), url(server)):
+        async with transfer.fetch(SOURCES, id_of(BODY), len(BODY), url(server)):
             pytest.fail("a wrong body must not be used")
     assert names(folder) == []
+
+
+async def test_an_answer_that_is_no_http_is_told_without_the_signed_url(folder: Path, tmp_path: Path) -> None:
+    async def babble(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/9 nonsense\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(babble, "127.0.0.1") as server:
+        origin = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        cache = ArtifactCache(folder, len(BODY))
+        (tmp_path / "out.mp4").write_bytes(b"x")
+        async with HttpTransfer(origin=origin, cache=cache, clock=SystemClock(), policy=FAST) as transfer:
+            with pytest.raises(TransferFailed, match="3 attempts") as download:
+                async with transfer.fetch(SOURCES, id_of(BODY), len(BODY), f"{origin}/a?signature=secret"):
+                    pytest.fail("expected a refusal")
+            with pytest.raises(TransferFailed, match="3 attempts") as upload:
+                await transfer.upload(tmp_path / "out.mp4", f"{origin}/a?signature=secret")
+    assert "secret" not in download.value.detail + upload.value.detail
 
 
 @pytest.mark.parametrize("status", [302, 307, 403, 404])
@@ -182,7 +202,7 @@ async def test_redirects_and_refusals_end_at_once(
 ) -> None:
     shelf.statuses = [status]
     with pytest.raises(TransferFailed, match=f"got {status}"):
-        async with transfer.fetch(id_of(BODY), len(BODY), url(server)):
+        async with transfer.fetch(SOURCES, id_of(BODY), len(BODY), url(server)):
             pytest.fail("expected a refusal")
     assert len(shelf.requests) == 1
 
@@ -193,7 +213,7 @@ async def test_redirects_and_refusals_end_at_once(
 )
 async def test_other_origins_are_never_asked(transfer: HttpTransfer, address: str, tmp_path: Path) -> None:
     with pytest.raises(TransferFailed, match="expected a URL of"):
-        async with transfer.fetch(id_of(BODY), len(BODY), address):
+        async with transfer.fetch(SOURCES, id_of(BODY), len(BODY), address):
             pytest.fail("expected a refusal")
     with pytest.raises(TransferFailed, match="expected a URL of"):
         await transfer.upload(tmp_path / "any", address)
@@ -204,7 +224,7 @@ async def test_ids_that_are_no_digest_never_become_a_path(
     transfer: HttpTransfer, server: TestServer, artifact_id: str
 ) -> None:
     with pytest.raises(TransferFailed, match="artifact id"):
-        async with transfer.fetch(artifact_id, 1, url(server)):
+        async with transfer.fetch(SOURCES, artifact_id, 1, url(server)):
             pytest.fail("expected a refusal")
 
 
@@ -214,7 +234,7 @@ async def test_cancelled_download_leaves_nothing_and_the_next_one_works(
     shelf.stalling, shelf.breaks["a"] = True, [1000]
 
     async def fetch() -> None:
-        async with transfer.fetch(id_of(BODY), len(BODY), url(server)):
+        async with transfer.fetch(SOURCES, id_of(BODY), len(BODY), url(server)):
             pytest.fail("the download cannot end")
 
     async with asyncio.TaskGroup() as group:
@@ -223,7 +243,7 @@ async def test_cancelled_download_leaves_nothing_and_the_next_one_works(
         assert len(names(folder)) == 1
         fetching.cancel()
     assert names(folder) == []
-    async with transfer.fetch(id_of(BODY), len(BODY), url(server)) as path:
+    async with transfer.fetch(SOURCES, id_of(BODY), len(BODY), url(server)) as path:
         assert path.read_bytes() == BODY
 
 
@@ -235,7 +255,7 @@ async def test_least_recently_used_goes_first_and_never_what_is_in_use(
     async with transfer_to(server, folder, limit=2500) as transfer:
 
         async def touch(name: str) -> None:
-            async with transfer.fetch(id_of(bodies[name]), 1000, url(server, name)):
+            async with transfer.fetch(SOURCES, id_of(bodies[name]), 1000, url(server, name)):
                 pass
 
         def held() -> set[str]:
@@ -244,14 +264,14 @@ async def test_least_recently_used_goes_first_and_never_what_is_in_use(
         for name in "abac":
             await touch(name)
         assert held() == {"a", "c"}
-        async with transfer.fetch(id_of(bodies["a"]), 1000, url(server, "a")):
+        async with transfer.fetch(SOURCES, id_of(bodies["a"]), 1000, url(server, "a")):
             await touch("d")
             assert held() == {"a", "d"}
-            async with transfer.fetch(id_of(bodies["d"]), 1000, url(server, "d")):
+            async with transfer.fetch(SOURCES, id_of(bodies["d"]), 1000, url(server, "d")):
                 with pytest.raises(NoCapacity, match="in use"):
                     await touch("b")
         with pytest.raises(TooLarge):
-            async with transfer.fetch(id_of(b""), 2501, url(server, "a")):
+            async with transfer.fetch(SOURCES, id_of(b""), 2501, url(server, "a")):
                 pytest.fail("expected a refusal")
 
 
@@ -259,27 +279,36 @@ async def test_a_restart_keeps_good_files_and_drops_bad_and_partial_ones(
     server: TestServer, shelf: Shelf, folder: Path
 ) -> None:
     digest = hashlib.sha256(BODY).hexdigest()
-    folder.mkdir()
-    (folder / digest).write_bytes(BODY)
-    (folder / f"{digest}.partial").write_bytes(b"half")
+    sources = folder / "sources"
+    sources.mkdir(parents=True)
+    (sources / digest).write_bytes(BODY)
+    (sources / f"{digest}.partial").write_bytes(b"half")
     async with transfer_to(server, folder) as transfer:
         assert names(folder) == [digest]
-        async with transfer.fetch(id_of(BODY), len(BODY), url(server)):
+        async with transfer.fetch(SOURCES, id_of(BODY), len(BODY), url(server)):
             assert shelf.requests == []
-    (folder / digest).write_bytes(bytes(len(BODY)))
+    (sources / digest).write_bytes(bytes(len(BODY)))
     async with transfer_to(server, folder) as transfer:
-        async with transfer.fetch(id_of(BODY), len(BODY), url(server)) as path:
+        async with transfer.fetch(SOURCES, id_of(BODY), len(BODY), url(server)) as path:
             assert path.read_bytes() == BODY
         path.unlink()
-        async with transfer.fetch(id_of(BODY), len(BODY), url(server)) as path:
+        async with transfer.fetch(SOURCES, id_of(BODY), len(BODY), url(server)) as path:
             assert path.read_bytes() == BODY
+
+
+async def test_models_lie_apart_from_sources_within_one_bound(server: TestServer, shelf: Shelf, folder: Path) -> None:
+    async with transfer_to(server, folder, limit=len(BODY)) as transfer:
+        for kind, other in ((SOURCES, MODELS), (MODELS, SOURCES)):
+            async with transfer.fetch(kind, id_of(BODY), len(BODY), url(server)) as path:
+                assert path.parent == folder / kind
+                assert names(folder / other) == []
 
 
 async def test_another_size_for_a_known_artifact_is_refused(transfer: HttpTransfer, server: TestServer) -> None:
-    async with transfer.fetch(id_of(BODY), len(BODY), url(server)):
+    async with transfer.fetch(SOURCES, id_of(BODY), len(BODY), url(server)):
         pass
     with pytest.raises(TransferFailed, match="as announced"):
-        async with transfer.fetch(id_of(BODY), 5, url(server)):
+        async with transfer.fetch(SOURCES, id_of(BODY), 5, url(server)):
             pytest.fail("expected a refusal")
 
 
