@@ -3,20 +3,13 @@
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tandem.protocol.signing import Address
-from tandem.protocol.units import UINT256_MAX, parse_amount
+from tandem.protocol.units import Amount
 from tandem.settings import Folder
 
-
-def _amount(value: object) -> object:
-    return parse_amount(value) if isinstance(value, str) else value
-
-
-Amount = Annotated[int, BeforeValidator(_amount), Field(ge=0, le=UINT256_MAX)]
-"""Wei: a whole number, or text with a unit such as `"3 gwei"` or `"0.25 ether"`."""
 Seconds = Annotated[float, Field(gt=0, le=10**9)]
 Mebibytes = Annotated[int, Field(ge=1, le=2**40)]
 

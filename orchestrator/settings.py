@@ -1,5 +1,6 @@
 """The orchestrator's settings. `config/orchestrator.toml` shows every one with its default."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -9,7 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from tandem.protocol.media import VideoCodec
 from tandem.protocol.pricing import Prices
 from tandem.protocol.signing import Address
-from tandem.protocol.units import Wei
+from tandem.protocol.units import Amount
 from tandem.settings import Folder
 
 Seconds = Annotated[float, Field(gt=0, le=10**7)]
@@ -30,7 +31,8 @@ class HttpSettings(_Section):
 
     @property
     def origin(self) -> str:
-        return self.public_url or f"http://{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return self.public_url or f"http://{host}:{self.port}"
 
 
 class ChainSettings(_Section):
@@ -49,9 +51,9 @@ class ChainSettings(_Section):
 
 
 class PaymentSettings(_Section):
-    max_ahead: Wei = 10**15
+    max_ahead: Amount = 10**15
     """Wei of expected value that a node may hold beyond what it has earned, refused tickets included."""
-    max_face_value: Wei = 10**17
+    max_face_value: Amount = 10**17
     """Wei that a single winning ticket may pay."""
 
 
@@ -80,8 +82,13 @@ class AuthSettings(_Section):
     """Whether requests from this machine may come without an API key."""
 
 
-def _default_prices() -> Prices:
-    return Prices(megapixel={VideoCodec.H264: 10**9}, inference_second=10**13)
+class PriceSettings(Prices):
+    """The same prices, written with units."""
+
+    megapixel: Annotated[Mapping[VideoCodec, Amount], Field(max_length=16)] = {VideoCodec.H264: 10**9}
+    """Wei a megapixel encoded, by codec; a codec that is absent is not for sale."""
+    inference_second: Amount = 10**13
+    """Wei a second of model cost."""
 
 
 class OrchestratorSettings(BaseSettings):
@@ -99,7 +106,7 @@ class OrchestratorSettings(BaseSettings):
     """The folder of the database and the artifacts."""
     http: HttpSettings = HttpSettings()
     chain: ChainSettings
-    prices: Prices = Field(default_factory=_default_prices)
+    prices: PriceSettings = PriceSettings()
     """What submitters pay; a node that asks more gets no work."""
     payment: PaymentSettings = PaymentSettings()
     leases: LeaseSettings = LeaseSettings()

@@ -42,7 +42,7 @@ def load_keystore(path: Path, password_file: Path) -> SigningKey:
 
 
 def _password(path: Path) -> str:
-    password = _read(path, "a password").rstrip("\r\n")
+    password = _read(path, "a password").partition("\n")[0].rstrip("\r")
     if not password:
         raise ConfigurationError(f"expected a password in the first line of {path}, found none: write one there")
     return password

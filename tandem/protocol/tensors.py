@@ -20,6 +20,8 @@ from tandem.protocol.ids import Frozen, Label
 MAX_TENSORS = 64
 MAX_RANK = 16
 MAX_ELEMENTS = 2**40
+MAX_STRINGS = 2**16
+"""Elements of a BYTES tensor: they are taken apart one by one, where empty ones would cost most and weigh least."""
 
 
 class Datatype(StrEnum):
@@ -135,9 +137,13 @@ def tensor_to_json(tensor: Tensor) -> TensorJson:
 
 
 def split_bytes(tensor: Tensor) -> list[bytes]:
-    """The elements of a BYTES tensor; raises InvalidTensor if the lengths do not add up."""
+    """The elements of a BYTES tensor; raises InvalidTensor if they are too many or the lengths do not add up."""
     items: list[bytes] = []
     offset, data, expected = 0, tensor.data, elements(tensor.shape)
+    if expected > MAX_STRINGS:
+        raise InvalidTensor(
+            f"tensor {tensor.name!r}: expected at most {MAX_STRINGS} elements of BYTES, got {expected}; send fewer"
+        )
     while offset < len(data) and len(items) < expected:
         if offset + _LENGTH.size > len(data):
             break

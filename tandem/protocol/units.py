@@ -41,6 +41,14 @@ def parse_amount(text: str) -> int:
     return int(whole + fraction.ljust(decimals, "0"))
 
 
+def _amount(value: object) -> object:
+    return parse_amount(value) if isinstance(value, str) else value
+
+
+Amount = Annotated[int, BeforeValidator(_amount), Field(ge=0, le=UINT256_MAX, strict=True)]
+"""Wei in a setting: a whole number, or text with a unit such as `"3 gwei"` or `"0.25 ether"`."""
+
+
 def format_amount(wei: int) -> str:
     """An amount for people, exact: in ether from a millionth of one, in gwei from one, else in wei."""
     unit = "ether" if wei >= 10**12 else "gwei" if wei >= 10**9 else "wei"

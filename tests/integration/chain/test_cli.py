@@ -36,6 +36,14 @@ def keystore(tmp_path: Path) -> tuple[str, ...]:
     return ("--keystore", str(tmp_path / "key.json"), "--password-file", str(password))
 
 
+def test_the_password_is_the_first_line(tmp_path: Path, keystore: tuple[str, ...]) -> None:
+    assert keystore
+    address = load_keystore(tmp_path / "key.json", tmp_path / "password").address
+    for said in ("correct horse", "correct horse\r\n", "correct horse\nbattery staple\n"):
+        (tmp_path / "again").write_bytes(said.encode())
+        assert load_keystore(tmp_path / "key.json", tmp_path / "again").address == address
+
+
 @pytest.fixture
 def operator(anvil: Anvil, tmp_path: Path, keystore: tuple[str, ...]) -> Operator:
     address = load_keystore(tmp_path / "key.json", tmp_path / "password").address
