@@ -1,15 +1,12 @@
 """The composition root: every part is made here, once, and handed what it needs."""
 
 import asyncio
-import fcntl
 import logging
-import os
 import secrets
 import shutil
 import signal
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
-from pathlib import Path
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 from node.adapters.cache import ArtifactCache
 from node.adapters.contract import EthereumTicketContract
@@ -32,19 +29,19 @@ from node.service.payments import Account, Payments
 from node.service.redemption import Redeemer
 from node.service.session import Services, Sessions
 from node.service.terms import Terms
-from node.service.waiting import Bell
 from node.settings import CapacitySection, NodeSettings
 from tandem import logging as log
 from tandem.chain.keystore import create_keystore, load_keystore
 from tandem.chain.transactions import TransactionPolicy
 from tandem.clock import Clock, SystemClock
+from tandem.folder import held, write_secret
 from tandem.protocol.capacity import Capability, Capacity
-from tandem.protocol.errors import ConfigurationError
 from tandem.protocol.media import VideoCodec
 from tandem.protocol.messages import Offer
 from tandem.protocol.pricing import Prices
 from tandem.protocol.signing import SigningKey
 from tandem.protocol.tickets import Domain
+from tandem.waiting import Bell
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +57,7 @@ async def run(settings: NodeSettings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    settings.data.mkdir(parents=True, exist_ok=True)
-    with _only_process(settings.data):
+    with held(settings.data):
         key = await asyncio.to_thread(open_key, settings)
         clock = SystemClock()
         detected = limited(await detect(clock, settings.data / "capability.json"), settings.capacity)
@@ -151,19 +147,11 @@ def open_key(settings: NodeSettings) -> SigningKey:
     if not keystore.exists():
         for folder in (keystore.parent, password_file.parent):
             folder.mkdir(parents=True, exist_ok=True)
-        _ensure_password(password_file)
+        if not password_file.exists():
+            write_secret(password_file, secrets.token_urlsafe(_PASSWORD_BYTES).encode() + b"\n")
         address = create_keystore(keystore, password_file)
         log.event(logger, "key_created", address=address, keystore=keystore)
     return load_keystore(keystore, password_file)
-
-
-def _ensure_password(path: Path) -> None:
-    with suppress(FileExistsError):
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(secrets.token_urlsafe(_PASSWORD_BYTES) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
 
 
 @asynccontextmanager
@@ -204,16 +192,3 @@ def _fees(settings: NodeSettings) -> TransactionPolicy:
         max_priority_fee_per_gas=chain.max_priority_fee_per_gas,
         poll_seconds=chain.poll,
     )
-
-
-@contextmanager
-def _only_process(data: Path) -> Iterator[None]:
-    """Two nodes with one key would take each other's sessions and nonces; the lock goes with the process."""
-    with (data / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConfigurationError(
-                f"expected {data} to belong to this process, and another node runs on it; give each a folder of its own"
-            ) from error
-        yield

@@ -1,13 +1,11 @@
 """The composition root: every part is made here, once, and handed what it needs."""
 
 import asyncio
-import fcntl
 import logging
-import os
 import secrets
 import signal
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +37,6 @@ from orchestrator.service.scheduling import Scheduler, Timeouts
 from orchestrator.service.sessions import Collaborators, Sessions
 from orchestrator.service.submission import Submissions
 from orchestrator.service.verification import Verifier
-from orchestrator.service.wake import Bell
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.web.app import RUNNER_OPTIONS, build_app
 from orchestrator.web.call import Limits, Services
@@ -50,9 +47,11 @@ from tandem.chain.broker import TicketBroker
 from tandem.chain.keystore import load_keystore
 from tandem.chain.rpc import connect
 from tandem.clock import Clock, SystemClock
+from tandem.folder import held, write_secret
 from tandem.process import detect_sandbox
 from tandem.protocol.errors import ChainUnavailable, ConfigurationError
 from tandem.protocol.tickets import Domain
+from tandem.waiting import Bell
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +64,7 @@ async def run(settings: OrchestratorSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     identity = await _identity(settings)
-    settings.data.mkdir(parents=True, exist_ok=True)
-    with _only_process(settings.data):
+    with held(settings.data):
         async with _parts(settings, identity, SystemClock()) as parts, asyncio.TaskGroup() as loops:
             background = [loops.create_task(loop) for loop in parts.loops]
             async with _serving(settings, parts):
@@ -205,22 +203,5 @@ def _url_secret(data: Path) -> bytes:
     """The key of signed URLs; kept, so that a restart does not void those that are out."""
     path = data / "url.key"
     if not path.exists():
-        partial = path.with_suffix(".new")
-        descriptor = os.open(partial, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_bytes(_SECRET_BYTES))
-        partial.replace(path)
+        write_secret(path, secrets.token_bytes(_SECRET_BYTES))
     return path.read_bytes()
-
-
-@contextmanager
-def _only_process(data: Path) -> Iterator[None]:
-    """Two schedulers over one folder would fight; the lock goes with the process, however it ends."""
-    with (data / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConfigurationError(
-                f"expected {data} to belong to this process, and another orchestrator runs on it; stop it first"
-            ) from error
-        yield

@@ -18,7 +18,6 @@ from node.ports.execution import Inference, Report, Transcoder
 from node.ports.transfer import Shelf, Transfer
 from node.service.books import Books
 from node.service.link import Link
-from node.service.waiting import happens
 from tandem import logging as log
 from tandem.clock import Clock
 from tandem.protocol.capacity import Capacity
@@ -47,6 +46,7 @@ from tandem.protocol.messages import (
 from tandem.protocol.placement import need
 from tandem.protocol.signing import Address
 from tandem.protocol.tensors import Tensor
+from tandem.waiting import happens
 
 logger = logging.getLogger(__name__)
 

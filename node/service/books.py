@@ -3,9 +3,9 @@
 from node.core.acceptance import AcceptedPayment
 from node.core.exposure import Balance
 from node.ports.tickets import TicketStore
-from node.service.waiting import Bell
 from tandem.protocol.ids import AttemptRef
 from tandem.protocol.signing import Address
+from tandem.waiting import Bell
 
 
 class Books:

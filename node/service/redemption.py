@@ -10,11 +10,11 @@ from node.ports.contract import TicketContract
 from node.ports.tickets import TicketStore
 from node.service.backing import BackingView
 from node.service.terms import Terms
-from node.service.waiting import Bell
 from tandem import logging as log
 from tandem.chain.redemption import RedemptionResult
 from tandem.clock import Clock
 from tandem.protocol.errors import ChainError, ChainUnavailable
+from tandem.waiting import Bell
 
 logger = logging.getLogger(__name__)
 

@@ -7,13 +7,13 @@ from node.core.terms import TermsPolicy, issue
 from node.ports.contract import TicketContract
 from node.ports.tickets import TicketStore
 from node.service.link import Link
-from node.service.waiting import Bell, happens
 from tandem import logging as log
 from tandem.clock import Clock
 from tandem.protocol.errors import ChainError, ChainUnavailable
 from tandem.protocol.messages import TicketTerms, TicketTermsReply
 from tandem.protocol.signing import Address
 from tandem.protocol.tickets import TicketParams
+from tandem.waiting import Bell, happens
 
 logger = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from orchestrator.core.records import AccountChanges, AccountRecord, Failure, Pa
 from orchestrator.core.session import Identity
 from orchestrator.ports.store import Store
 from orchestrator.service.nodes import ConnectedNode, Nodes
-from orchestrator.service.wake import Bell
 from tandem import logging as log
 from tandem.protocol.errors import TicketError
 from tandem.protocol.messages import Payment, PaymentReceipt, TicketTerms, TicketTermsReply
+from tandem.waiting import Bell
 
 logger = logging.getLogger(__name__)
 

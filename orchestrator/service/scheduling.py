@@ -10,11 +10,11 @@ from orchestrator.ports.store import Store
 from orchestrator.ports.urls import Urls
 from orchestrator.service.lifecycle import Lifecycle
 from orchestrator.service.nodes import Nodes
-from orchestrator.service.wake import Bell
 from tandem.protocol.errors import NotFound, StaleAttempt
 from tandem.protocol.ids import AttemptRef, job_of
 from tandem.protocol.jobs import InferenceWork, TaskState, TranscodeWork
 from tandem.protocol.messages import MAX_SECONDS, Assign
+from tandem.waiting import Bell
 
 _BATCH = 64
 _IDLE_SECONDS = 5.0

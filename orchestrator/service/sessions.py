@@ -16,7 +16,6 @@ from orchestrator.service.nodes import ConnectedNode, Nodes
 from orchestrator.service.paying import Payer
 from orchestrator.service.scheduling import Timeouts
 from orchestrator.service.verification import Verifier
-from orchestrator.service.wake import Bell
 from tandem import logging as log
 from tandem.clock import Clock
 from tandem.protocol import messages
@@ -27,6 +26,7 @@ from tandem.protocol.ids import AttemptRef, job_of
 from tandem.protocol.jobs import AttemptState
 from tandem.protocol.messages import HeartbeatReply, HeldAttempt, Welcome
 from tandem.protocol.placement import need
+from tandem.waiting import Bell
 
 logger = logging.getLogger(__name__)
 

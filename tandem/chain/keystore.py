@@ -1,11 +1,11 @@
 """Encrypted key files (Ethereum keystore, version 3). Passwords come from files, never from flags."""
 
 import json
-import os
 from pathlib import Path
 
 from eth_account import Account
 
+from tandem.folder import write_secret
 from tandem.protocol.errors import ConfigurationError
 from tandem.protocol.signing import Address, SigningKey
 
@@ -18,15 +18,11 @@ def create_keystore(path: Path, password_file: Path, *, work_factor: int | None 
     key = SigningKey.generate()
     encrypted = Account.encrypt(key.secret, _password(password_file), iterations=work_factor)
     try:
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        write_secret(path, json.dumps(encrypted).encode())
     except OSError as error:
         raise ConfigurationError(
             f"expected to create a keystore at {path}: {error.strerror}; choose another path"
         ) from error
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(encrypted, file)
-        file.flush()
-        os.fsync(file.fileno())
     return key.address
 
 

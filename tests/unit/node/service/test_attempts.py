@@ -9,12 +9,12 @@ from node.adapters.ticket_store import SqliteTicketStore
 from node.service.attempts import Attempts, Executors
 from node.service.books import Books
 from node.service.link import Link
-from node.service.waiting import Bell
 from tandem.protocol.codec import Envelope, Frame, decode
 from tandem.protocol.errors import ExecutionFailed
 from tandem.protocol.jobs import InferenceOutput, TranscodeOutput
 from tandem.protocol.messages import Failed, Finished, HeldAttempt, Message, OfferUpdate, Progress, Verdict
 from tandem.protocol.tensors import Datatype, Tensor
+from tandem.waiting import Bell
 from tests.fixtures.clock import ManualClock
 from tests.fixtures.node import (
     DOMAIN,

@@ -11,11 +11,11 @@ from node.service.books import Books
 from node.service.link import Link
 from node.service.payments import Account, Payments
 from node.service.terms import Terms
-from node.service.waiting import Bell
 from tandem.protocol.codec import Frame, decode
 from tandem.protocol.messages import Payment, PaymentReceipt, TicketTerms, TicketTermsReply
 from tandem.protocol.signing import SigningKey
 from tandem.protocol.tickets import TicketParams
+from tandem.waiting import Bell
 from tests.fixtures.clock import ManualClock
 from tests.fixtures.node import DOMAIN, NODE, NOW, POLICY, SENDER, SIGNER, ScriptedContract, payment, terms, until
 

@@ -6,8 +6,8 @@ from orchestrator.core.paying import PayingPolicy
 from orchestrator.core.records import AccountChanges, AccountRecord
 from orchestrator.core.session import Identity
 from orchestrator.service.paying import Payer
-from orchestrator.service.wake import Bell
 from tandem.protocol.messages import Payment, PaymentReceipt, TicketTerms, TicketTermsReply
+from tandem.waiting import Bell
 from tests.fixtures.protocol import DOMAIN, NODE, ORIGIN, SENDER, SIGNER, ticket_params
 from tests.unit.orchestrator.service.conftest import Market
 

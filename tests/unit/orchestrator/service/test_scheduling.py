@@ -7,11 +7,11 @@ from orchestrator.core.records import JobChanges, JobRecord, Submission, TaskRec
 from orchestrator.service.events import JobEvents
 from orchestrator.service.lifecycle import Lifecycle
 from orchestrator.service.scheduling import Scheduler, Timeouts
-from orchestrator.service.wake import Bell
 from orchestrator.web.signing import UrlSigner
 from tandem.protocol.ids import job_id, task_id
 from tandem.protocol.jobs import ArtifactInput, JobState, TaskState, TranscodeRequest
 from tandem.protocol.messages import Assign
+from tandem.waiting import Bell
 from tests.fixtures.protocol import ORIGIN, SHA, media, transcode_work
 from tests.unit.orchestrator.service.conftest import Market
 

@@ -1,0 +1,40 @@
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from node.adapters.ticket_store import SqliteTicketStore
+from node.core.session import Expectation, NodeSession
+from node.service import session
+from node.service.session import Services
+from tandem.protocol.codec import Frame
+from tandem.protocol.errors import Unavailable
+from tests.fixtures.clock import ManualClock
+from tests.fixtures.node import DOMAIN, NODE
+from tests.unit.node.service.test_attempts import Node
+from tests.unit.node.service.test_payments import Till
+
+
+class Deaf:
+    """Asks and asks, and reads nothing."""
+
+    async def send(self, _: Frame) -> None:
+        await asyncio.Event().wait()
+
+    async def receive(self) -> Frame:
+        return '{"type": "gossip"}'
+
+
+async def test_an_orchestrator_that_does_not_read_is_left(
+    tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "_MAX_UNSENT", 100)
+    async with SqliteTicketStore(tmp_path / "tickets.db", NODE.address, DOMAIN) as store:
+        node, till = Node(store, clock, tmp_path), Till(store, clock)
+        services = Services(node.attempts, till.payments, till.terms, till.books, till.link)
+        machine = NodeSession(Expectation("http://o", DOMAIN), NODE, bytes(32))
+        conversation = session._Conversation(services, clock, machine)
+        with pytest.raises(ExceptionGroup) as caught:
+            async with asyncio.timeout(10) as deadline:
+                await conversation.hold(Deaf(), deadline)
+    assert caught.group_contains(Unavailable, match="100 messages wait")
