@@ -1,11 +1,25 @@
 """The `tandem` command. What it can do is told by the entry points `tandem.commands`."""
 
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from tandem.cli.commands import TandemGroup
+
+SUMMARIES: Final = {
+    "cancel": "Cancel JOB; work that was accepted by then stays charged.",
+    "chain": "The ticket contract: deploy it, fund it, look into it.",
+    "explain": "Say why JOB is waiting, node by node.",
+    "infer": "Run MODEL on input tensors: NAME=[…] or NAME=@FILE, nested like the tensor or flat.",
+    "jobs": "List your jobs, newest first.",
+    "model": "Models: add them, list them.",
+    "node": "Works for an orchestrator with this machine, and is paid for it.",
+    "nodes": "List the nodes that are connected.",
+    "orchestrator": "Takes jobs over HTTP, schedules them over its nodes, checks the results and pays.",
+    "transcode": "Transcode FILE into renditions.",
+}
+"""The commands' own first lines, so that listing them takes no import of what they need: that is seconds."""
 
 
 class _Installed(TandemGroup):
@@ -18,6 +32,10 @@ class _Installed(TandemGroup):
         point = _points().get(cmd_name)
         loaded: Any = point.load() if point else None
         return loaded if isinstance(loaded, click.Command) else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, SUMMARIES.get(name, "")) for name in self.list_commands(ctx)])
 
 
 def _points() -> dict[str, EntryPoint]:

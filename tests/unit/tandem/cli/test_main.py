@@ -1,18 +1,33 @@
 import subprocess
 import sys
 
+import click
 import pytest
 from click.testing import CliRunner
 
-from tandem.cli.main import main
+from tandem.cli.main import SUMMARIES, main
 
-COMMANDS = ("cancel", "chain", "infer", "jobs", "model", "node", "nodes", "orchestrator", "transcode")
+COMMANDS = tuple(SUMMARIES)
 
 
-def test_help_lists_every_command() -> None:
-    shown = CliRunner().invoke(main, ["--help"]).stdout
-    listed = [line.split()[0] for line in shown.partition("Commands:")[2].splitlines() if line.strip()]
-    assert tuple(listed) == COMMANDS
+def test_help_lists_every_command_in_its_own_words() -> None:
+    context = click.Context(main)
+    assert main.list_commands(context) == list(COMMANDS)
+    for name, summary in SUMMARIES.items():
+        command = main.get_command(context, name)
+        assert command is not None
+        assert command.get_short_help_str(limit=200) == summary
+    shown = CliRunner().invoke(main, ["--help"]).stdout.partition("Commands:")[2]
+    assert [line.split()[0] for line in shown.splitlines() if line.startswith("  ") and line[2] != " "] == [*COMMANDS]
+
+
+@pytest.mark.parametrize("command", [(), ("jobs",)], ids=["tandem", "tandem jobs"])
+def test_help_is_quick_since_no_chain_is_imported_for_it(command: tuple[str, ...]) -> None:
+    words = [sys.executable, "-X", "importtime", "-m", "tandem", *command, "--help"]
+    imported = subprocess.run(words, capture_output=True, text=True, check=True).stderr
+    assert "tandem.cli.main" in imported
+    assert "web3" not in imported
+    assert "sqlalchemy" not in imported
 
 
 @pytest.mark.parametrize("command", COMMANDS)
