@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import Field, JsonValue, ValidationError
 
@@ -24,6 +24,7 @@ from tandem.protocol.tensors import MAX_TENSORS, TensorSpec
 
 _MIB = 2**20
 _MAX_ANSWER = 2**18
+_MAX_REASON = 4096
 _MEDIA_LIMITS = Limits(memory_mib=1024, wall_seconds=120, cpu_seconds=60, file_bytes=0)
 _MODEL_SECONDS = 60
 _MODEL_BASE_MIB = 1024
@@ -91,13 +92,20 @@ async def _inspect(inspection: _Inspection[Facts], path: Path, sandbox: Sandbox,
     return _parse(inspection, done.stdout)
 
 
+class _Reply(Frozen):
+    """What a child says. One that was taken over by its file may say anything."""
+
+    result: dict[str, Any] | None = None
+    refused: str | None = Field(default=None, max_length=_MAX_REASON)
+
+
 def _parse(inspection: _Inspection[Facts], stdout: bytes) -> Facts:
     try:
-        answer = _Answer.model_validate_json(stdout)
-        if answer.result is None:
-            raise inspection.refusal(answer.refused or "expected a file that can be inspected, got no answer about it")
-        return inspection.facts.model_validate(answer.result)
+        reply = _Reply.model_validate_json(stdout)
+        if reply.refused is None:
+            return inspection.facts.model_validate(reply.result)
     except ValidationError as error:
         problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"]))
+        where = ".".join(map(str, problem["loc"])) or "the whole"
         raise inspection.refusal(f"expected facts within bounds, got {where}: {problem['msg']}") from error
+    raise inspection.refusal(reply.refused)
