@@ -17,6 +17,7 @@ from tandem.protocol.messages import OrchestratorMessage
 from tandem.protocol.tensors import Tensor
 
 _HANDSHAKE_SECONDS = 10.0
+"""In which a node proves itself, in however many frames."""
 _LAST_WORDS_SECONDS = 2.0
 _MAX_QUEUED = 1024
 """Messages that may wait for a node that does not read; beyond, the session is closed."""
@@ -26,6 +27,8 @@ class _Link:
     """The outgoing side: a bounded queue that one writer empties."""
 
     def __init__(self, socket: web.WebSocketResponse) -> None:
+        self.node: str | None = None
+        """Who is at the other end, once it is proven."""
         self._socket = socket
         self._queue: asyncio.Queue[Envelope | Close] = asyncio.Queue()
         self._open = True
@@ -104,8 +107,9 @@ class NodeSessions:
 
     async def close(self) -> None:
         """Ends every session: the process is going down, and nodes will dial again."""
-        for socket in list(self._sockets):
-            await socket.close(message=b"unavailable: the orchestrator is stopping")
+        async with asyncio.TaskGroup() as group:  # each waits a while for its node to answer
+            for socket in self._sockets:
+                group.create_task(socket.close(message=b"unavailable: the orchestrator is stopping"))
 
     @staticmethod
     async def _write(link: _Link) -> None:
@@ -116,46 +120,43 @@ class NodeSessions:
 
     async def _read(self, socket: web.WebSocketResponse, link: _Link) -> None:
         machine = OrchestratorSession(self._identity, secrets.token_bytes(32))
-        node: str | None = None
+        prove_until = asyncio.get_running_loop().time() + _HANDSHAKE_SECONDS
         try:
             while machine.phase is not Phase.CLOSED:
-                frame = await self._receive(socket, machine)
+                frame = await self._receive(socket, None if machine.phase is Phase.OPEN else prove_until)
                 if frame is None:
                     return
-                node = await self._perform(link, machine, _effects(machine, frame), node)
+                await self._perform(link, machine, _effects(machine, frame))
         finally:
-            if node is not None:
-                self._sessions.closed(node, link)
+            if link.node is not None:
+                self._sessions.closed(link.node, link)
 
     @staticmethod
-    async def _receive(socket: web.WebSocketResponse, machine: OrchestratorSession) -> WSMessage | None:
-        """The next frame; None at the end, or if the node does not prove itself in time."""
+    async def _receive(socket: web.WebSocketResponse, until: float | None) -> WSMessage | None:
+        """The next frame; None at the end, or if there is none by the loop's time `until`."""
         try:
-            async with asyncio.timeout(None if machine.phase is Phase.OPEN else _HANDSHAKE_SECONDS):
+            async with asyncio.timeout_at(until):
                 message = await socket.receive()
         except TimeoutError:
             return None
         return message if message.type in {WSMsgType.TEXT, WSMsgType.BINARY} else None
 
-    async def _perform(
-        self, link: _Link, machine: OrchestratorSession, effects: Sequence[Effect], node: str | None
-    ) -> str | None:
+    async def _perform(self, link: _Link, machine: OrchestratorSession, effects: Sequence[Effect]) -> None:
         for effect in effects:
             match effect:
                 case Send(message):
                     link.send(message)
                 case Close(code, detail):
                     link.close(code, detail)
-                case Deliver(envelope) if node is not None:
-                    await self._sessions.receive(node, link, envelope)
+                case Deliver(envelope) if link.node is not None:
+                    await self._sessions.receive(link.node, link, envelope)
                 case Proven():
-                    node = effect.node
                     await self._open(link, machine, effect)
                 case _:
                     raise AssertionError(f"the machine delivered before it was open: {effect}")
-        return node
 
     async def _open(self, link: _Link, machine: OrchestratorSession, proven: Proven) -> None:
+        link.node = proven.node
         for effect in machine.welcome(await self._sessions.opened(proven, link)):
             if isinstance(effect, Send):
                 link.send(effect.message)
