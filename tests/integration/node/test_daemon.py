@@ -211,12 +211,26 @@ async def test_a_forged_orchestrator_gets_no_proof(tmp_path: Path, peer: Peer, w
 
 
 async def test_an_orchestrator_that_is_not_there_is_dialled_again(tmp_path: Path, work: ScriptedExecutors) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    dialled = asyncio.Event()
+
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+        dialled.set()
+
+    nobody = await asyncio.start_server(hang_up, "127.0.0.1")
+    port = nobody.sockets[0].getsockname()[1]
     peer = Peer(origin=f"http://127.0.0.1:{port}")
     async with daemon(settings(tmp_path, peer), work) as stop:
-        await asyncio.to_thread(lambda: None)
+        async with nobody, asyncio.timeout(10):
+            await dialled.wait()
+        async with serving(peer, port):
+            await peer.hears(Proven)
+            stop.set()
+
+
+async def test_a_node_that_reaches_nobody_stops_at_once(tmp_path: Path, peer: Peer, work: ScriptedExecutors) -> None:
+    gone = settings(tmp_path, peer).model_copy(update={"orchestrator": OrchestratorSection(url="http://127.0.0.1:1")})
+    async with asyncio.timeout(5), daemon(gone, work) as stop:
         stop.set()
 
 
