@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import Field, ValidationError
 
 from tandem.clock import Clock
 from tandem.process import Confinement, Limits, python_command, python_runtime, run
@@ -40,13 +40,6 @@ class ModelReport(Frozen):
     """Microseconds of one run with every open dimension at 1, on one core."""
     memory: int = Field(ge=1)
     """MiB that the loaded model takes."""
-
-
-class _Answer(Frozen):
-    """What the child prints; it has read a stranger's file, so this is no more to be trusted than that."""
-
-    result: dict[str, JsonValue] | None = None
-    refused: str | None = None
 
 
 Facts = TypeVar("Facts", MediaInfo, ModelReport)
