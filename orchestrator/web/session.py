@@ -13,7 +13,7 @@ from orchestrator.web.call import Call
 from orchestrator.web.routes import Access, Route
 from tandem.protocol.codec import MAX_FRAME_BYTES, Envelope, decode, encode
 from tandem.protocol.errors import ProtocolError
-from tandem.protocol.messages import OrchestratorMessage
+from tandem.protocol.messages import Failed, Finished, OrchestratorMessage
 from tandem.protocol.tensors import Tensor
 
 _HANDSHAKE_SECONDS = 10.0
@@ -21,6 +21,7 @@ _HANDSHAKE_SECONDS = 10.0
 _LAST_WORDS_SECONDS = 2.0
 _MAX_QUEUED = 1024
 """Messages that may wait for a node that does not read; beyond, the session is closed."""
+_RESULTS_AT_ONCE = 16
 
 
 class _Link:
@@ -71,6 +72,27 @@ async def _send(socket: web.WebSocketResponse, envelope: Envelope) -> None:
         await socket.send_bytes(frame)
 
 
+class _Inbox:
+    """The incoming side: messages in their order, but for results.
+
+    Those wait for the disk and not for each other, so that many of them share one commit of the store.
+    """
+
+    def __init__(self, sessions: Sessions, link: _Link, group: asyncio.TaskGroup) -> None:
+        self._sessions = sessions
+        self.link = link
+        self._group = group
+        self._room = asyncio.Semaphore(_RESULTS_AT_ONCE)
+
+    async def put(self, node: str, envelope: Envelope) -> None:
+        if not isinstance(envelope.message, Finished | Failed):
+            await self._sessions.receive(node, self.link, envelope)
+            return
+        await self._room.acquire()
+        receiving = self._group.create_task(self._sessions.receive(node, self.link, envelope))
+        receiving.add_done_callback(lambda _: self._room.release())
+
+
 class NodeSessions:
     """The endpoint. `heartbeat`: seconds between WebSocket pings, by which a dead connection is noticed."""
 
@@ -98,7 +120,7 @@ class NodeSessions:
         try:
             async with asyncio.TaskGroup() as group:
                 writer = group.create_task(self._write(link))
-                await self._read(socket, link)
+                await self._read(socket, _Inbox(self._sessions, link, group))
                 link.close("bye", "the node is gone")
                 await _last_words(writer)
         finally:
@@ -118,7 +140,7 @@ class NodeSessions:
         except ConnectionError:  # the reader sees the end too
             return
 
-    async def _read(self, socket: web.WebSocketResponse, link: _Link) -> None:
+    async def _read(self, socket: web.WebSocketResponse, inbox: _Inbox) -> None:
         machine = OrchestratorSession(self._identity, secrets.token_bytes(32))
         prove_until = asyncio.get_running_loop().time() + _HANDSHAKE_SECONDS
         try:
@@ -126,10 +148,10 @@ class NodeSessions:
                 frame = await self._receive(socket, None if machine.phase is Phase.OPEN else prove_until)
                 if frame is None:
                     return
-                await self._perform(link, machine, _effects(machine, frame))
+                await self._perform(inbox, machine, _effects(machine, frame))
         finally:
-            if link.node is not None:
-                self._sessions.closed(link.node, link)
+            if inbox.link.node is not None:
+                self._sessions.closed(inbox.link.node, inbox.link)
 
     @staticmethod
     async def _receive(socket: web.WebSocketResponse, until: float | None) -> WSMessage | None:
@@ -141,17 +163,17 @@ class NodeSessions:
             return None
         return message if message.type in {WSMsgType.TEXT, WSMsgType.BINARY} else None
 
-    async def _perform(self, link: _Link, machine: OrchestratorSession, effects: Sequence[Effect]) -> None:
+    async def _perform(self, inbox: _Inbox, machine: OrchestratorSession, effects: Sequence[Effect]) -> None:
         for effect in effects:
             match effect:
                 case Send(message):
-                    link.send(message)
+                    inbox.link.send(message)
                 case Close(code, detail):
-                    link.close(code, detail)
-                case Deliver(envelope) if link.node is not None:
-                    await self._sessions.receive(link.node, link, envelope)
+                    inbox.link.close(code, detail)
+                case Deliver(envelope) if inbox.link.node is not None:
+                    await inbox.put(inbox.link.node, envelope)
                 case Proven():
-                    await self._open(link, machine, effect)
+                    await self._open(inbox.link, machine, effect)
                 case _:
                     raise AssertionError(f"the machine delivered before it was open: {effect}")
 
