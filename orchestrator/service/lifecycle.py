@@ -16,7 +16,7 @@ from orchestrator.service.nodes import Nodes
 from tandem import logging as log
 from tandem.protocol.errors import NotFound, StaleAttempt
 from tandem.protocol.ids import AttemptRef, job_of
-from tandem.protocol.jobs import AttemptState
+from tandem.protocol.jobs import AttemptState, TaskState
 from tandem.protocol.messages import Cancel, Verdict
 
 logger = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class Lifecycle:
             self._events.publish_state(job, changes.job.state)
         if changes.earned:
             self._money_owed()
-        if changes.attempts or changes.tasks:
+        if _makes_room(changes):
             self._tasks_waiting()
 
     def _attempt_changed(self, attempt: AttemptRecord) -> None:
@@ -118,6 +118,12 @@ class Lifecycle:
         if attempt.state is AttemptState.ACCEPTED:
             node.unpaid += attempt.price
         node.link.send(_answer(attempt))
+
+
+def _makes_room(changes: JobChanges) -> bool:
+    """For the scheduler. A new attempt takes room, and an accepted one has taken none since it was delivered."""
+    waiting = any(task.state is TaskState.WAITING for task in changes.tasks)
+    return waiting or any(a.state not in {AttemptState.RUNNING, AttemptState.ACCEPTED} for a in changes.attempts)
 
 
 def _answer(attempt: AttemptRecord) -> Verdict | Cancel:
