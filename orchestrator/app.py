@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -169,7 +170,7 @@ async def _identity(settings: OrchestratorSettings) -> Identity:
     try:
         await _check_chain(settings, identity)
     except ChainUnavailable as error:  # nodes look for themselves before they work
-        log.event(logger, "chain_unavailable", rpc=chain.rpc, detail=error.detail)
+        log.event(logger, "chain_unavailable", rpc=urlsplit(chain.rpc).hostname, detail=error.detail)
     return identity
 
 
