@@ -55,11 +55,12 @@ _MAX_UNSENT = 10_000
 class Backoff:
     """Seconds before dialling again: doubled from `first` to `most`, each time a random part of it.
 
-    Random, so that a thousand nodes do not come back at once.
+    Random, so that a thousand nodes do not come back at once. Never as long as a lease: attempts outlive the
+    orchestrator's restart only if their node is back within one.
     """
 
     first: float = 0.5
-    most: float = 30.0
+    most: float = 10.0
 
     def seconds(self, failures: int) -> float:
         return random.uniform(0.5, 1.0) * min(self.most, self.first * 2.0 ** min(failures, 32))  # noqa: S311
