@@ -82,7 +82,8 @@ def main() -> None:
     bare, labels = _bare_round()
     with market() as running:
         rounds, steps, tickets = asyncio.run(_rounds(running, labels))
-    table = Table("", title=f"{_JOBS:,} inferences; {load()}", title_justify="left")
+    table = Table(title=f"{_JOBS:,} inferences; {load()}", title_justify="left")
+    table.add_column("", no_wrap=True)
     for column in ("a second", "p50, ms", "p99, ms", "CPU ms each", "times bare"):
         table.add_column(column, justify="right")
     for each in (bare, *rounds):
@@ -94,7 +95,8 @@ def main() -> None:
 
 
 def _table(title: str, rounds: Sequence[Round], columns: Sequence[Mapping[str, float]]) -> Table:
-    table = Table("", title=title, title_justify="left")
+    table = Table(title=title, title_justify="left")
+    table.add_column("", no_wrap=True)
     for each in rounds:
         table.add_column(each.name, justify="right")
     for name in columns[0]:
@@ -118,7 +120,7 @@ async def _rounds(running: Market, labels: Sequence[int]) -> tuple[list[Round], 
             if [each.label for each in timed] != labels:
                 sys.exit("expected the labels of the bare loop, got others")
             cpu = {name: after[name] - before[name] for name in after}
-            name = f"Tandem, {concurrency} at a time"
+            name = f"Tandem, {concurrency} at once"
             rounds.append(Round(name, seconds, [each.done - each.begun for each in timed], cpu))
             steps.append(_steps(timed, _node_seconds(running)))
     return rounds, steps, running.tickets()
@@ -152,11 +154,11 @@ def _steps(timed: Sequence[Timed], node: Mapping[str, float]) -> Steps:
         return mean(map(seconds, timed)) * 1000
 
     return {
-        "submission over HTTP, until the job has its time": average(lambda each: _created(each) - each.begun),
-        "written, queued, assigned": average(lambda each: _started(each) - _created(each)),
-        "node: from assignment to outcome": average(lambda each: node[each.job.id]),
-        "messages, verification, acceptance": average(lambda each: _ended(each) - _started(each) - node[each.job.id]),
-        "event, fetching the answer": average(lambda each: each.done - _ended(each)),
+        "submission over HTTP": average(lambda each: _created(each) - each.begun),
+        "written, queued": average(lambda each: _started(each) - _created(each)),
+        "node": average(lambda each: node[each.job.id]),
+        "messages, verification": average(lambda each: _ended(each) - _started(each) - node[each.job.id]),
+        "event, fetching": average(lambda each: each.done - _ended(each)),
     }
 
 

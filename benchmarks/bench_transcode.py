@@ -35,6 +35,8 @@ from tandem.protocol.media import MediaInfo, plan_ladder
 
 _REPEATS = 5
 _PAIRS = 3
+_ENOUGH_SECONDS = 120.0
+"""After which no further pair is begun: a busy machine makes fewer."""
 _PATIENCE_SECONDS = 120.0
 _TOLERANCE = 0.01
 _PRICE = ("--prices.h264-megapixel", "0.2 gwei")
@@ -77,7 +79,10 @@ async def _compare(running: Market, folder: Path, console: Console) -> None:
     pairs = []
     async with TandemClient(running.url) as client:
         await _pair(running, client, ffmpeg, _clip(ffmpeg, folder / "warm-up.mp4", 1))
+        begun = time.monotonic()
         for number in range(_PAIRS):
+            if time.monotonic() - begun > _ENOUGH_SECONDS:
+                break
             clip = _clip(ffmpeg, folder / f"{number}.mp4", _REPEATS)
             pairs.append(await _pair(running, client, ffmpeg, clip))
     media, size = await _probe(clip), clip.stat().st_size / 10**6
@@ -96,7 +101,7 @@ def _show(pairs: Sequence[Pair], console: Console) -> None:
     console.print(table)
     for step in fields(Steps):
         console.print(f"{step.name:<13}", spread([getattr(each.steps, step.name) for each in pairs]), "s")
-    console.print(f"{len(pairs)} pairs after a warm-up, medians (least to most).")
+    console.print(f"Pairs: {len(pairs)}, after a warm-up, medians (least to most).")
 
 
 async def _pair(running: Market, client: TandemClient, ffmpeg: Ffmpeg, clip: Path) -> Pair:
