@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from aiohttp import web
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from orchestrator.web.call import Call, Limits
 from tandem.protocol.errors import InvalidLadder, InvalidRequest, InvalidTensor, TooLarge
@@ -52,13 +53,21 @@ def path_value(request: web.Request, name: str, adapter: TypeAdapter[T]) -> T | 
 
 
 def _invalid(error: ValidationError) -> InvalidRequest:
-    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    problems = [each for each in found if not _follows(each, found)]
     places = [[str(part) for part in problem["loc"] if part not in _KINDS] for problem in problems]
     fields = {place[0] for place in places if place}
     kind = _BY_FIELD.get(next(iter(fields)), InvalidRequest) if len(fields) == 1 else InvalidRequest
     told = [f"{'.'.join(at) or 'body'}: {problem['msg']}" for at, problem in zip(places, problems, strict=True)]
     more = f"; and {len(told) - _MAX_PROBLEMS} more" if len(told) > _MAX_PROBLEMS else ""
     return kind("; ".join(told[:_MAX_PROBLEMS]) + more)
+
+
+def _follows(problem: ErrorDetails, found: list[ErrorDetails]) -> bool:
+    """Whether a list counts as too short only since its elements are wrong, which is said of them already."""
+    at = problem["loc"]
+    inside = (each for each in found if each["loc"][: len(at)] == at)
+    return problem["type"] == "too_short" and any(len(each["loc"]) > len(at) for each in inside)
 
 
 async def _read(request: web.Request, limits: Limits) -> bytes:

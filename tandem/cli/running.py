@@ -21,6 +21,8 @@ from tandem.protocol.jobs import JobState
 P = ParamSpec("P")
 
 DEFAULT_URL = "http://127.0.0.1:8080"
+_PIPE_WIDTH = 240
+"""Columns for a program that reads the tables: wide enough to leave every id in one piece."""
 
 
 class Refused(click.ClickException):
@@ -58,7 +60,7 @@ class Session:
         if self.as_json:
             click.echo(view.model_dump_json(indent=2))
         else:
-            show(Console())
+            show(Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH))
 
     @contextmanager
     def progress(self) -> Iterator["Bars"]:

@@ -17,7 +17,8 @@ Body = bytes | AsyncIterator[bytes] | None
 
 _OK = 400
 _SERVER_ERROR = 500
-_TIMEOUT = ClientTimeout(total=None, sock_connect=10, sock_read=60)
+_TIMEOUT = ClientTimeout(total=None, sock_connect=10, sock_read=180)
+"""Longer than the orchestrator looks into a file."""
 
 
 class Http:

@@ -123,6 +123,7 @@ async def test_a_wrong_ladder_is_refused(api: Api, clip: bytes) -> None:
             status, body = await api.call("POST", path, json=request | {"ladder": ladder})
             assert (status, body["code"]) == (400, "invalid_ladder")
             assert detail in body["detail"]
+            assert body["detail"].count("ladder") <= 1, "what follows from another problem is not told"
     assert (await api.call("GET", "/v1/jobs"))[1]["jobs"] == []
 
 
