@@ -1,5 +1,6 @@
 """Hands waiting tasks to nodes, again after every change."""
 
+import asyncio
 from dataclasses import dataclass
 
 from orchestrator.core.lifecycle import Assigned, failed_on
@@ -63,8 +64,12 @@ class Scheduler:
         while any(node.state().has_room for node in self._nodes):
             ready = await self._store.ready(_BATCH, last)
             tasks = {waiting.task.id: waiting.task for waiting in ready}
-            for assignment in assign(ready, [node.state() for node in self._nodes]):
-                placed += await self._hand_out(assignment, tasks[assignment.task])
+            async with asyncio.TaskGroup() as handing_out:  # side by side, so that they share commits
+                handed = [
+                    handing_out.create_task(self._hand_out(assignment, tasks[assignment.task]))
+                    for assignment in assign(ready, [node.state() for node in self._nodes])
+                ]
+            placed += sum(task.result() for task in handed)
             if len(ready) < _BATCH:
                 break
             last = ready[-1].task.id

@@ -6,7 +6,7 @@ Each stream begins with the present state, so `Last-Event-ID` needs no memory of
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 from aiohttp import web
 from pydantic import BaseModel
@@ -35,11 +35,12 @@ async def events(call: Call) -> web.StreamResponse:
         await response.prepare(call.request)
         if call.request.method == "HEAD":
             return response
-        await _send(response, StateChanged(snapshot.job.state))
-        if not is_final(JOB_TRANSITIONS, snapshot.job.state):
-            await _send(response, call.services.events.progress(job))
-            await _follow(call, response, subscription, job)
-        await response.write_eof()
+        with suppress(ConnectionError):  # the listener may go at any time
+            await _send(response, StateChanged(snapshot.job.state))
+            if not is_final(JOB_TRANSITIONS, snapshot.job.state):
+                await _send(response, call.services.events.progress(job))
+                await _follow(call, response, subscription, job)
+            await response.write_eof()
     return response
 
 
