@@ -20,10 +20,14 @@ as_root() {
 
 # Packages of the system, by apt; false where they cannot be had.
 apt_install() {
+  local log
   have apt-get || return 1
   say "installing $* with apt"
+  log=$(mktemp)
   as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq >&2 || true  # one dead source is no reason to stop
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" \
+    > "$log" 2>&1 || { cat "$log" >&2; rm -f "$log"; return 1; }
+  rm -f "$log"
 }
 
 find_python() {
@@ -84,12 +88,20 @@ system_programs() {
 }
 
 npm_packages() {
-  local stamp
+  local stamp program build=$VENV/npm
   stamp=$(sha256sum < contracts/package-lock.json)
   if grep -qsxF "$stamp" contracts/node_modules/.installed; then return; fi
   have npm || fail "expected npm, found none: install Node.js 18 or newer with npm and try again"
   say "installing Foundry's anvil and forge, and solc, from npm into contracts/node_modules"
-  (cd contracts && npm ci --silent --no-progress >&2)
+  # Foundry's executables need no Node.js, yet npm leaves them out where it is older than they name, as Debian's is;
+  # and the scripts that would then fetch them take the newest version, not the locked one. So neither has a say.
+  rm -rf "$build" && mkdir "$build" && cp contracts/package.json "$build"
+  sed 's/"node": ">=20"/"node": "*"/' contracts/package-lock.json > "$build/package-lock.json"
+  (cd "$build" && npm ci --ignore-scripts --loglevel=error --no-progress >/dev/null)
+  for program in anvil forge; do
+    "$build/node_modules/.bin/$program" --version >/dev/null || fail "npm installed no $program that runs here"
+  done
+  rm -rf contracts/node_modules && mv "$build/node_modules" contracts/ && rm -rf "$build"
   echo "$stamp" > contracts/node_modules/.installed
 }
 
