@@ -1,17 +1,18 @@
 """Hands waiting tasks to nodes, again after every change."""
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 
-from orchestrator.core.lifecycle import Assigned, failed_on
-from orchestrator.core.records import AttemptRecord, JobSnapshot, ReadyTask, TaskRecord
+from orchestrator.core.lifecycle import Assigned, Broken, failed_on
+from orchestrator.core.records import AttemptRecord, Failure, JobSnapshot, ReadyTask, TaskRecord
 from orchestrator.core.scheduling import Assignment, Load, Reason, assign, explain
 from orchestrator.core.verification import upload_limit
 from orchestrator.ports.store import Store
 from orchestrator.ports.urls import Urls
 from orchestrator.service.lifecycle import Lifecycle
 from orchestrator.service.nodes import Nodes
-from tandem.protocol.errors import NotFound, StaleAttempt
+from tandem.protocol.errors import AttemptReturned, NotFound, StaleAttempt
 from tandem.protocol.ids import AttemptRef, job_of
 from tandem.protocol.jobs import InferenceWork, TaskState, TranscodeWork
 from tandem.protocol.messages import MAX_SECONDS, Assign
@@ -93,10 +94,19 @@ class Scheduler:
         except (StaleAttempt, NotFound):  # cancelled meanwhile
             return False
         (attempt,) = changes.attempts
+        if self._nodes.get(assignment.node) is not node:
+            await self._take_back(attempt)
+            return False
         deadline = self._timeouts.deadline(attempt, task.work)
         node.loads[attempt.ref] = Load(assignment.need, assignment.price, deadline)
         node.link.send(self._message(attempt, task.work), tensors)
         return True
+
+    async def _take_back(self, attempt: AttemptRecord) -> None:
+        """Of a node whose session ended before it heard of the attempt, which is not its fault."""
+        unheard = Failure(AttemptReturned.code, "the node's session ended before it was told", retryable=True)
+        with suppress(StaleAttempt, NotFound):  # its new session may have found out first
+            await self._lifecycle.apply(job_of(attempt.ref.task), Broken(attempt.ref, attempt.node, unheard))
 
     def _message(self, attempt: AttemptRecord, work: TranscodeWork | InferenceWork) -> Assign:
         until = self._timeouts.deadline(attempt, work)
