@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from tandem.protocol.errors import ConfigurationError
 
@@ -14,10 +15,9 @@ from tandem.protocol.errors import ConfigurationError
 def held(folder: Path) -> Iterator[None]:
     """The folder, made if need be, for this process alone; the lock goes with the process, however it ends.
 
-    Raises ConfigurationError if another process holds it.
+    Raises ConfigurationError if it cannot be made, or another process holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
+    with _lock_file(folder) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -26,6 +26,16 @@ def held(folder: Path) -> Iterator[None]:
                 "folder of its own"
             ) from error
         yield
+
+
+def _lock_file(folder: Path) -> TextIO:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return (folder / "lock").open("w")
+    except OSError as error:
+        raise ConfigurationError(
+            f"data: expected a folder to write in, got {folder}: {error.strerror}; choose another"
+        ) from error
 
 
 def write_secret(path: Path, content: bytes) -> None:

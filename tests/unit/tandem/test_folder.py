@@ -44,3 +44,9 @@ def test_a_secret_that_was_cut_short_is_not_there(tmp_path: Path, monkeypatch: p
     with pytest.raises(OSError):  # noqa: PT011 - that one
         write_secret(tmp_path / "secret", b"one")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_a_wrong_setting(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match="choose another"), held(tmp_path / "file" / "data"):
+        pass
