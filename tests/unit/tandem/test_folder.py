@@ -26,12 +26,6 @@ def test_a_folder_is_held_by_one_process_until_that_ends(tmp_path: Path) -> None
             pass
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(ConfigurationError, match="file/data: Not a directory"), held(tmp_path / "file" / "data"):
-        pytest.fail("it is held")
-
-
 def test_a_secret_is_private_and_takes_nobodys_place(tmp_path: Path) -> None:
     path = tmp_path / "secret"
     write_secret(path, b"one")
