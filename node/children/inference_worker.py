@@ -33,6 +33,7 @@ from node.children.wire import (
     head,
     lengths,
 )
+from tandem.inspection.model_rules import TENSOR_TYPES
 from tandem.protocol.errors import (
     ExecutionFailed,
     InvalidModel,
@@ -44,18 +45,7 @@ from tandem.protocol.errors import (
 from tandem.protocol.tensors import Datatype, Tensor, TensorMeta, check_tensor, join_bytes, split_bytes
 
 _DTYPES: Mapping[Datatype, str] = {
-    Datatype.BOOL: "?",
-    Datatype.UINT8: "u1",
-    Datatype.UINT16: "<u2",
-    Datatype.UINT32: "<u4",
-    Datatype.UINT64: "<u8",
-    Datatype.INT8: "i1",
-    Datatype.INT16: "<i2",
-    Datatype.INT32: "<i4",
-    Datatype.INT64: "<i8",
-    Datatype.FP16: "<f2",
-    Datatype.FP32: "<f4",
-    Datatype.FP64: "<f8",
+    Datatype(name): dtype for name, dtype in TENSOR_TYPES.values() if name != Datatype.BYTES
 }
 _CANCELLED = Failed(id=0, code="cancelled", detail="cancelled", retryable=True)
 _BUG = 70

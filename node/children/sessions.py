@@ -15,28 +15,14 @@ import onnxruntime as ort
 
 from node.children.models import trial_model
 from node.children.wire import WorkerSettings
-from tandem.inspection.model_rules import check_model
+from tandem.inspection.model_rules import TENSOR_TYPES, check_model
 from tandem.protocol.errors import InvalidModel, TandemError, Unavailable
 from tandem.protocol.tensors import Datatype
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 
-DATATYPES: Mapping[str, Datatype] = {
-    "tensor(bool)": Datatype.BOOL,
-    "tensor(uint8)": Datatype.UINT8,
-    "tensor(uint16)": Datatype.UINT16,
-    "tensor(uint32)": Datatype.UINT32,
-    "tensor(uint64)": Datatype.UINT64,
-    "tensor(int8)": Datatype.INT8,
-    "tensor(int16)": Datatype.INT16,
-    "tensor(int32)": Datatype.INT32,
-    "tensor(int64)": Datatype.INT64,
-    "tensor(float16)": Datatype.FP16,
-    "tensor(float)": Datatype.FP32,
-    "tensor(double)": Datatype.FP64,
-    "tensor(string)": Datatype.BYTES,
-}
+DATATYPES: Mapping[str, Datatype] = {kind: Datatype(name) for kind, (name, _) in TENSOR_TYPES.items()}
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _WAIT_SECONDS = 0.05

@@ -13,24 +13,8 @@ import numpy as np
 import onnxruntime as ort
 
 from tandem.inspection.answer import answer
-from tandem.inspection.model_rules import check_model
+from tandem.inspection.model_rules import TENSOR_TYPES, check_model
 from tandem.protocol.errors import InvalidModel
-
-_DATATYPES: dict[str, tuple[str, Any]] = {
-    "tensor(bool)": ("BOOL", np.bool_),
-    "tensor(uint8)": ("UINT8", np.uint8),
-    "tensor(uint16)": ("UINT16", np.uint16),
-    "tensor(uint32)": ("UINT32", np.uint32),
-    "tensor(uint64)": ("UINT64", np.uint64),
-    "tensor(int8)": ("INT8", np.int8),
-    "tensor(int16)": ("INT16", np.int16),
-    "tensor(int32)": ("INT32", np.int32),
-    "tensor(int64)": ("INT64", np.int64),
-    "tensor(float16)": ("FP16", np.float16),
-    "tensor(float)": ("FP32", np.float32),
-    "tensor(double)": ("FP64", np.float64),
-    "tensor(string)": ("BYTES", np.object_),
-}
 
 _ERRORS_ONLY = 4
 _TIMED_RUNS = 9
@@ -68,17 +52,17 @@ def _load(path: Path) -> ort.InferenceSession:
 
 
 def _spec(node: ort.NodeArg) -> dict[str, Any]:
-    if node.type not in _DATATYPES:
-        raise InvalidModel(f"expected {', '.join(_DATATYPES)}, got {node.type} for {node.name!r}")
+    if node.type not in TENSOR_TYPES:
+        raise InvalidModel(f"expected {', '.join(TENSOR_TYPES)}, got {node.type} for {node.name!r}")
     shape = [size if isinstance(size, int) else -1 for size in node.shape]
-    return {"name": node.name, "datatype": _DATATYPES[node.type][0], "shape": shape}
+    return {"name": node.name, "datatype": TENSOR_TYPES[node.type][0], "shape": shape}
 
 
 def _zeros(node: ort.NodeArg) -> np.ndarray[Any, Any]:
     shape = [size if isinstance(size, int) else 1 for size in node.shape]
     if np.prod(shape, dtype=object) > _MAX_INPUT_ELEMENTS:
         raise InvalidModel(f"expected inputs of at most {_MAX_INPUT_ELEMENTS} elements, got {shape} for {node.name!r}")
-    datatype, dtype = _DATATYPES[node.type]
+    datatype, dtype = TENSOR_TYPES[node.type]
     return np.full(shape, "" if datatype == "BYTES" else 0, dtype)
 
 

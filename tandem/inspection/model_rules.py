@@ -1,6 +1,6 @@
 """What a model file must be before ONNX Runtime sees it: what a hostile one asks for may be done while it loads."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import onnx
 from google.protobuf.message import DecodeError, Message
@@ -9,6 +9,23 @@ from tandem.protocol.errors import InvalidModel
 
 DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 """Operators that ONNX Runtime itself brings; any other would come from a library of the submitter's."""
+
+TENSOR_TYPES: Mapping[str, tuple[str, str]] = {
+    "tensor(bool)": ("BOOL", "?"),
+    "tensor(uint8)": ("UINT8", "u1"),
+    "tensor(uint16)": ("UINT16", "<u2"),
+    "tensor(uint32)": ("UINT32", "<u4"),
+    "tensor(uint64)": ("UINT64", "<u8"),
+    "tensor(int8)": ("INT8", "i1"),
+    "tensor(int16)": ("INT16", "<i2"),
+    "tensor(int32)": ("INT32", "<i4"),
+    "tensor(int64)": ("INT64", "<i8"),
+    "tensor(float16)": ("FP16", "<f2"),
+    "tensor(float)": ("FP32", "<f4"),
+    "tensor(double)": ("FP64", "<f8"),
+    "tensor(string)": ("BYTES", "O"),
+}
+"""What ONNX Runtime calls a type: its name in the Open Inference Protocol, and in numpy, little-endian."""
 
 _COMPILED = "EPContext"
 """An operator that holds a provider's compiled binary, or the path of one."""
