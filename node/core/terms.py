@@ -5,9 +5,10 @@ first; the counters of both live in the ticket store, so that no number is used 
 """
 
 import hmac
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tandem.protocol.errors import TicketParamsUnknown, TicketRevealed
+from tandem.protocol.messages import TicketLimits
 from tandem.protocol.signing import Address, address_bytes
 from tandem.protocol.tickets import TicketParams, commitment_to, win_prob_from_odds
 
@@ -37,6 +38,15 @@ class Epochs:
 
     current: int = 1
     closed: int = 0
+
+
+def within(policy: TermsPolicy, limits: TicketLimits) -> TermsPolicy:
+    """The nearest policy whose tickets the orchestrator signs."""
+    # the threshold is rounded down, which may take a wei off what a ticket is worth
+    least = min(limits.min_expected_value + 1, limits.max_expected_value)
+    value = max(least, min(policy.expected_value, limits.max_expected_value))
+    odds = max(1, min(policy.odds, limits.max_face_value // value))
+    return replace(policy, expected_value=value, odds=odds)
 
 
 def issue(

@@ -118,14 +118,16 @@ class Attempts:
             return
         self._start(_Held(sender, assign, self._clock.monotonic()), tensors)
 
-    async def judged(self, verdict: Verdict) -> None:
-        """An accepted attempt is owed from now on; either way it may be forgotten."""
+    async def judged(self, sender: Address, verdict: Verdict) -> None:
+        """An accepted attempt is owed from now on; either way it may be forgotten.
+
+        One that is not held was finished by an earlier process: of what it earned only the verdict tells.
+        """
         held = self._held.get(verdict.ref)
-        if held is None:
-            return
         if verdict.accepted:
-            await self._books.earn(held.sender, verdict.ref, held.assign.price)
-        else:
+            owing, price = (held.sender, held.assign.price) if held else (sender, verdict.price)
+            await self._books.earn(owing, verdict.ref, price)
+        elif held:
             log.event(logger, "rejected", attempt=verdict.ref, code=verdict.code, detail=verdict.detail)
         self.drop([verdict.ref])
 

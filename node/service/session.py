@@ -187,7 +187,7 @@ class _Conversation:
         self.opened = True
         self._to.link.attach(self._queue)
         self._to.attempts.resume(welcome.keep)
-        self._to.terms.opened(self._sender)
+        self._to.terms.opened(self._sender, welcome.limits)
         log.event(logger, "session_opened", sender=self._sender, kept=len(welcome.keep))
 
     async def _deliver(self, envelope: Envelope) -> None:
@@ -196,7 +196,7 @@ class _Conversation:
             case Assign() as assign:
                 self._to.attempts.assign(self._sender, assign, envelope.tensors)
             case Verdict() as verdict:
-                await self._to.attempts.judged(verdict)
+                await self._to.attempts.judged(self._sender, verdict)
             case Cancel(ref=ref):
                 self._to.attempts.drop([ref])
             case HeartbeatReply(lost=lost):

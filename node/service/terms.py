@@ -3,14 +3,14 @@
 import asyncio
 import logging
 
-from node.core.terms import TermsPolicy, issue
+from node.core.terms import TermsPolicy, issue, within
 from node.ports.contract import TicketContract
 from node.ports.tickets import TicketStore
 from node.service.link import Link
 from tandem import logging as log
 from tandem.clock import Clock
 from tandem.protocol.errors import ChainError, ChainUnavailable
-from tandem.protocol.messages import TicketTerms, TicketTermsReply
+from tandem.protocol.messages import TicketLimits, TicketTerms, TicketTermsReply
 from tandem.protocol.signing import Address
 from tandem.protocol.tickets import TicketParams
 from tandem.waiting import Bell, happens
@@ -37,6 +37,7 @@ class Terms:
         self._clock = clock
         self._recipient = recipient
         self._policy = policy
+        self._limits: TicketLimits | None = None
         self._sender: Address | None = None
         self._params: TicketParams | None = None
         self._renew_at = 0.0
@@ -46,10 +47,10 @@ class Terms:
         self._bell = Bell(clock)
         self._issuing = asyncio.Lock()
 
-    def opened(self, sender: Address) -> None:
-        """A session is open: its orchestrator is to be told the terms."""
-        if sender != self._sender:
-            self._sender, self._params = sender, None
+    def opened(self, sender: Address, limits: TicketLimits) -> None:
+        """A session is open: its orchestrator is to be told terms that are within its limits."""
+        if (sender, limits) != (self._sender, self._limits):
+            self._sender, self._limits, self._params = sender, limits, None
         self._said = None
         self._bell.ring()
 
@@ -85,24 +86,25 @@ class Terms:
 
     async def _keep(self) -> None:
         async with self._issuing:
-            sender = self._sender
-            if sender is None or not self._link.open:
+            sender, limits = self._sender, self._limits
+            if sender is None or limits is None or not self._link.open:
                 return
             # Renewed at half their life, so that the orchestrator always has some that its own limits let it use.
             if self._params is None or self._clock.now() >= self._renew_at:
-                params = await self._issue(sender)
-                if sender != self._sender:
+                params = await self._issue(sender, limits)
+                if (sender, limits) != (self._sender, self._limits):
                     return
                 self._params = params
             if self._params != self._said:
                 self._said = self._params
                 self._link.send(TicketTerms(params=self._params))
 
-    async def _issue(self, sender: Address) -> TicketParams:
+    async def _issue(self, sender: Address, limits: TicketLimits) -> TicketParams:
         # A ticket must not outlive the time in which the sender cannot take back what backs it, so there are no terms
         # before the chain has said how long that is.
         lifetime = min(self._policy.lifetime, await self._contract.unlock_period() / 2)
         epochs = await self._store.epochs()
         now = self._clock.now()
         self._renew_at = now + lifetime / 2
-        return issue(self._policy, self._store.secret, sender, self._recipient, epochs.current, int(now + lifetime))
+        policy = within(self._policy, limits)
+        return issue(policy, self._store.secret, sender, self._recipient, epochs.current, int(now + lifetime))

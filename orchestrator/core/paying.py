@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from orchestrator.core.records import AccountChanges, AccountRecord, PaymentRecord
 from orchestrator.core.session import Identity
 from tandem.protocol.errors import TicketError, TicketExpired, TicketParamsUnknown
-from tandem.protocol.messages import SignedTicket
+from tandem.protocol.messages import SignedTicket, TicketLimits
 from tandem.protocol.tickets import UINT32_MAX, TicketParams, sign_ticket
 from tandem.protocol.units import ceil_div
 
@@ -30,9 +30,13 @@ class PayingPolicy:
     """
 
     @property
-    def min_value(self) -> int:
-        """Wei of expected value that a ticket must have: smaller ones would drown the orchestrator in signatures."""
-        return max(1, self.max_ahead // _MOST_TICKETS_AHEAD)
+    def limits(self) -> TicketLimits:
+        """What tickets are signed for: very small ones would drown the orchestrator in signatures."""
+        return TicketLimits(
+            max_face_value=self.max_face_value,
+            min_expected_value=max(1, self.max_ahead // _MOST_TICKETS_AHEAD),
+            max_expected_value=self.max_ahead,
+        )
 
 
 def agree(account: AccountRecord, params: TicketParams, identity: Identity, policy: PayingPolicy, now: float) -> None:
@@ -43,11 +47,12 @@ def agree(account: AccountRecord, params: TicketParams, identity: Identity, poli
         )
     if params.expiry < now + policy.min_lifetime:
         raise TicketExpired(f"expected terms that live {policy.min_lifetime:.0f} s more, got expiry {params.expiry}")
-    value = params.expected_value()
-    if not policy.min_value <= value <= policy.max_ahead or params.face_value > policy.max_face_value:
+    value, limits = params.expected_value(), policy.limits
+    least, most = limits.min_expected_value, limits.max_expected_value
+    if not least <= value <= most or params.face_value > limits.max_face_value:
         raise TicketError(
-            f"expected tickets worth {policy.min_value} to {policy.max_ahead} wei each with a face value of at most "
-            f"{policy.max_face_value}, got {value} and {params.face_value}"
+            f"expected tickets worth {least} to {most} wei each with a face value of at most "
+            f"{limits.max_face_value}, got {value} and {params.face_value}"
         )
 
 

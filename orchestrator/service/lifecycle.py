@@ -82,8 +82,10 @@ class Lifecycle:
         attempt = await self._find(ref)
         if connected is None or (attempt is not None and attempt.state is AttemptState.VERIFYING):
             return
-        accepted = attempt is not None and attempt.node == node and attempt.state is AttemptState.ACCEPTED
-        verdict = Verdict(ref=ref, accepted=accepted, code=None if accepted else error.code, detail=error.detail)
+        if attempt is not None and attempt.node == node and attempt.state is AttemptState.ACCEPTED:
+            verdict = Verdict(ref=ref, accepted=True, price=attempt.price, detail=error.detail)
+        else:
+            verdict = Verdict(ref=ref, accepted=False, code=error.code, detail=error.detail)
         connected.link.send(verdict)
 
     async def _find(self, ref: AttemptRef) -> AttemptRecord | None:
@@ -130,9 +132,11 @@ def _answer(attempt: AttemptRecord) -> Verdict | Cancel:
     if attempt.state is AttemptState.CANCELLED:
         return Cancel(ref=attempt.ref, reason="the job is over")
     failure = attempt.failure
+    accepted = attempt.state is AttemptState.ACCEPTED
     return Verdict(
         ref=attempt.ref,
-        accepted=attempt.state is AttemptState.ACCEPTED,
+        accepted=accepted,
+        price=attempt.price if accepted else 0,
         code=failure.code if failure else None,
         detail=failure.detail[:4096] if failure else "",
     )

@@ -11,7 +11,7 @@ from orchestrator.ports.store import Store
 from orchestrator.service.nodes import ConnectedNode, Nodes
 from tandem import logging as log
 from tandem.protocol.errors import TicketError
-from tandem.protocol.messages import Payment, PaymentReceipt, TicketTerms, TicketTermsReply
+from tandem.protocol.messages import Payment, PaymentReceipt, TicketLimits, TicketTerms, TicketTermsReply
 from tandem.waiting import Bell
 
 logger = logging.getLogger(__name__)
@@ -30,6 +30,10 @@ class Payer:
         self._policy = policy
         self._bell = bell
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    @property
+    def limits(self) -> TicketLimits:
+        return self._policy.limits
 
     async def run(self) -> None:
         """Until cancelled."""

@@ -64,7 +64,9 @@ class Sessions:
         await self._to.store.extend_leases(proven.node, [attempt.ref for attempt in kept], lease)
         await self._restore(node, kept)
         log.event(logger, "node_connected", node=proven.node, held=len(held), kept=len(kept))
-        return Welcome(heartbeat=lease / _HEARTBEATS_A_LEASE, lease=lease, keep=_keep(held, kept))
+        return Welcome(
+            heartbeat=lease / _HEARTBEATS_A_LEASE, lease=lease, limits=self._to.payer.limits, keep=_keep(held, kept)
+        )
 
     async def resumed(self, address: str) -> None:
         """After the welcome is on its way: unanswered payments are said again, before any new terms."""

@@ -87,6 +87,16 @@ class Proof(Frozen):
     held: tuple[HeldAttempt, ...] = Field(default=(), max_length=MAX_HELD)
 
 
+class TicketLimits(Frozen):
+    """What an orchestrator signs tickets for; terms outside of it are refused. All in wei."""
+
+    max_face_value: Wei
+    """Of what a winner pays."""
+    min_expected_value: Wei
+    """Of what a ticket is worth on average: smaller ones would be too many."""
+    max_expected_value: Wei
+
+
 class Welcome(Frozen):
     """Orchestrator to node: the session is open. Held attempts that are not in `keep` are to be dropped."""
 
@@ -95,6 +105,7 @@ class Welcome(Frozen):
     """Seconds between heartbeats."""
     lease: Seconds
     """Seconds without a heartbeat after which attempts are given to others."""
+    limits: TicketLimits
     keep: tuple[AttemptRef, ...] = Field(default=(), max_length=MAX_HELD)
 
 
@@ -164,6 +175,8 @@ class Verdict(Frozen):
     type: Literal["verdict"] = "verdict"
     ref: AttemptRef
     accepted: bool
+    price: Wei = 0
+    """What it earned; 0 unless accepted."""
     code: Label | None = None
     detail: Detail = ""
 

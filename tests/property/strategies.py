@@ -153,6 +153,7 @@ ticket_params = st.builds(
     expiry=st.integers(0, 2**64 - 1),
     commitment=bytes32,
 )
+limits = st.builds(m.TicketLimits, max_face_value=wei, min_expected_value=wei, max_expected_value=wei)
 held = st.builds(m.HeldAttempt, ref=refs, finished=st.booleans())
 transcode_outputs = st.builds(
     TranscodeOutput,
@@ -202,10 +203,10 @@ orchestrator_messages: st.SearchStrategy[m.OrchestratorMessage] = st.one_of(
         nonce=bytes32,
         signature=signatures,
     ),
-    st.builds(m.Welcome, heartbeat=seconds, lease=seconds, keep=tuples(refs)),
+    st.builds(m.Welcome, heartbeat=seconds, lease=seconds, limits=limits, keep=tuples(refs)),
     st.builds(m.HeartbeatReply, lost=tuples(refs)),
     assigns(transcodes),
-    st.builds(m.Verdict, ref=refs, accepted=st.booleans(), code=codes, detail=details),
+    st.builds(m.Verdict, ref=refs, accepted=st.booleans(), price=wei, code=codes, detail=details),
     st.builds(m.Cancel, ref=refs, reason=details),
     st.builds(m.TicketTermsReply, commitment=bytes32, accepted=st.booleans(), code=codes, detail=details),
     st.builds(

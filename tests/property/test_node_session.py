@@ -23,12 +23,12 @@ from tandem.protocol.messages import (
     Welcome,
 )
 from tandem.protocol.signing import SigningKey
-from tests.fixtures.node import DOMAIN, NODE, OFFER, SENDER, SIGNER, ref, terms
+from tests.fixtures.node import DOMAIN, LIMITS, NODE, OFFER, SENDER, SIGNER, ref, terms
 
 ORIGIN = "http://orchestrator:8080"
 NONCE = b"\x07" * 32
 MESSAGES: list[Message] = [
-    Welcome(heartbeat=1, lease=3),
+    Welcome(heartbeat=1, lease=3, limits=LIMITS),
     Cancel(ref=ref(), reason="enough"),
     HeartbeatReply(lost=(ref(),)),
     Verdict(ref=ref(), accepted=True),

@@ -9,12 +9,12 @@ from tandem.protocol.errors import MalformedMessage, ProtocolError, UnknownMessa
 from tandem.protocol.handshake import HandshakeTerms, Role
 from tandem.protocol.messages import Challenge, Hello, NodeMessage, OrchestratorMessage, Problem, Proof, Welcome
 from tandem.protocol.signing import SigningKey
-from tests.fixtures.protocol import DOMAIN, NODE, ORIGIN, SENDER, SIGNER, STRANGER, offer
+from tests.fixtures.protocol import DOMAIN, LIMITS, NODE, ORIGIN, SENDER, SIGNER, STRANGER, offer
 from tests.property.strategies import node_messages, orchestrator_messages
 
 IDENTITY = Identity(SIGNER, SENDER.address, DOMAIN, ORIGIN)
 OFFER = offer()
-WELCOME = Welcome(heartbeat=1, lease=3)
+WELCOME = Welcome(heartbeat=1, lease=3, limits=LIMITS)
 modest = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 Said = NodeMessage | OrchestratorMessage | ProtocolError

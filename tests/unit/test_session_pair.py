@@ -23,6 +23,7 @@ from tandem.protocol.messages import (
 from tandem.protocol.tickets import Domain
 from tests.fixtures.protocol import (
     DOMAIN,
+    LIMITS,
     NODE,
     ORIGIN,
     REF,
@@ -38,7 +39,7 @@ IDENTITY = orchestrator_side.Identity(SIGNER, SENDER.address, DOMAIN, ORIGIN)
 EXPECTATION = node_side.Expectation(ORIGIN, DOMAIN, SENDER.address)
 OFFER = offer()
 HELD = (HeldAttempt(ref=REF, finished=False),)
-WELCOME = Welcome(heartbeat=10, lease=30, keep=(REF,))
+WELCOME = Welcome(heartbeat=10, lease=30, limits=LIMITS, keep=(REF,))
 
 Effects = Sequence[node_side.Effect] | Sequence[orchestrator_side.Effect]
 

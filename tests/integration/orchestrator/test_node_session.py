@@ -35,6 +35,7 @@ from tandem.waiting import Bell
 from tests.fixtures.protocol import DOMAIN, NODE, ORIGIN, REF, SENDER, SIGNER, STRANGER, offer
 
 IDENTITY = Identity(SIGNER, SENDER.address, DOMAIN, ORIGIN)
+PAYING = PayingPolicy(max_ahead=10**6, max_face_value=10**6)
 EXPECTATION = Expectation(ORIGIN, DOMAIN)
 
 
@@ -73,7 +74,7 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
         waiting, owed = Bell(clock), Bell(clock)
         lifecycle = Lifecycle(store, nodes, events, RetryPolicy(), waiting.ring, owed.ring)
         verifier = Verifier(store, disk, ChildInspector(sandbox=Sandbox.LIMITS, clock=clock), lifecycle, clock)
-        payer = Payer(store, nodes, IDENTITY, PayingPolicy(10**6, 10**6), owed)
+        payer = Payer(store, nodes, IDENTITY, PAYING, owed)
         timeouts = Timeouts(lease=30, start_to_finish_base=60, start_to_finish_factor=1)
         doors = Doors(Collaborators(store, nodes, lifecycle, verifier, payer, events, waiting, clock, timeouts))
         endpoint = NodeSessions(IDENTITY, doors, heartbeat=15)
@@ -125,7 +126,9 @@ async def gone(socket: ClientWebSocketResponse) -> None:
 
 async def test_a_node_that_proves_itself_is_there_until_it_leaves(served: Served) -> None:
     async with served.dial() as socket:
-        assert isinstance(await prove(socket), Welcome)
+        welcome = await prove(socket)
+        assert isinstance(welcome, Welcome)
+        assert welcome.limits == PAYING.limits
         assert [node.address for node in served.nodes] == [NODE.address]
         await send(socket, Heartbeat(attempts=(REF,)))
         assert decode((await socket.receive()).data).message == HeartbeatReply(lost=(REF,))

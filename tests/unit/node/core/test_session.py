@@ -17,10 +17,10 @@ from tandem.protocol.codec import Envelope
 from tandem.protocol.errors import InvalidTensor, UnknownMessage
 from tandem.protocol.messages import Cancel, Challenge, Message, Problem, Proof, Welcome
 from tandem.protocol.signing import SigningKey
-from tests.fixtures.node import DOMAIN, NODE, OFFER, SENDER, SIGNER, ref
+from tests.fixtures.node import DOMAIN, LIMITS, NODE, OFFER, SENDER, SIGNER, ref
 
 ORIGIN = "http://orchestrator:8080"
-WELCOME = Welcome(heartbeat=1, lease=3)
+WELCOME = Welcome(heartbeat=1, lease=3, limits=LIMITS)
 CANCEL = Cancel(ref=ref(), reason="enough")
 
 

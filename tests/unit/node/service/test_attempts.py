@@ -166,15 +166,30 @@ async def test_an_accepted_attempt_is_earned_once_and_forgotten(node: Node) -> N
     node.attempts.assign(SENDER.address, inference(), (TENSOR,))
     await node.said()
     for _ in range(2):
-        await node.attempts.judged(Verdict(ref=ref(), accepted=True))
+        await node.attempts.judged(SENDER.address, Verdict(ref=ref(), accepted=True))
     assert node.books.balance.earned == PRICE
     assert node.attempts.held() == ()
+
+
+async def test_an_attempt_that_an_earlier_process_finished_earns_what_the_verdict_says(node: Node) -> None:
+    for accepted in (False, True, True):
+        await node.attempts.judged(SENDER.address, Verdict(ref=ref(), accepted=accepted, price=PRICE))
+    assert node.books.balance.earned == PRICE
+
+
+async def test_an_attempt_that_is_held_earns_the_price_it_was_taken_for(node: Node) -> None:
+    node.attempts.assign(SENDER.address, inference(), (TENSOR,))
+    await node.said()
+    await node.attempts.judged(SENDER.address, Verdict(ref=ref(), accepted=True, price=PRICE - 1))
+    assert node.books.balance.earned == PRICE
 
 
 async def test_a_rejected_attempt_earns_nothing(node: Node) -> None:
     node.attempts.assign(SENDER.address, inference(), (TENSOR,))
     await node.said()
-    await node.attempts.judged(Verdict(ref=ref(), accepted=False, code="result_rejected", detail="too dark"))
+    await node.attempts.judged(
+        SENDER.address, Verdict(ref=ref(), accepted=False, code="result_rejected", detail="too dark")
+    )
     assert node.books.balance.earned == 0
     assert node.attempts.held() == ()
 
@@ -246,7 +261,7 @@ async def test_draining_lets_work_finish_and_stays_for_the_verdict(node: Node) -
         node.work.release.set()
         assert isinstance(await node.said(), Finished)
         assert not draining.done()
-        await node.attempts.judged(Verdict(ref=ref(), accepted=True))
+        await node.attempts.judged(SENDER.address, Verdict(ref=ref(), accepted=True))
     assert node.books.balance.earned == PRICE
 
 

@@ -17,7 +17,19 @@ from tandem.protocol.signing import SigningKey
 from tandem.protocol.tickets import TicketParams
 from tandem.waiting import Bell
 from tests.fixtures.clock import ManualClock
-from tests.fixtures.node import DOMAIN, NODE, NOW, POLICY, SENDER, SIGNER, ScriptedContract, payment, terms, until
+from tests.fixtures.node import (
+    DOMAIN,
+    LIMITS,
+    NODE,
+    NOW,
+    POLICY,
+    SENDER,
+    SIGNER,
+    ScriptedContract,
+    payment,
+    terms,
+    until,
+)
 
 
 class Till:
@@ -39,7 +51,7 @@ class Till:
     async def open(self) -> None:
         await self.books.open(SENDER.address)
         self.link.attach(self.queue)
-        self.terms.opened(SENDER.address)
+        self.terms.opened(SENDER.address, LIMITS)
 
     async def said(self) -> object:
         async with asyncio.timeout(5):

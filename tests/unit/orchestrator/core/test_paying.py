@@ -70,6 +70,12 @@ def test_refused_tickets_are_made_good_within_bounds() -> None:
     assert overdrawn(replace(paid, refused=1001), POLICY)
 
 
+def test_the_limits_are_what_is_agreed_to() -> None:
+    limits = replace(POLICY, max_ahead=10**7).limits
+    assert (limits.max_face_value, limits.min_expected_value, limits.max_expected_value) == (50_000, 100, 10**7)
+    assert POLICY.limits.min_expected_value == 1
+
+
 @pytest.mark.parametrize(
     ("wrong", "error"),
     [

@@ -5,7 +5,7 @@ from tandem.protocol.codec import Envelope
 from tandem.protocol.errors import MessageOutOfOrder, VersionMismatch
 from tandem.protocol.handshake import HandshakeTerms, Role
 from tandem.protocol.messages import Challenge, Heartbeat, Hello, NodeMessage, Problem, Proof, Welcome
-from tests.fixtures.protocol import DOMAIN, NODE, ORIGIN, SENDER, SIGNER, offer
+from tests.fixtures.protocol import DOMAIN, LIMITS, NODE, ORIGIN, SENDER, SIGNER, offer
 
 NONCE = b"o" * 32
 HELLO = Hello(versions=(1, 2), address=NODE.address, nonce=b"n" * 32)
@@ -62,7 +62,7 @@ def test_a_hello_comes_once(machine: OrchestratorSession) -> None:
 
 
 def test_it_cannot_be_opened_unproven(machine: OrchestratorSession) -> None:
-    welcome = Welcome(heartbeat=1, lease=3)
+    welcome = Welcome(heartbeat=1, lease=3, limits=LIMITS)
     assert machine.welcome(welcome) == []
     machine.receive(Envelope(HELLO))
     assert machine.welcome(welcome) == []

@@ -8,7 +8,7 @@ from tandem.protocol.errors import MalformedMessage, UnknownMessage
 from tandem.protocol.jobs import InferenceOutput, RenditionResult, TranscodeOutput
 from tandem.protocol.messages import Assign, Cancel, Finished, Heartbeat, Payment, Problem, Welcome
 from tandem.protocol.tensors import Datatype, Tensor, TensorMeta
-from tests.fixtures.protocol import REF, SHA, inference_work, media, tensor, ticket_params, transcode_work
+from tests.fixtures.protocol import LIMITS, REF, SHA, inference_work, media, tensor, ticket_params, transcode_work
 
 
 def assign(work: object, **more: object) -> Assign:
@@ -123,7 +123,7 @@ def test_tensors_come_only_where_they_are_described() -> None:
 
 
 def test_the_largest_welcome_and_payment_fit() -> None:
-    welcome = Welcome(heartbeat=1, lease=3, keep=(REF,) * 4096)
+    welcome = Welcome(heartbeat=1, lease=3, limits=LIMITS, keep=(REF,) * 4096)
     signed = [{"sender_nonce": nonce, "signature": b"s" * 64} for nonce in range(1024)]
     payment = Payment.model_validate({"id": 1, "params": ticket_params(), "tickets": signed})
     for message in (welcome, payment):
