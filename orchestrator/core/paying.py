@@ -1,6 +1,6 @@
 """How much a node is due, and under which terms tickets are signed: pure decisions over its account."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from orchestrator.core.records import AccountChanges, AccountRecord, PaymentRecord
 from orchestrator.core.session import Identity
@@ -13,6 +13,7 @@ _MOST_TICKETS_AHEAD = 100_000
 MOST_TICKETS_AT_ONCE = 128
 """They are signed while a transaction is open."""
 _NONCES = UINT32_MAX + 1
+_REFUSABLE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,24 +59,32 @@ def agree(account: AccountRecord, params: TicketParams, identity: Identity, poli
 
 def adopt(account: AccountRecord, params: TicketParams) -> AccountChanges:
     """Puts terms in force. Nonces go on counting: none is ever signed twice, even if a node returns to old terms."""
-    if account.params == params:
-        return AccountChanges()
-    return AccountChanges(account=replace(account, params=params))
+    return AccountChanges() if account.params == params else AccountChanges(params=params)
+
+
+def allowance(account: AccountRecord, policy: PayingPolicy) -> int:
+    """Wei of expected value that a node may refuse and be paid again.
+
+    `max_ahead`, and 1 % of all that was signed for it: honest refusals of months do not cut a node off, and one that
+    refused losing tickets alone, to be paid in winners, would gain no more than that.
+    """
+    return policy.max_ahead + account.issued // _REFUSABLE
 
 
 def unpaid(account: AccountRecord, policy: PayingPolicy) -> int:
-    """Wei earned that no ticket covers. Refused tickets are made good up to `max_ahead`, and no further:
-
-    a node that refused every losing ticket would otherwise be paid in winners alone.
-    """
-    covered = account.issued - min(account.refused, policy.max_ahead)
+    """Wei earned that no ticket covers. Refused tickets are made good within the allowance, and no further."""
+    covered = account.issued - min(account.refused, allowance(account, policy))
     return max(0, account.earned - covered)
 
 
 def pay(account: AccountRecord, identity: Identity, policy: PayingPolicy, now: float) -> AccountChanges:
-    """The next payment to a node: as many tickets as cover what it is due, or nothing."""
+    """The next payment to a node: the fewest tickets that cover what it is due, or nothing.
+
+    Since the last of them is worth at most `max_ahead`, less than that is ever signed beyond what is due, whatever came
+    before: terms that the policy or the sender of today would not agree to are signed under no more.
+    """
     params = account.params
-    if params is None or params.expiry < now + policy.min_lifetime:
+    if params is None or not _agreed(account, params, identity, policy, now):
         return AccountChanges()
     value = params.expected_value()
     count = min(MOST_TICKETS_AT_ONCE, ceil_div(unpaid(account, policy), value), _NONCES - account.next_nonce)
@@ -86,12 +95,17 @@ def pay(account: AccountRecord, identity: Identity, policy: PayingPolicy, now: f
     tickets = tuple(
         SignedTicket.model_construct(sender_nonce=ticket.sender_nonce, signature=ticket.signature) for ticket in signed
     )
-    return AccountChanges(
-        account=replace(account, issued=account.issued + count * value, next_nonce=nonces.stop),
-        payment=PaymentRecord(id=0, node=account.node, params=params, tickets=tickets),
-    )
+    return AccountChanges(payment=PaymentRecord(id=0, node=account.node, params=params, tickets=tickets))
 
 
 def overdrawn(account: AccountRecord, policy: PayingPolicy) -> bool:
     """Whether a node has refused so many tickets that it gets no new work."""
-    return account.refused > policy.max_ahead
+    return account.refused > allowance(account, policy)
+
+
+def _agreed(account: AccountRecord, params: TicketParams, identity: Identity, policy: PayingPolicy, now: float) -> bool:
+    try:
+        agree(account, params, identity, policy, now)
+    except TicketError:
+        return False
+    return True

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from orchestrator.core.ledger import EntryKind, Totals
 from tandem.protocol.ids import AttemptRef
 from tandem.protocol.jobs import (
     AttemptState,
@@ -128,31 +129,89 @@ class PaymentRecord:
         """The expected value of all tickets, in wei."""
         return len(self.tickets) * self.params.expected_value()
 
+    @property
+    def nonces(self) -> range:
+        """The sender nonces of its tickets, which have no gap."""
+        return range(self.tickets[0].sender_nonce, self.tickets[-1].sender_nonce + 1)
+
 
 @dataclass(frozen=True, slots=True)
 class AccountRecord:
-    """What stands between the orchestrator and one node, in wei of expected value, since the beginning."""
+    """What stands between the orchestrator and one node: running totals of the ledger, in wei, and the terms in force.
+
+    The totals are written with the ledger's entries alone; see `Totals` for what each is.
+    """
 
     node: str
     earned: int = 0
-    """By accepted attempts."""
     issued: int = 0
-    """By tickets that were signed."""
     refused: int = 0
-    """By tickets that were signed and that the node said it could not take."""
+    redeemed: int = 0
+    unissued: int = 0
+    """What of `redeemed` paid for tickets that were never issued here: somebody else has the signing key."""
+    earned_at: float | None = None
+    """Store time of the newest accepted attempt that earned something."""
     params: TicketParams | None = None
     """The terms in force, as the node issued them."""
     next_nonce: int = 0
     """The sender nonce of the next ticket. It outlives terms, so that none comes twice even if old ones return."""
+
+    @property
+    def totals(self) -> Totals:
+        return Totals(self.earned, self.issued, self.refused, self.redeemed)
 
 
 @dataclass(frozen=True, slots=True)
 class AccountChanges:
     """What a decision changes in one account, written in one transaction."""
 
-    account: AccountRecord | None = None
+    params: TicketParams | None = None
+    """Terms that are in force from now on."""
     payment: PaymentRecord | None = None
-    """A new one: its id is 0 and is given by the store."""
+    """A new one: its id is 0 and is given by the store, its nonces begin at the account's next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Up to which block the contract's events of one source are in the ledger."""
+
+    source: str
+    """Chain, contract and sender."""
+    block_number: int
+    block_hash: bytes
+    balance: int = 0
+    """Wei of deposit and reserve, as of that block, by the ledger."""
+    reorganisations: int = 0
+    """How often blocks that were already in the ledger have vanished."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChainEntry:
+    """An event of the contract that moves money: funded, withdrawn or redeemed."""
+
+    kind: EntryKind
+    amount: int
+    """Wei."""
+    block_number: int
+    block_hash: bytes
+    tx_hash: bytes
+    log_index: int
+    recipient: str = ""
+    """Of redeemed tickets, as all that follows."""
+    params_hash: bytes = b""
+    sender_nonces: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A redemption that is not as it should be."""
+
+    recipient: str
+    tx_hash: bytes
+    unissued: int = 0
+    """Wei, at face value, for tickets that were never issued here."""
+    voided: int = 0
+    """Wei of expected value of tickets that the recipient had refused, and redeemed all the same."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,17 @@ Leases live on the store's clock: `now()` is its time, and no method takes a tim
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from orchestrator.core.ledger import TrialBalance
 from orchestrator.core.records import (
     AccountChanges,
     AccountRecord,
     ApiKeyRecord,
     ArtifactRecord,
     AttemptRecord,
+    ChainEntry,
+    Cursor,
     Failure,
+    Finding,
     JobChanges,
     JobPage,
     JobSnapshot,
@@ -111,7 +115,10 @@ class AccountStore(Protocol):
     async def accounts(self) -> list[AccountRecord]: ...
 
     async def decide_account(self, node: str, decision: AccountDecision) -> PaymentRecord | None:
-        """Runs `decision` on the account, writes what it changes, and returns the new payment, with its id."""
+        """Runs `decision` on the account, writes what it changes, and returns the new payment, with its id.
+
+        Raises ValueError for a payment whose nonces are not the account's next ones.
+        """
         ...
 
     async def open_payments(self, node: str) -> list[PaymentRecord]:
@@ -119,10 +126,54 @@ class AccountStore(Protocol):
         ...
 
     async def record_receipt(self, node: str, payment: int, failure: Failure | None) -> None:
-        """Marks a payment as received, or as refused (then `refused` grows by its value). Repeats change nothing."""
+        """Marks a payment as received, or as refused (then `refused` grows by its value). Repeats change nothing.
+
+        A refusal of tickets that were already redeemed counts as a receipt.
+        """
         ...
 
     async def payments_of(self, node: str) -> list[PaymentRecord]: ...
+
+
+class LedgerStore(Protocol):
+    """What the contract's events mean for the books. The entries of jobs and payments are written with those."""
+
+    async def cursor(self, source: str) -> Cursor | None:
+        """Up to where the source's events are in the ledger."""
+        ...
+
+    async def begin_at(self, cursor: Cursor) -> None:
+        """The block before the first that is to be read."""
+        ...
+
+    async def record_blocks(
+        self, cursor: Cursor, block_number: int, block_hash: bytes, found: Sequence[ChainEntry]
+    ) -> list[Finding]:
+        """Writes the events of the blocks after `cursor` up to the given one, and moves the cursor, all or nothing.
+
+        Redeemed tickets are matched with those that were issued: returns what is not as it should be. A refusal of
+        tickets that were redeemed is void from then on. Raises Conflict if the cursor has moved.
+        """
+        ...
+
+    async def entry_blocks(self, source: str, below: int, limit: int) -> list[tuple[int, bytes]]:
+        """The newest blocks under the number `below` that wrote entries: number and hash, newest first."""
+        ...
+
+    async def take_back(self, cursor: Cursor, block_number: int, block_hash: bytes) -> int:
+        """Reverses the entries of all later blocks, which have vanished, and puts the cursor back; how many it were.
+
+        Raises Conflict if the cursor has moved.
+        """
+        ...
+
+    async def trial_balance(self) -> TrialBalance:
+        """All entries, added up."""
+        ...
+
+    async def findings(self) -> list[Finding]:
+        """Redemptions of tickets that were never issued here."""
+        ...
 
 
 class CatalogueStore(Protocol):
@@ -178,5 +229,5 @@ class CatalogueStore(Protocol):
         ...
 
 
-class Store(JobStore, AccountStore, CatalogueStore, Protocol):
+class Store(JobStore, AccountStore, LedgerStore, CatalogueStore, Protocol):
     """All of it."""

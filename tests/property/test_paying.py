@@ -7,11 +7,21 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from orchestrator.core.paying import MOST_TICKETS_AT_ONCE, PayingPolicy, adopt, agree, overdrawn, pay, unpaid
+from orchestrator.core.paying import (
+    MOST_TICKETS_AT_ONCE,
+    PayingPolicy,
+    adopt,
+    agree,
+    allowance,
+    overdrawn,
+    pay,
+    unpaid,
+)
 from orchestrator.core.records import AccountRecord, PaymentRecord
 from orchestrator.core.session import Identity
 from tandem.protocol.errors import TicketError
 from tandem.protocol.tickets import Ticket, TicketParams, recover_signer
+from tests.fixtures.accounts import applied
 from tests.fixtures.protocol import DOMAIN, NODE, ORIGIN, SENDER, SIGNER, ticket_params
 
 IDENTITY = Identity(SIGNER, SENDER.address, DOMAIN, ORIGIN)
@@ -51,7 +61,7 @@ class AccountMachine(RuleBasedStateMachine):
         fine = 0 < value <= POLICY.max_ahead and params.face_value <= POLICY.max_face_value
         if fine and params.expiry >= self.now + POLICY.min_lifetime:
             agree(self.account, params, IDENTITY, POLICY, self.now)
-            self.account = adopt(self.account, params).account or self.account
+            self.account = applied(self.account, adopt(self.account, params))
             assert self.account.params == params
         else:
             with pytest.raises(TicketError):
@@ -68,16 +78,10 @@ class AccountMachine(RuleBasedStateMachine):
         payment = changes.payment
         if payment is None:
             usable = before.params is not None and before.params.expiry >= self.now + POLICY.min_lifetime
-            assert changes.account is None
             assert not usable or unpaid(before, POLICY) == 0
             return
-        assert changes.account is not None
-        assert changes.account == replace(
-            before,
-            issued=before.issued + payment.value,
-            next_nonce=before.next_nonce + len(payment.tickets),
-        )
-        self.account = changes.account
+        assert payment.nonces == range(before.next_nonce, before.next_nonce + len(payment.tickets))
+        self.account = applied(before, changes)
         self.largest = max(self.largest, payment.params.expected_value())
         self.check(payment)
         self.open.append(payment)
@@ -116,15 +120,15 @@ class AccountMachine(RuleBasedStateMachine):
     @invariant()
     def never_ahead_by_more_than_agreed(self) -> None:
         ahead = self.account.issued - self.account.earned
-        assert ahead <= max(0, self.largest - 1) + min(self.account.refused, POLICY.max_ahead)
+        assert ahead <= max(0, self.largest - 1) + min(self.account.refused, allowance(self.account, POLICY))
 
     @invariant()
     def what_is_due_is_what_is_not_covered(self) -> None:
         account = self.account
         due = unpaid(account, POLICY)
         assert due >= 0
-        assert account.issued - min(account.refused, POLICY.max_ahead) + due >= account.earned
-        assert overdrawn(account, POLICY) == (account.refused > POLICY.max_ahead)
+        assert account.issued - min(account.refused, allowance(account, POLICY)) + due >= account.earned
+        assert overdrawn(account, POLICY) == (account.refused > allowance(account, POLICY))
 
 
 TestAccounts = AccountMachine.TestCase

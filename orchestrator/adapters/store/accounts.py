@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, select
 
 from orchestrator.adapters.store.engine import Database
+from orchestrator.adapters.store.ledger import answer, issue
 from orchestrator.adapters.store.queries import load_account, save_account
-from orchestrator.adapters.store.rows import account_record, payment_record, payment_values
+from orchestrator.adapters.store.rows import account_record, payment_record
 from orchestrator.adapters.store.schema import accounts, payments
 from orchestrator.core.records import AccountRecord, Failure, PaymentRecord
 from orchestrator.ports.store import AccountDecision
@@ -27,15 +28,12 @@ class SqlAccounts:
 
     async def decide_account(self, node: str, decision: AccountDecision) -> PaymentRecord | None:
         def run(connection: Connection) -> PaymentRecord | None:
-            changes = decision(load_account(connection, node), self._database.now())
-            if changes.account is not None:
-                save_account(connection, changes.account)
-            if changes.payment is None:
-                return None
-            created = connection.execute(
-                insert(payments).values(payment_values(changes.payment)).returning(payments.c.id)
-            )
-            return replace(changes.payment, id=created.scalar_one())
+            account, now = load_account(connection, node), self._database.now()
+            changes = decision(account, now)
+            if changes.params is not None:
+                account = replace(account, params=changes.params)
+                save_account(connection, account)
+            return None if changes.payment is None else issue(connection, now, account, changes.payment)
 
         return await self._database.write(run)
 
@@ -46,18 +44,16 @@ class SqlAccounts:
         return await self._payments(node, only_open=False)
 
     async def record_receipt(self, node: str, payment: int, failure: Failure | None) -> None:
-        statement = (
-            update(payments)
+        query = (
+            select(payments)
             .where(payments.c.id == payment, payments.c.node == node, payments.c.receipt.is_(None))
-            .values(receipt=failure is None, failure=failure)
-            .returning(payments)
+            .with_for_update()
         )
 
         def run(connection: Connection) -> None:
-            row = connection.execute(statement).one_or_none()
-            if row is not None and failure is not None:
-                account = load_account(connection, node)
-                save_account(connection, replace(account, refused=account.refused + payment_record(row).value))
+            row = connection.execute(query).one_or_none()
+            if row is not None:
+                answer(connection, self._database.now(), payment_record(row), failure)
 
         await self._database.write(run)
 

@@ -4,13 +4,13 @@ The checks need no database. The statements repeat the one that matters, the fen
 one that is running or being verified on the same node, and the count of rows says whether it was.
 """
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, bindparam, delete, insert, tuple_, update
 
-from orchestrator.adapters.store.queries import load_account, refer, save_account
+from orchestrator.adapters.store.ledger import earn
+from orchestrator.adapters.store.queries import refer
 from orchestrator.adapters.store.rows import attempt_values, tensor_values
 from orchestrator.adapters.store.schema import ACTIVE, among, attempts, jobs, tasks, tensors
 from orchestrator.core.records import AttemptRecord, JobChanges, JobSnapshot
@@ -63,8 +63,8 @@ class Writes:
     """Attempts that are there and not over."""
     delivered: list[AttemptRecord] = field(default_factory=list)
     """Those of them that now have a result."""
-    owed: Counter[str] = field(default_factory=Counter)
-    """Wei, by node."""
+    earned: list[AttemptRecord] = field(default_factory=list)
+    """Those whose price is owed from now on."""
 
 
 def check(snapshots: Sequence[JobSnapshot], changes: Sequence[JobChanges]) -> Writes:
@@ -77,11 +77,11 @@ def check(snapshots: Sequence[JobSnapshot], changes: Sequence[JobChanges]) -> Wr
         _check_tasks(snapshot, change)
         if change.job is not None:
             step(JOB_TRANSITIONS, snapshot.job.state, change.job.state)
-        writes.owed.update(_owed(snapshot, change))
+        writes.earned.extend(_earned(snapshot, change))
     return writes
 
 
-def write(connection: Connection, writes: Writes) -> None:
+def write(connection: Connection, writes: Writes, now: float) -> None:
     """Attempts that end are written before those that begin: a task has one active attempt at any time."""
     _write_states(connection, writes.changes)
     if writes.moved:
@@ -89,9 +89,7 @@ def write(connection: Connection, writes: Writes) -> None:
         _write_tensors(connection, writes)
     if writes.begun:
         connection.execute(_INSERT_ATTEMPT, [attempt_values(attempt) for attempt in writes.begun])
-    for node, amount in sorted(writes.owed.items()):
-        account = load_account(connection, node)
-        save_account(connection, replace(account, earned=account.earned + amount))
+    earn(connection, now, writes.earned)
 
 
 def _check_tasks(snapshot: JobSnapshot, change: JobChanges) -> None:
@@ -129,16 +127,13 @@ def _check_new(snapshot: JobSnapshot, attempt: AttemptRecord) -> None:
         raise InvalidTransition(f"expected a new attempt to be running, got {attempt.ref} as {attempt.state}")
 
 
-def _owed(snapshot: JobSnapshot, change: JobChanges) -> Counter[str]:
-    """What is owed to each node, at the price of the assignment; only what is accepted in this very write is."""
+def _earned(snapshot: JobSnapshot, change: JobChanges) -> list[AttemptRecord]:
+    """What is owed for, at the price of the assignment; only what is accepted in this very write is."""
     accepted = {attempt.ref for attempt in change.attempts if attempt.state is AttemptState.ACCEPTED}
     refs = [attempt.ref for attempt in change.earned]
     if len(set(refs)) < len(refs) or not accepted.issuperset(refs):
         raise InvalidTransition(f"expected to owe for attempts accepted in the same write, each once, got {refs}")
-    owed: Counter[str] = Counter()
-    for old in filter(None, map(snapshot.attempt, refs)):
-        owed[old.node] += old.price
-    return owed
+    return list(filter(None, map(snapshot.attempt, refs)))
 
 
 def _write_states(connection: Connection, changes: Sequence[JobChanges]) -> None:

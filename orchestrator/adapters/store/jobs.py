@@ -74,7 +74,7 @@ class SqlJobs:
             found = lock_jobs(connection, jobs)
             now = self._database.now()
             changes = [decision(snapshot, now) for snapshot in found]
-            write(connection, check(found, changes))
+            write(connection, check(found, changes), now)
             return changes
 
         return await self._database.write(run)

@@ -8,8 +8,8 @@ from sqlalchemy import Connection
 from tandem.protocol.errors import ConfigurationError
 
 
-def upgrade(connection: Connection) -> None:
-    """Runs every missing migration inside the connection's transaction: all of them or none.
+def upgrade(connection: Connection, revision: str = "head") -> None:
+    """Runs every missing migration up to `revision` inside the connection's transaction: all of them or none.
 
     Raises ConfigurationError for a database that a newer version wrote.
     """
@@ -18,7 +18,7 @@ def upgrade(connection: Connection) -> None:
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
     try:
-        command.upgrade(config, "head")
+        command.upgrade(config, revision)
     except CommandError as error:
         raise ConfigurationError(
             f"expected a database of this version or an older one, got one that it cannot read: {error}; "

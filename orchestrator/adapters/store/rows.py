@@ -128,6 +128,9 @@ def account_record(row: AnyRow) -> AccountRecord:
         earned=row.earned,
         issued=row.issued,
         refused=row.refused,
+        redeemed=row.redeemed,
+        unissued=row.unissued,
+        earned_at=row.earned_at,
         params=row.params,
         next_nonce=row.next_nonce,
     )
@@ -139,6 +142,9 @@ def account_values(account: AccountRecord) -> Values:
         "earned": account.earned,
         "issued": account.issued,
         "refused": account.refused,
+        "redeemed": account.redeemed,
+        "unissued": account.unissued,
+        "earned_at": account.earned_at,
         "params": account.params,
         "next_nonce": account.next_nonce,
     }
@@ -157,6 +163,9 @@ def payment_values(payment: PaymentRecord) -> Values:
         "tickets": payment.tickets,
         "receipt": payment.receipt,
         "failure": payment.failure,
+        "params_hash": payment.params.hash(),
+        "first_nonce": payment.nonces[0],
+        "last_nonce": payment.nonces[-1],
     }
 
 

@@ -30,6 +30,7 @@ from sqlalchemy import (
     bindparam,
 )
 
+from orchestrator.core.ledger import EntryKind
 from orchestrator.core.records import Failure
 from tandem.protocol.jobs import (
     JOB_TRANSITIONS,
@@ -78,10 +79,10 @@ class WeiText(TypeDecorator[int]):
         return None if value is None else int(value)
 
 
-def _state(states: type[StrEnum]) -> Enum:
+def _one_of(states: type[StrEnum], name: str = "state") -> Enum:
     return Enum(
         states,
-        name="state",
+        name=name,
         native_enum=False,
         create_constraint=True,
         length=16,
@@ -127,7 +128,7 @@ jobs = Table(
     Column("id", Text, primary_key=True),
     Column("owner", Text, nullable=False),
     Column("request", Json(TypeAdapter(JobRequest)), nullable=False),
-    Column("state", _state(JobState), nullable=False),
+    Column("state", _one_of(JobState), nullable=False),
     Column("price", WeiText, nullable=False),
     Column("created_at", Double, nullable=False),
     Column("finished_at", Double),
@@ -147,7 +148,7 @@ tasks = Table(
     Column("job", ForeignKey(jobs.c.id), nullable=False),
     Column("position", Integer, nullable=False),
     Column("work", Json(TypeAdapter(Work)), nullable=False),
-    Column("state", _state(TaskState), nullable=False),
+    Column("state", _one_of(TaskState), nullable=False),
     Column("price", WeiText, nullable=False),
     Column("not_before", Double, nullable=False),
     UniqueConstraint("job", "position"),
@@ -162,7 +163,7 @@ attempts = Table(
     Column("task", ForeignKey(tasks.c.id), primary_key=True),
     Column("number", Integer, primary_key=True),
     Column("node", Text, nullable=False),
-    Column("state", _state(AttemptState), nullable=False),
+    Column("state", _one_of(AttemptState), nullable=False),
     Column("price", WeiText, nullable=False),
     Column("started_at", Double, nullable=False),
     Column("lease_until", Double, nullable=False),
@@ -202,6 +203,9 @@ accounts = Table(
     Column("refused", WeiText, nullable=False),
     Column("params", _PARAMS),
     Column("next_nonce", BigInteger, nullable=False),
+    Column("redeemed", WeiText, nullable=False, server_default="0"),
+    Column("unissued", WeiText, nullable=False, server_default="0"),
+    Column("earned_at", Double),
     CheckConstraint("next_nonce BETWEEN 0 AND 4294967296", name="nonce_is_uint32"),
 )
 
@@ -214,9 +218,57 @@ payments = Table(
     Column("tickets", Json(TypeAdapter(tuple[SignedTicket, ...])), nullable=False),
     Column("receipt", Boolean),
     Column("failure", _FAILURE),
+    Column("params_hash", LargeBinary, nullable=False),
+    Column("first_nonce", BigInteger, nullable=False),
+    Column("last_nonce", BigInteger, nullable=False),
     CheckConstraint("(receipt IS NOT NULL AND NOT receipt) = (failure IS NOT NULL)", name="refused_says_why"),
+    CheckConstraint("first_nonce <= last_nonce", name="nonces_in_order"),
+    UniqueConstraint("node", "params_hash", "first_nonce"),
     Index(None, "node", "receipt", "id"),
     sqlite_autoincrement=True,
+)
+
+entries = Table(
+    "entries",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("kind", _one_of(EntryKind, "kind"), nullable=False),
+    Column("debit", Text, nullable=False),
+    Column("credit", Text, nullable=False),
+    Column("amount", WeiText, nullable=False),
+    Column("reference", Text, nullable=False, comment="what it records; see orchestrator/core/ledger.py"),
+    UniqueConstraint("kind", "reference"),
+    CheckConstraint("debit <> credit", name="two_accounts"),
+    CheckConstraint("amount NOT LIKE '-%' AND amount <> '0'", name="amount_positive"),
+    sqlite_autoincrement=True,
+)
+
+chain_cursors = Table(
+    "chain_cursors",
+    metadata,
+    Column("source", Text, primary_key=True),
+    Column("block_number", BigInteger, nullable=False),
+    Column("block_hash", LargeBinary, nullable=False),
+    Column("balance", WeiText, nullable=False),
+    Column("reorganisations", Integer, nullable=False),
+)
+
+chain_entries = Table(
+    "chain_entries",
+    metadata,
+    Column("entry", ForeignKey(entries.c.id), primary_key=True),
+    Column("source", Text, nullable=False),
+    Column("block_number", BigInteger, nullable=False),
+    Column("block_hash", LargeBinary, nullable=False),
+    Column("tx_hash", LargeBinary, nullable=False),
+    Column("log_index", Integer, nullable=False),
+    Column("recipient", Text, nullable=False),
+    Column("params_hash", LargeBinary, nullable=False, index=True),
+    Column("sender_nonces", Json(TypeAdapter(tuple[int, ...])), nullable=False),
+    Column("unissued", WeiText, nullable=False, comment="what of the amount paid for tickets never issued here"),
+    Index(None, "source", "block_number"),
+    comment="entries that the contract's events wrote and that stand: a block that vanishes takes its rows along",
 )
 
 artifacts = Table(

@@ -5,13 +5,14 @@ from contextlib import asynccontextmanager
 
 from orchestrator.adapters.store.accounts import SqlAccounts
 from orchestrator.adapters.store.catalogue import SqlCatalogue
+from orchestrator.adapters.store.chain import SqlLedger
 from orchestrator.adapters.store.engine import open_database
 from orchestrator.adapters.store.jobs import SqlJobs
 from orchestrator.adapters.store.migrate import upgrade
 from tandem.clock import Clock
 
 
-class SqlStore(SqlJobs, SqlAccounts, SqlCatalogue):
+class SqlStore(SqlJobs, SqlAccounts, SqlLedger, SqlCatalogue):
     """Implements `orchestrator.ports.store.Store`."""
 
 

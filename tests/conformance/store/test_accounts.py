@@ -8,7 +8,7 @@ from orchestrator.core.records import AccountChanges, AccountRecord, Failure
 from orchestrator.ports.store import Store
 from tandem.protocol.errors import TicketUnfunded
 from tests.conformance.store.conftest import Open
-from tests.conformance.store.samples import HUGE, NODE, OTHER, PARAMS, at_once, issue
+from tests.conformance.store.samples import NODE, OTHER, PARAMS, at_once, issue
 
 REFUSED = Failure("ticket_unfunded", "the reserve is too small", retryable=False)
 
@@ -20,11 +20,19 @@ async def test_an_unknown_node_has_an_account_of_zeroes(store: Store) -> None:
 
 async def test_terms_are_kept(open_again: Open) -> None:
     async with open_again() as store:
-        adopted = AccountRecord(NODE, earned=HUGE, params=PARAMS, next_nonce=7)
-        assert await store.decide_account(NODE, lambda _account, _now: AccountChanges(account=adopted)) is None
+        assert await store.decide_account(NODE, lambda _account, _now: AccountChanges(params=PARAMS)) is None
     async with open_again() as store:
+        adopted = AccountRecord(NODE, params=PARAMS)
         assert await store.account(NODE) == adopted
         assert await store.accounts() == [adopted]
+
+
+async def test_a_payment_whose_nonces_are_not_the_next_is_refused(store: Store) -> None:
+    first = await store.decide_account(NODE, issue(2))
+    assert first is not None
+    with pytest.raises(ValueError, match="from nonce 2 on"):
+        await store.decide_account(NODE, lambda _account, _now: AccountChanges(payment=first))
+    assert await store.payments_of(NODE) == [first]
 
 
 async def test_a_payment_gets_an_id_and_is_open_until_it_is_answered(open_again: Open) -> None:

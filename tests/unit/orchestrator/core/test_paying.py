@@ -2,11 +2,21 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.core.paying import MOST_TICKETS_AT_ONCE, PayingPolicy, adopt, agree, overdrawn, pay, unpaid
-from orchestrator.core.records import AccountRecord
+from orchestrator.core.paying import (
+    MOST_TICKETS_AT_ONCE,
+    PayingPolicy,
+    adopt,
+    agree,
+    allowance,
+    overdrawn,
+    pay,
+    unpaid,
+)
+from orchestrator.core.records import AccountChanges, AccountRecord
 from orchestrator.core.session import Identity
 from tandem.protocol.errors import TicketError, TicketExpired, TicketParamsUnknown
 from tandem.protocol.tickets import TicketParams
+from tests.fixtures.accounts import applied
 from tests.fixtures.protocol import DOMAIN, NODE, ORIGIN, SENDER, SIGNER, STRANGER, ticket_params
 
 NOW = 1_800_000_000.0
@@ -18,12 +28,12 @@ WORTH = TERMS.expected_value()
 
 
 def test_tickets_cover_what_is_due_and_less_than_one_more() -> None:
-    changes = pay(replace(ACCOUNT, earned=3 * WORTH + 1), IDENTITY, POLICY, NOW)
+    due = replace(ACCOUNT, earned=3 * WORTH + 1)
+    changes = pay(due, IDENTITY, POLICY, NOW)
     assert changes.payment is not None
-    assert changes.account is not None
     assert [ticket.sender_nonce for ticket in changes.payment.tickets] == [0, 1, 2, 3]
-    assert changes.account.issued == changes.payment.value == 4 * WORTH
-    assert pay(changes.account, IDENTITY, POLICY, NOW).payment is None
+    assert changes.payment.value == 4 * WORTH
+    assert pay(applied(due, changes), IDENTITY, POLICY, NOW).payment is None
 
 
 def test_a_payment_is_bounded() -> None:
@@ -43,20 +53,19 @@ def test_the_last_nonce_is_the_last() -> None:
     last = replace(ACCOUNT, earned=10 * WORTH, next_nonce=2**32 - 2)
     changes = pay(last, IDENTITY, POLICY, NOW)
     assert changes.payment is not None
-    assert changes.account is not None
     assert [ticket.sender_nonce for ticket in changes.payment.tickets] == [2**32 - 2, 2**32 - 1]
-    assert pay(changes.account, IDENTITY, POLICY, NOW).payment is None
+    assert pay(applied(last, changes), IDENTITY, POLICY, NOW).payment is None
 
 
 def test_no_nonce_comes_twice_even_if_old_terms_come_back() -> None:
     other = ticket_params(face_value=1000, odds=10, commitment=b"x" * 32)
     account, signed = replace(ACCOUNT, params=None), set()
     for params in (TERMS, other, TERMS, TERMS):
-        account = adopt(account, params).account or account
-        changes = pay(replace(account, earned=account.earned + WORTH), IDENTITY, POLICY, NOW)
-        assert changes.account is not None
+        account = applied(account, adopt(account, params))
+        account = replace(account, earned=account.earned + WORTH)
+        changes = pay(account, IDENTITY, POLICY, NOW)
         assert changes.payment is not None
-        account = changes.account
+        account = applied(account, changes)
         signed.add((params.commitment, changes.payment.tickets[0].sender_nonce))
     assert len(signed) == 4
 
@@ -65,9 +74,25 @@ def test_refused_tickets_are_made_good_within_bounds() -> None:
     paid = replace(ACCOUNT, earned=2000, issued=2000)
     assert unpaid(paid, POLICY) == 0
     assert unpaid(replace(paid, refused=300), POLICY) == 300
-    assert unpaid(replace(paid, refused=1500), POLICY) == POLICY.max_ahead
-    assert not overdrawn(replace(paid, refused=1000), POLICY)
-    assert overdrawn(replace(paid, refused=1001), POLICY)
+    assert allowance(paid, POLICY) == POLICY.max_ahead + 20
+    assert unpaid(replace(paid, refused=1500), POLICY) == POLICY.max_ahead + 20
+    assert not overdrawn(replace(paid, refused=1020), POLICY)
+    assert overdrawn(replace(paid, refused=1021), POLICY)
+
+
+@pytest.mark.parametrize(
+    "stale",
+    [
+        {"sender": STRANGER.address},
+        {"face_value": POLICY.max_face_value + 1, "win_prob": 2**256 // 1000},
+        {"face_value": 20_000},
+    ],
+    ids=["another sender's", "too lumpy", "too much at once"],
+)
+def test_terms_of_another_day_are_signed_under_only_if_they_would_be_agreed_to_today(stale: dict[str, object]) -> None:
+    terms = TicketParams.model_validate(TERMS.model_dump() | stale)
+    account = replace(ACCOUNT, earned=10**6, params=terms)
+    assert pay(account, IDENTITY, POLICY, NOW) == AccountChanges()
 
 
 def test_the_limits_are_what_is_agreed_to() -> None:

@@ -1,13 +1,11 @@
 """Payments to nodes whose sessions come and go."""
 
-from dataclasses import replace
-
 from orchestrator.core.paying import PayingPolicy
-from orchestrator.core.records import AccountChanges, AccountRecord
 from orchestrator.core.session import Identity
 from orchestrator.service.paying import Payer
 from tandem.protocol.messages import Payment, PaymentReceipt, TicketTerms, TicketTermsReply
 from tandem.waiting import Bell
+from tests.conformance.store.samples import earn
 from tests.fixtures.protocol import DOMAIN, NODE, ORIGIN, SENDER, SIGNER, ticket_params
 from tests.unit.orchestrator.service.conftest import Market
 
@@ -16,10 +14,7 @@ TERMS = ticket_params(face_value=1000, odds=10)
 
 
 async def payer_of(market: Market, earned: int) -> Payer:
-    def earn(account: AccountRecord, _now: float) -> AccountChanges:
-        return AccountChanges(account=replace(account, earned=earned))
-
-    await market.store.decide_account(NODE.address, earn)
+    await earn(market.store, earned, node=NODE.address)
     policy = PayingPolicy(max_ahead=1000, max_face_value=50_000)
     return Payer(market.store, market.nodes, IDENTITY, policy, Bell(market.clock))
 

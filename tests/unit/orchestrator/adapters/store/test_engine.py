@@ -109,7 +109,8 @@ async def test_a_commit_that_fails_is_told_to_everyone_who_shared_it(database: D
 
     def dangling(connection: Connection) -> None:
         connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
-        connection.execute(insert(payments).values(node="nobody", params=PARAMS, tickets=()))
+        values = {"params_hash": b"", "first_nonce": 0, "last_nonce": 0}
+        connection.execute(insert(payments).values(node="nobody", params=PARAMS, tickets=(), **values))
 
     async with asyncio.TaskGroup() as group:
         group.create_task(database.write(gate))

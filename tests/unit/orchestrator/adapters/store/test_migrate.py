@@ -1,17 +1,23 @@
 """Migrations lead to the tables that the code is written for."""
 
+import json
 import logging
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
 
+from orchestrator.adapters.store.accounts import SqlAccounts
+from orchestrator.adapters.store.chain import SqlLedger
 from orchestrator.adapters.store.engine import Database, open_database
 from orchestrator.adapters.store.migrate import upgrade
 from orchestrator.adapters.store.schema import metadata
+from orchestrator.core.ledger import Totals
 from tandem.protocol.errors import ConfigurationError
+from tests.conformance.store.samples import PARAMS
 from tests.fixtures.clock import ManualClock
 
 _DEFINITIONS = text("SELECT type, name, sql FROM sqlite_master WHERE name != 'alembic_version' ORDER BY type, name")
@@ -26,7 +32,20 @@ async def empty(url: str, clock: ManualClock) -> AsyncIterator[Database]:
 def definitions(connection: Connection) -> dict[tuple[str, str], list[str]]:
     """Every table and index with the clauses of its definition, in no particular order."""
     rows = connection.execute(_DEFINITIONS).all()
-    return {(row.type, row.name): sorted(line.strip(" ,") for line in (row.sql or "").split("\n")) for row in rows}
+    return {(row.type, row.name): sorted(clauses(row.sql or "")) for row in rows}
+
+
+def clauses(sql: str) -> list[str]:
+    """What stands between the outermost commas of a definition, or all of it if it has no brackets."""
+    begun, _, body = " ".join(sql.replace('"', "").split()).partition("(")
+    depth, found = 0, [""]
+    for letter in body.rstrip().removesuffix(")"):
+        depth += (letter == "(") - (letter == ")")
+        if letter == "," and not depth:
+            found.append("")
+        else:
+            found[-1] += letter
+    return [begun.strip(), *(clause.strip() for clause in found)]
 
 
 async def test_an_empty_database_becomes_what_the_code_expects(empty: Database) -> None:
@@ -55,6 +74,29 @@ async def test_upgrading_again_changes_nothing_and_says_nothing(
     assert await empty.read(definitions) == before
     assert logging.getLogger().handlers == handlers
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+FIRST_SCHEMA = [
+    "INSERT INTO accounts (node, earned, issued, refused, next_nonce) VALUES ('0xa1', '700', '600', '100', 5)",
+    "INSERT INTO accounts (node, earned, issued, refused, next_nonce) VALUES ('0xb2', '0', '0', '0', 0)",
+    "INSERT INTO payments (id, node, params, tickets) VALUES (41, '0xa1', :params, :tickets)",
+]
+TICKETS = [{"sender_nonce": nonce, "signature": "00"} for nonce in (3, 4)]
+
+
+async def test_accounts_of_the_first_schema_open_the_ledger(empty: Database) -> None:
+    await empty.write(lambda connection: upgrade(connection, "0001"))
+    values = {"params": PARAMS.model_dump_json(), "tickets": json.dumps(TICKETS)}
+    for statement in FIRST_SCHEMA:
+        bound = text(statement).bindparams(**values) if ":params" in statement else text(statement)
+        await empty.write(partial(Connection.execute, statement=bound))
+    await empty.write(upgrade)
+    balance = await SqlLedger(empty).trial_balance()
+    assert balance.accounts() == ["owed:0xa1", "tickets:0xa1", "work"]
+    assert balance.totals("0xa1") == Totals(700, 600, 100)
+    assert (await SqlAccounts(empty).account("0xa1")).totals == Totals(700, 600, 100)
+    (row,) = await empty.read(lambda c: c.execute(text("SELECT * FROM payments")).all())
+    assert (row.id, row.params_hash, row.first_nonce, row.last_nonce) == (41, PARAMS.hash(), 3, 4)
 
 
 async def test_the_database_of_a_newer_version_is_refused(empty: Database) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from orchestrator.adapters.store.engine import Database
 from orchestrator.adapters.store.jobs import _ACTIVE, _RUNNING, _WAITING
 from orchestrator.adapters.store.rows import attempt_values, job_values, task_values
-from orchestrator.adapters.store.schema import accounts, attempts, jobs, payments, tasks
+from orchestrator.adapters.store.schema import accounts, attempts, entries, jobs, payments, tasks
 from orchestrator.core.records import AttemptRecord
 from tandem.protocol.jobs import AttemptState
 from tests.conformance.store.samples import LOST, PARAMS, RESULT, inference, ref_of
@@ -25,7 +25,9 @@ def fill(connection: Connection) -> None:
     connection.execute(insert(attempts).values(attempt_values(RUNNING)))
     zeroes = {"earned": 0, "issued": 0, "refused": 0, "next_nonce": 0}
     connection.execute(insert(accounts).values(node="node", **zeroes))
-    connection.execute(insert(payments).values(node="node", params=PARAMS, tickets=()))
+    nonces = {"params_hash": PARAMS.hash(), "first_nonce": 0, "last_nonce": 1}
+    connection.execute(insert(payments).values(node="node", params=PARAMS, tickets=(), **nonces))
+    connection.execute(insert(entries).values(at=0, kind="earned", debit="a", credit="b", amount=1, reference="x"))
 
 
 BROKEN = [
@@ -44,6 +46,10 @@ BROKEN = [
     (accounts, {"node": "renamed"}, "FOREIGN KEY"),
     (payments, {"receipt": False}, "refused_says_why"),
     (payments, {"receipt": True, "failure": LOST}, "refused_says_why"),
+    (payments, {"first_nonce": 2}, "nonces_in_order"),
+    (entries, {"amount": 0}, "amount_positive"),
+    (entries, {"amount": -1}, "amount_positive"),
+    (entries, {"debit": "b"}, "two_accounts"),
 ]
 
 
