@@ -5,14 +5,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from eth_abi.abi import encode
+from hexbytes import HexBytes
 from web3.contract import AsyncContract
+from web3.types import FilterParams
 
 from tandem.chain.artifact import ABI, BYTECODE
-from tandem.chain.events import BrokerEvent, decode_event
+from tandem.chain.events import BrokerEvent, CreditWithdrawn, PaymentCredited, decode_event
 from tandem.chain.rpc import Chain, chain_errors
 from tandem.chain.transactions import Call
 from tandem.protocol.errors import ConfigurationError
-from tandem.protocol.signing import Address
+from tandem.protocol.signing import Address, address_bytes
 from tandem.protocol.tickets import Domain, Ticket, TicketParams
 
 
@@ -74,9 +76,12 @@ class TicketBroker:
                 f"{'another one' if code else 'no code'}: correct the address, or run `tandem chain deploy`"
             )
 
-    async def funds(self, sender: Address, recipient: Address) -> SenderFunds:
-        """What stands behind the sender's tickets to the recipient, as of the newest block."""
-        found = await self._read("funds", sender, recipient)
+    async def funds(self, sender: Address, recipient: Address, *, block: int | None = None) -> SenderFunds:
+        """What stands behind the sender's tickets to the recipient, as of the newest block, or of the one given.
+
+        Endpoints forget the state of older blocks, often after 128; then it raises `ChainError`.
+        """
+        found = await self._read("funds", sender, recipient, block=block)
         deposit, reserve, allocated, allocation, lowered_to, lowers_at, unlock_at = found
         return SenderFunds(deposit, reserve, allocated, allocation, lowered_to, lowers_at or None, unlock_at or None)
 
@@ -106,13 +111,26 @@ class TicketBroker:
         """The contract's own opinion of what a ticket's signature covers."""
         return bytes(await self._read("ticketDigest", _params_tuple(params), sender_nonce))
 
-    async def events(self, from_block: int, to_block: int) -> tuple[BrokerEvent, ...]:
-        """The contract's events in these blocks, both ends included, in their order on the chain."""
+    async def events(self, from_block: int, to_block: int, *, sender: Address | None = None) -> tuple[BrokerEvent, ...]:
+        """The contract's events in these blocks, both ends included, in their order on the chain.
+
+        With `sender`, those alone that are about this sender's money, signers and tickets.
+        """
+        query: FilterParams = {"address": self._contract.address, "fromBlock": from_block, "toBlock": to_block}
+        if sender is not None:
+            query["topics"] = [None, HexBytes(bytes(12) + address_bytes(sender))]
         with chain_errors("reading the contract's events"):
-            logs = await self.chain.web3.eth.get_logs(
-                {"address": self._contract.address, "fromBlock": from_block, "toBlock": to_block}
-            )
-        return tuple(decode_event(log) for log in logs)
+            logs = await self.chain.web3.eth.get_logs(query)
+        events = map(decode_event, logs)
+        # A credit has its recipient where all other events have their sender.
+        return tuple(
+            event for event in events if sender is None or not isinstance(event, PaymentCredited | CreditWithdrawn)
+        )
+
+    async def exists_at(self, block: int) -> bool:
+        """Whether the contract was there in this block. Raises `ChainError` if the endpoint has forgotten its state."""
+        with chain_errors("reading the contract's code"):
+            return bool(await self.chain.web3.eth.get_code(self._contract.address, block))
 
     # --- calls
 
@@ -157,9 +175,11 @@ class TicketBroker:
             [(_params_tuple(batch.params), batch.recipient_rand, batch.packed_tickets()) for batch in batches],
         )
 
-    async def _read(self, function: str, *args: Any) -> Any:
+    async def _read(self, function: str, *args: Any, block: int | None = None) -> Any:
         with chain_errors(f"reading {function} of the contract at {self.address}"):
-            return await self._contract.functions[function](*args).call()
+            return await self._contract.functions[function](*args).call(
+                block_identifier="latest" if block is None else block
+            )
 
     def _call(self, function: str, *args: Any, value: int = 0) -> Call:
         data = self._contract.encode_abi(function, args=list(args))

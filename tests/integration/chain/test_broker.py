@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 
 from tandem.chain.broker import RedemptionBatch, SenderFunds, TicketBroker
-from tandem.chain.events import AllocationLoweringStarted, Refusal, SignerRevoked, TicketsRedeemed, UnlockStarted
+from tandem.chain.events import (
+    AllocationLoweringStarted,
+    DepositFunded,
+    Refusal,
+    ReserveFunded,
+    SignerRevoked,
+    TicketsRedeemed,
+    UnlockStarted,
+)
 from tandem.chain.redemption import RedemptionResult, redeem
 from tandem.chain.rpc import Chain
 from tandem.protocol.errors import ConfigurationError, TransactionReverted
@@ -178,6 +186,21 @@ async def test_the_allocation_is_drawn_after_the_deposit_and_by_its_recipient_al
         (rival.address, 0),
         (market.recipient.address, ETHER),
     ]
+
+
+async def test_events_of_one_sender_and_the_state_of_a_block(market: Market) -> None:
+    other = market.anvil.keys[5].address
+    before = await market.chain.head()
+    await transaction_sender(market.chain, market.sender).send(market.broker.fund_deposit(other, 7), "fund another")
+    head = await market.chain.head()
+    events = await market.broker.events(0, head, sender=market.sender.address)
+    assert [type(event) for event in events] == [DepositFunded, ReserveFunded]
+    (event,) = await market.broker.events(0, head, sender=other)
+    assert event == DepositFunded(event.at, other, market.sender.address, 7)
+    assert (await market.broker.funds(other, other, block=before)).deposit == 0
+    assert (await market.broker.funds(other, other, block=head)).deposit == 7
+    assert not await market.broker.exists_at(0)
+    assert await market.broker.exists_at(before)
 
 
 async def test_signers_are_authorised_and_revoked_after_the_unlock_period(market: Market) -> None:
