@@ -92,7 +92,7 @@ def check(payment: Payment, till: Till, seen: AbstractSet[int]) -> CheckedPaymen
     if len(set(nonces)) != len(nonces) or not seen.isdisjoint(nonces):
         raise TicketReplayed("expected sender nonces that were not seen before; number each ticket anew")
     tickets = tuple(
-        Ticket.model_construct(params=params, sender_nonce=signed.sender_nonce, signature=signed.signature)
+        Ticket(params=params, sender_nonce=signed.sender_nonce, signature=signed.signature)
         for signed in payment.tickets
     )
     signers = frozenset(recover_signer(till.domain, ticket) for ticket in tickets)

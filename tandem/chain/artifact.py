@@ -6,8 +6,9 @@ from importlib.resources import files
 from typing import Any
 
 from eth_abi.abi import decode
-from eth_hash.auto import keccak
 from eth_utils.abi import collapse_if_tuple
+
+from tandem.protocol.hashing import keccak
 
 _ARTIFACT = json.loads(files("tandem.chain").joinpath("TicketBroker.json").read_text("utf-8"))
 

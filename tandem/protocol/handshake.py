@@ -6,9 +6,8 @@ and to the contract: a relay in between cannot use the proof elsewhere, and a pr
 
 from enum import StrEnum
 
-from eth_hash.auto import keccak
-
 from tandem.protocol.errors import ForgedIdentity
+from tandem.protocol.hashing import keccak
 from tandem.protocol.ids import Frozen
 from tandem.protocol.signing import Address, Bytes32, SigningKey, address_bytes, recover_address
 

@@ -9,15 +9,17 @@ from typing import Annotated, Self
 
 from annotated_types import Len
 from coincurve import PrivateKey, PublicKey
-from eth_hash.auto import keccak
 from eth_utils.address import is_checksum_address, to_checksum_address
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer
+
+from tandem.protocol.hashing import keccak
 
 SIGNATURE_LENGTH = 64
 CURVE_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 """n of secp256k1 (SEC 2, 2.4.1)."""
 
 _PARITY_BIT = 1 << 255
+_MAX_S = CURVE_ORDER // 2
 
 
 def parse_address(text: str) -> str:
@@ -109,7 +111,7 @@ def recover_address(digest: bytes, signature: bytes) -> Address | None:
         return None
     parity_and_s = int.from_bytes(signature[32:])
     s = parity_and_s & (_PARITY_BIT - 1)
-    if s > CURVE_ORDER // 2:
+    if s > _MAX_S:
         return None
     parity = parity_and_s >> 255
     try:

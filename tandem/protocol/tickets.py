@@ -8,13 +8,14 @@ Digests are EIP-712. The parameters are a struct of their own, so that their has
 The packing below is written out because the generic typed-data encoder is ten times slower.
 """
 
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated
 
-from eth_hash.auto import keccak
 from pydantic import Field
 
 from tandem.protocol.errors import TicketSignatureInvalid
+from tandem.protocol.hashing import keccak
 from tandem.protocol.ids import Frozen
 from tandem.protocol.signing import Address, Bytes32, Signature, SigningKey, address_bytes, recover_address
 from tandem.protocol.units import UINT256_MAX, Wei, WinProb
@@ -29,6 +30,7 @@ _PARAMS_SCHEMA = (
     b"TicketParams(address sender,address recipient,uint256 faceValue,uint256 winProb,uint64 expiry,bytes32 commitment)"
 )
 _PARAMS_TYPE = keccak(_PARAMS_SCHEMA)
+_NONCE_PADDING = bytes(28)
 _TICKET_TYPE = keccak(b"Ticket(TicketParams params,uint32 senderNonce)" + _PARAMS_SCHEMA)
 
 
@@ -80,8 +82,9 @@ class TicketParams(Frozen):
         )
 
 
-class Ticket(Frozen):
-    """A sender's promise: `face_value` wei if it wins, nothing otherwise."""
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A sender's promise: `face_value` wei if it wins, nothing otherwise. No model, since there are very many."""
 
     params: TicketParams
     sender_nonce: Annotated[int, Field(ge=0, le=UINT32_MAX)]
@@ -89,8 +92,8 @@ class Ticket(Frozen):
 
 
 def ticket_digest(domain: Domain, params: TicketParams, sender_nonce: int) -> bytes:
-    """The 32 bytes that a ticket's signature covers."""
-    ticket_hash = keccak(_TICKET_TYPE + params.hash() + sender_nonce.to_bytes(32))
+    """The 32 bytes that a ticket's signature covers. Raises `OverflowError` if the nonce needs more than 32 bits."""
+    ticket_hash = keccak(_TICKET_TYPE + params.hash() + _NONCE_PADDING + sender_nonce.to_bytes(4))
     return keccak(b"\x19\x01" + domain.separator + ticket_hash)
 
 

@@ -1,12 +1,13 @@
+from eth_account import Account
 from eth_account.messages import encode_typed_data
-from eth_hash.auto import keccak
-from hypothesis import given
+from eth_hash.auto import keccak as eth_keccak
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tandem.protocol.hashing import keccak
 from tandem.protocol.signing import SigningKey, address_from_bytes, recover_address
 from tandem.protocol.tickets import (
     Domain,
-    Ticket,
     TicketParams,
     commitment_to,
     recover_signer,
@@ -34,10 +35,27 @@ params = st.builds(
 )
 
 
+@given(st.binary(max_size=600))
+def test_keccak_equals_the_one_that_eth_hash_chooses(data: bytes) -> None:
+    assert keccak(data) == eth_keccak(data)
+
+
 @given(domains, params, uint32)
 def test_digest_equals_the_generic_encoder(domain: Domain, params: TicketParams, sender_nonce: int) -> None:
     signable = encode_typed_data(full_message=typed_data(domain, params, sender_nonce))
-    assert ticket_digest(domain, params, sender_nonce) == keccak(b"\x19\x01" + signable.header + signable.body)
+    assert ticket_digest(domain, params, sender_nonce) == eth_keccak(b"\x19\x01" + signable.header + signable.body)
+
+
+@settings(max_examples=50)
+@given(keys, domains, params, uint32)
+def test_signatures_are_those_of_eth_account(
+    key: SigningKey, domain: Domain, params: TicketParams, sender_nonce: int
+) -> None:
+    signable = encode_typed_data(full_message=typed_data(domain, params, sender_nonce))
+    theirs = Account.sign_message(signable, key.secret)
+    ours = sign_ticket(key, domain, params, sender_nonce).signature
+    assert ours == theirs.r.to_bytes(32) + (theirs.s | (theirs.v - 27) << 255).to_bytes(32)
+    assert Account.recover_message(signable, signature=theirs.signature) == key.address
 
 
 @given(keys, domains, params, uint32)
@@ -56,10 +74,9 @@ def test_no_bytes_break_recovery(digest: bytes, signature: bytes) -> None:
     recover_address(digest, signature)
 
 
-@given(keys, domains, params, uint32)
-def test_tickets_survive_json(key: SigningKey, domain: Domain, params: TicketParams, sender_nonce: int) -> None:
-    ticket = sign_ticket(key, domain, params, sender_nonce)
-    assert Ticket.model_validate_json(ticket.model_dump_json()) == ticket
+@given(params)
+def test_params_that_cross_the_wire_keep_their_hash(params: TicketParams) -> None:
+    assert TicketParams.model_validate_json(params.model_dump_json()).hash() == params.hash()
 
 
 @given(params, st.integers(1, 10**9))

@@ -2,9 +2,9 @@ from typing import Any
 
 import pytest
 from eth_abi.abi import encode
-from eth_hash.auto import keccak
 
 from tandem.chain.artifact import ABI, explain_revert
+from tandem.protocol.hashing import keccak
 
 
 @pytest.mark.parametrize("entry", [entry for entry in ABI if entry["type"] == "error"], ids=lambda entry: entry["name"])

@@ -1,9 +1,9 @@
 import pytest
 from eth_account.messages import encode_typed_data
-from eth_hash.auto import keccak
 
 from tandem.protocol.errors import ForgedIdentity
 from tandem.protocol.handshake import HandshakeTerms, Role
+from tandem.protocol.hashing import keccak
 from tests.fixtures.protocol import DOMAIN, NODE, ORIGIN, SENDER, SIGNER, STRANGER
 
 TERMS = HandshakeTerms(
