@@ -12,7 +12,14 @@ from node.core.redemption import WinningSet
 from tandem.chain.broker import RedemptionBatch, SenderFunds, TicketBroker
 from tandem.chain.redemption import RedemptionResult, redeem, redemption_result
 from tandem.chain.rpc import connect
-from tandem.chain.transactions import TransactionJournal, TransactionPolicy, TransactionSender
+from tandem.chain.transactions import (
+    Displaced,
+    Mined,
+    Outcome,
+    TransactionJournal,
+    TransactionPolicy,
+    TransactionSender,
+)
 from tandem.clock import Clock
 from tandem.protocol.signing import Address, SigningKey
 from tandem.protocol.tickets import UINT64_MAX, Domain
@@ -91,7 +98,14 @@ class EthereumTicketContract:
     async def recover(self) -> tuple[RedemptionResult, ...]:
         """The outcomes of what an earlier process left in flight; a transaction that was reverted paid nothing."""
         connected = await self._connect()
-        return tuple(redemption_result(connected.broker, mined) for mined in await connected.sender.recover())
+        found: dict[int, Outcome] = {}
+        while any(left.tx_nonce not in found for left in await self._journal.pending()):
+            found |= {outcome.transaction.tx_nonce: outcome for outcome in await connected.sender.outcomes()}
+            await self._clock.sleep(self._policy.poll_seconds)
+        for outcome in found.values():
+            if isinstance(outcome, Displaced):
+                await connected.sender.acknowledge(outcome)
+        return tuple(redemption_result(connected.broker, got) for got in found.values() if isinstance(got, Mined))
 
     async def _connect(self) -> _Connected:
         async with self._lock:

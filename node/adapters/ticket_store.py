@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import astuple
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
@@ -30,7 +31,7 @@ from tandem.protocol.messages import PaymentReceipt
 from tandem.protocol.signing import Address
 from tandem.protocol.tickets import Domain, Ticket, TicketParams
 
-_VERSION = 1
+_VERSION = 2
 _BUSY_MS = 10_000
 _SCHEMA = """
 CREATE TABLE node (
@@ -56,7 +57,8 @@ CREATE TABLE receipts (
     PRIMARY KEY (sender, payment)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE transactions (
-    tx_hash BLOB PRIMARY KEY, tx_nonce INTEGER NOT NULL, raw BLOB NOT NULL, purpose TEXT NOT NULL
+    tx_hash BLOB PRIMARY KEY, tx_nonce INTEGER NOT NULL, raw BLOB NOT NULL, purpose TEXT NOT NULL,
+    signed_at REAL NOT NULL DEFAULT 0
 ) STRICT;
 CREATE TABLE redemptions (
     tx_hash BLOB PRIMARY KEY, amount TEXT NOT NULL, gas_cost TEXT NOT NULL, at REAL NOT NULL
@@ -155,8 +157,8 @@ class SqliteTicketStore:
     async def pending(self) -> Sequence[SignedTransaction]:
         return await self._run(self._pending)
 
-    async def forget(self, tx_hash: bytes) -> None:
-        await self._run(self._forget, tx_hash)
+    async def forget(self, tx_nonce: int) -> None:
+        await self._run(self._forget, tx_nonce)
 
     # --- in the thread
 
@@ -196,6 +198,9 @@ class SqliteTicketStore:
             (version,) = db.execute("PRAGMA user_version").fetchone()
             if version == 0:
                 self._create(db)
+            elif version == 1:
+                db.execute("ALTER TABLE transactions ADD COLUMN signed_at REAL NOT NULL DEFAULT 0")
+                db.execute(f"PRAGMA user_version = {_VERSION}")
             elif version != _VERSION:
                 raise ConfigurationError(
                     f"expected a ticket store of version {_VERSION} at {self._path}, found {version}; "
@@ -329,7 +334,8 @@ class SqliteTicketStore:
                     self._mark("refused", refused.reason.name.lower(), refused.params_hash, refused.sender_nonce)
             values = (result.tx_hash, str(result.amount_wei), str(result.gas_cost_wei), now)
             db.execute("INSERT OR IGNORE INTO redemptions VALUES (?, ?, ?, ?)", values)
-            db.execute("DELETE FROM transactions WHERE tx_hash = ?", (result.tx_hash,))
+            own = "SELECT tx_nonce FROM transactions WHERE tx_hash = ?"
+            db.execute(f"DELETE FROM transactions WHERE tx_nonce IN ({own})", (result.tx_hash,))  # noqa: S608
 
     def _mark(self, state: str, reason: str | None, params_hash: bytes, sender_nonce: int | None) -> None:
         query = (
@@ -366,17 +372,16 @@ class SqliteTicketStore:
         )
 
     def _record(self, transaction: SignedTransaction) -> None:
-        values = (transaction.tx_hash, transaction.tx_nonce, transaction.raw, transaction.purpose)
         with self._transaction() as db:
-            db.execute("INSERT OR REPLACE INTO transactions VALUES (?, ?, ?, ?)", values)
+            db.execute("INSERT OR REPLACE INTO transactions VALUES (?, ?, ?, ?, ?)", astuple(transaction))
 
     def _pending(self) -> tuple[SignedTransaction, ...]:
-        rows = self._db.execute("SELECT tx_hash, tx_nonce, raw, purpose FROM transactions ORDER BY tx_nonce")
+        rows = self._db.execute("SELECT tx_hash, tx_nonce, raw, purpose, signed_at FROM transactions ORDER BY tx_nonce")
         return tuple(SignedTransaction(*row) for row in rows)
 
-    def _forget(self, tx_hash: bytes) -> None:
+    def _forget(self, tx_nonce: int) -> None:
         with self._transaction() as db:
-            db.execute("DELETE FROM transactions WHERE tx_hash = ?", (tx_hash,))
+            db.execute("DELETE FROM transactions WHERE tx_nonce = ?", (tx_nonce,))
 
 
 def _counts(accepted: AcceptedPayment) -> tuple[int, int]:

@@ -105,6 +105,8 @@ class Sessions:
                 await self._hold(conversation)
             except* TandemError as group:
                 error: TandemError = _first(group)
+            if (this := asyncio.current_task()) and this.cancelling():  # a group that also failed has hidden it
+                raise asyncio.CancelledError
             failures = 0 if conversation.opened else failures + 1
             wait = self._backoff.seconds(failures)
             log.event(logger, "session_ended", code=error.code, detail=error.detail, seconds_to_next=round(wait, 1))

@@ -6,6 +6,7 @@ from importlib.resources import files
 from typing import Any
 
 from eth_abi.abi import decode
+from eth_abi.exceptions import DecodingError
 from eth_utils.abi import collapse_if_tuple
 
 from tandem.protocol.hashing import keccak
@@ -23,7 +24,10 @@ def explain_revert(data: bytes) -> str:
         return "0x" + data.hex() if data else "no reason"
     types = [collapse_if_tuple(argument) for argument in entry["inputs"]]
     names = [argument["name"] for argument in entry["inputs"]]
-    values = decode(types, data[4:])
+    try:
+        values = decode(types, data[4:])
+    except DecodingError:
+        return "0x" + data.hex()
     return f"{entry['name']}({', '.join(f'{n}={v}' for n, v in zip(names, values, strict=True))})"
 
 

@@ -4,6 +4,7 @@
     ├── RetryableError          another attempt, later or elsewhere, may succeed
     │   ├── Unavailable         unavailable: a dependency does not answer, or is full
     │   │   ├── ChainUnavailable    chain_unavailable: no RPC endpoint answers
+    │   │   │   └── FeeCapExceeded      fee_cap_exceeded: gas costs more than the settings allow
     │   │   └── NoCapacity          no_capacity: the node has no room for this attempt
     │   ├── AttemptLost         attempt_lost: the lease ran out or the node went away
     │   ├── AttemptReturned     attempt_returned: a draining node handed the attempt back
@@ -42,6 +43,7 @@
         │   ├── TicketRevealed          ticket_revealed: the commitment was already revealed
         │   └── TicketUnfunded          ticket_unfunded: the contract does not promise enough to this node
         ├── ChainError          chain_error: the chain answered with an error
+        │   ├── InsufficientFunds       insufficient_funds: the account cannot pay for its transaction
         │   └── TransactionReverted     transaction_reverted
         └── ConfigurationError  configuration_error: a setting, a file or a program is missing or wrong
 
@@ -77,6 +79,10 @@ class Unavailable(RetryableError):
 
 class ChainUnavailable(Unavailable):
     code = "chain_unavailable"
+
+
+class FeeCapExceeded(ChainUnavailable):
+    code = "fee_cap_exceeded"
 
 
 class NoCapacity(Unavailable):
@@ -240,6 +246,10 @@ class TicketUnfunded(TicketError):
 class ChainError(FinalError):
     code = "chain_error"
     status = 502
+
+
+class InsufficientFunds(ChainError):
+    code = "insufficient_funds"
 
 
 class TransactionReverted(ChainError):

@@ -17,7 +17,7 @@ from tandem.protocol.tickets import Domain
 from tests.fixtures.node import ALWAYS, DOMAIN, NODE, NOW, POLICY, SENDER, backing, paid, payment, ref, terms, till
 
 DIGEST = b"d" * 32
-TRANSACTION = SignedTransaction(b"\x01" * 32, 7, b"raw", "redeem tickets")
+TRANSACTION = SignedTransaction(b"\x01" * 32, 7, b"raw", "redeem tickets", 1.5)
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ async def test_a_settled_redemption_is_written_with_its_transaction(store: Sqlit
     await store.take(won(3), DIGEST)
     (winners,) = await store.winners(NOW)
     part = paid([type(winners)(winners.params, 1, winners.tickets[:2])])
-    await store.record(SignedTransaction(part.tx_hash, 1, b"raw", "redeem tickets"))
+    await store.record(SignedTransaction(part.tx_hash, 1, b"raw", "redeem tickets", 1.5))
     await store.settle(part, NOW)
     await store.settle(part, NOW)
     assert await store.pending() == ()
@@ -186,9 +186,9 @@ async def test_expired_losers_are_forgotten_and_winners_are_not(store: SqliteTic
 
 
 async def test_the_journal_keeps_transactions_by_nonce(store: SqliteTicketStore) -> None:
-    second = SignedTransaction(b"\x02" * 32, 6, b"raw", "redeem tickets")
+    second = SignedTransaction(b"\x02" * 32, 6, b"raw", "redeem tickets", 1.5)
     await store.record(TRANSACTION)
     await store.record(second)
     assert await store.pending() == (second, TRANSACTION)
-    await store.forget(TRANSACTION.tx_hash)
+    await store.forget(TRANSACTION.tx_nonce)
     assert await store.pending() == (second,)
