@@ -25,13 +25,15 @@ from demo.run import CLIP, LADDER
 from node.adapters.ffmpeg.arguments import VideoEncoder, build
 from node.adapters.ffmpeg.binary import Ffmpeg, find_ffmpeg
 from node.adapters.ffmpeg.transcoder import thread_count
+from orchestrator.core.records import ArtifactRecord
+from orchestrator.core.transcoding import decide
 from tandem.client import TandemClient, transcode
 from tandem.clock import SystemClock
 from tandem.inspection.calls import inspect_media
 from tandem.protocol.api import JobView, TranscodeResult
 from tandem.protocol.capacity import Sandbox
-from tandem.protocol.jobs import JobState, TranscodeWork
-from tandem.protocol.media import MediaInfo, plan_ladder
+from tandem.protocol.jobs import JobState
+from tandem.protocol.media import MediaInfo
 
 _REPEATS = 5
 _PAIRS = 3
@@ -39,7 +41,7 @@ _ENOUGH_SECONDS = 120.0
 """After which no further pair is begun: a busy machine makes fewer."""
 _PATIENCE_SECONDS = 120.0
 _TOLERANCE = 0.01
-_PRICE = ("--prices.h264-megapixel", "0.2 gwei")
+_PRICE = ("--prices.megapixel.h264", "0.2 gwei", "--prices.track-minute", "25 gwei")
 """The default, not the demo's, whose tickets would be paid while the next run is timed."""
 
 
@@ -161,14 +163,13 @@ def _clip(ffmpeg: Ffmpeg, clip: Path, repeats: int) -> Path:
 
 
 async def _probe(clip: Path) -> MediaInfo:
-    return await inspect_media(clip, sandbox=Sandbox.LIMITS, clock=SystemClock())
+    return (await inspect_media(clip, sandbox=Sandbox.LIMITS, clock=SystemClock())).media
 
 
 def _arguments(ffmpeg: Ffmpeg, clip: Path, media: MediaInfo, folder: Path) -> list[str]:
     """The node's own."""
-    work = TranscodeWork(
-        source=f"sha256:{0:064}", source_size=clip.stat().st_size, media=media, ladder=plan_ladder(media, LADDER)
-    )
+    source = ArtifactRecord(id=f"sha256:{0:064}", size=clip.stat().st_size, media_type="video/mp4", created_at=0)
+    work = decide(transcode(source.id, LADDER), source, media)
     return [str(ffmpeg.path), *build(work, clip, folder, VideoEncoder.X264, thread_count())]
 
 

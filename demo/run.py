@@ -23,7 +23,7 @@ from demo.processes import DemoFailed, Processes
 from tandem.client import Inference, TandemClient, transcode
 from tandem.protocol.api import JobView, TranscodeResult
 from tandem.protocol.errors import TandemError
-from tandem.protocol.media import RenditionRequest, VideoSettings
+from tandem.protocol.ladder import RenditionRequest, VideoSettings
 
 CLIP = ROOT / "demo" / "clip" / "big_buck_bunny.mp4"
 DIGITS = ROOT / "demo" / "digits.json"

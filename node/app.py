@@ -36,7 +36,6 @@ from tandem.chain.transactions import TransactionPolicy
 from tandem.clock import Clock, SystemClock
 from tandem.folder import held, write_secret
 from tandem.protocol.capacity import Capability, Capacity
-from tandem.protocol.media import VideoCodec
 from tandem.protocol.messages import Offer
 from tandem.protocol.pricing import Prices
 from tandem.protocol.signing import SigningKey
@@ -112,9 +111,7 @@ async def _drain(attempts: Attempts, link: Link, grace: float) -> None:
 
 def offer_of(settings: NodeSettings, detected: Detected) -> Offer:
     """What the node offers at the start of each session."""
-    prices = Prices(
-        megapixel={VideoCodec.H264: settings.prices.h264_megapixel}, inference_second=settings.prices.inference_second
-    )
+    prices = Prices(**dict(settings.prices))
     return Offer(
         capability=detected.capability,
         capacity=detected.capacity,

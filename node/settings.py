@@ -1,11 +1,13 @@
 """The node's settings. `config/node.toml` shows every one with its default."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tandem.protocol.media import VideoCodec
 from tandem.protocol.signing import Address
 from tandem.protocol.units import Amount
 from tandem.settings import Folder
@@ -51,8 +53,15 @@ class KeySection(_Section):
 
 
 class PriceSection(_Section):
-    h264_megapixel: Amount = 2 * 10**8
-    """Wei a million pixels encoded as H.264."""
+    megapixel: Annotated[Mapping[VideoCodec, Amount], Field(max_length=16)] = {
+        VideoCodec.H264: 2 * 10**8,
+        VideoCodec.HEVC: 8 * 10**8,
+        VideoCodec.VP9: 10**9,
+        VideoCodec.AV1: 8 * 10**8,
+    }
+    """Wei a million pixels encoded, by codec; a codec that is absent is not for sale."""
+    track_minute: Amount = 25 * 10**9
+    """Wei a minute of each audio rendition, each subtitle track and each set of stills."""
     inference_second: Amount = 5 * 10**10
     """Wei a second of a model's measured cost."""
 

@@ -85,8 +85,15 @@ class AuthSettings(_Section):
 class PriceSettings(Prices):
     """The same prices, written with units."""
 
-    megapixel: Annotated[Mapping[VideoCodec, Amount], Field(max_length=16)] = {VideoCodec.H264: 10**9}
+    megapixel: Annotated[Mapping[VideoCodec, Amount], Field(max_length=16)] = {
+        VideoCodec.H264: 10**9,
+        VideoCodec.HEVC: 4 * 10**9,
+        VideoCodec.VP9: 5 * 10**9,
+        VideoCodec.AV1: 4 * 10**9,
+    }
     """Wei a megapixel encoded, by codec; a codec that is absent is not for sale."""
+    track_minute: Amount = 125 * 10**9
+    """Wei a minute of each audio rendition, each subtitle track and each set of stills."""
     inference_second: Amount = 10**13
     """Wei a second of model cost."""
 

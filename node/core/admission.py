@@ -52,9 +52,9 @@ def refusal(assign: Assign, situation: Situation) -> TandemError | None:
 
 
 def _unable(assign: Assign, offer: Offer) -> TandemError | None:
-    wanted = {step.name for step in assign.work.ladder} if isinstance(assign.work, TranscodeWork) else set()
+    wanted = set(assign.work.names) if isinstance(assign.work, TranscodeWork) else set()
     if wanted != set(assign.upload_urls):
-        return InvalidRequest("expected an upload URL for each rendition, and no other")
+        return InvalidRequest("expected an upload URL for each file of the output, and no other")
     missing = lacking(assign.work, offer.capability)
     return Unavailable(f"this node has {missing}") if missing else None
 

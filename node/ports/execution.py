@@ -17,7 +17,7 @@ Report = Callable[[int, float | None], None]
 
 class Transcoder(Protocol):
     async def transcode(self, work: TranscodeWork, source: Path, folder: Path, report: Report) -> dict[str, Path]:
-        """Encodes every rendition of `work.ladder` into `folder`, one decode for all; their files by name."""
+        """Makes every part of the work into `folder`, one decode for all; the files by name."""
         ...
 
 

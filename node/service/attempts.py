@@ -31,7 +31,7 @@ from tandem.protocol.errors import (
     Unavailable,
 )
 from tandem.protocol.ids import AttemptRef
-from tandem.protocol.jobs import InferenceOutput, InferenceWork, RenditionResult, TranscodeOutput, TranscodeWork
+from tandem.protocol.jobs import FileResult, InferenceOutput, InferenceWork, TranscodeOutput, TranscodeWork
 from tandem.protocol.messages import (
     MAX_SECONDS,
     Assign,
@@ -57,7 +57,7 @@ _VERDICT_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Executors:
-    """What performs the work. `folder` is where renditions lie until they are uploaded."""
+    """What performs the work. `folder` is where outputs lie until they are uploaded."""
 
     transcoder: Transcoder
     inference: Inference
@@ -216,11 +216,11 @@ class Attempts:
             with self._workspace() as folder:
                 files = await to.transcoder.transcode(work, source, Path(folder), self._reporter(assign.ref))
                 results = [await self._upload(name, path, assign.upload_urls[name]) for name, path in files.items()]
-        return encode(Envelope(Finished(ref=assign.ref, output=TranscodeOutput(renditions=tuple(results)))))
+        return encode(Envelope(Finished(ref=assign.ref, output=TranscodeOutput(files=tuple(results)))))
 
-    async def _upload(self, name: str, path: Path, url: str) -> RenditionResult:
+    async def _upload(self, name: str, path: Path, url: str) -> FileResult:
         artifact, size = await self._executors.transfer.upload(path, url)
-        return RenditionResult(name=name, artifact=artifact, size=size)
+        return FileResult(name=name, artifact=artifact, size=size)
 
     async def _infer(self, assign: Assign, work: InferenceWork, tensors: tuple[Tensor, ...]) -> Frame:
         to = self._executors

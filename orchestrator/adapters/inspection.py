@@ -7,7 +7,7 @@ from orchestrator.ports.inspection import ModelFacts
 from tandem.clock import Clock
 from tandem.inspection.calls import inspect_media, inspect_model
 from tandem.protocol.capacity import Sandbox
-from tandem.protocol.media import MediaInfo
+from tandem.protocol.media import Source
 
 
 class ChildInspector:
@@ -18,7 +18,7 @@ class ChildInspector:
         self._clock = clock
         self._turns = asyncio.Semaphore(concurrency)
 
-    async def media(self, path: Path) -> MediaInfo:
+    async def media(self, path: Path) -> Source:
         async with self._turns:
             return await inspect_media(path, sandbox=self._sandbox, clock=self._clock)
 

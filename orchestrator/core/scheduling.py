@@ -10,9 +10,8 @@ from orchestrator.core.records import ReadyTask
 from tandem.protocol.capacity import Capacity, shortfalls
 from tandem.protocol.ids import AttemptRef
 from tandem.protocol.jobs import InferenceWork, TranscodeWork
-from tandem.protocol.media import output_pixels
 from tandem.protocol.messages import Offer
-from tandem.protocol.placement import LEAST_CPU, lacking, need
+from tandem.protocol.placement import LEAST_CPU, effort, lacking, need
 from tandem.protocol.pricing import price_of
 
 _UNKNOWN_SPEED_SECONDS = 60.0
@@ -186,8 +185,7 @@ def _expected_time(work: TranscodeWork | InferenceWork, node: NodeState) -> floa
     match work:
         case TranscodeWork():
             speed = node.offer.capability.encode_speed
-            pixels = sum(output_pixels(work.media, work.ladder).values())
-            return queue * pixels / speed if speed else queue * _UNKNOWN_SPEED_SECONDS
+            return queue * effort(work) / speed if speed else queue * _UNKNOWN_SPEED_SECONDS
         case InferenceWork():
             speed = node.offer.capability.inference_speed
             return queue / speed if speed else queue * _UNKNOWN_SPEED_SECONDS

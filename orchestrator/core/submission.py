@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from orchestrator.core.records import ArtifactRecord, JobRecord, Submission, TaskRecord
+from orchestrator.core.transcoding import decide
 from tandem.protocol.api import QuoteView
 from tandem.protocol.codec import MAX_CONTROL_BYTES, MAX_FRAME_BYTES
 from tandem.protocol.errors import InvalidLadder, TooLarge, UnreadableMedia
@@ -18,7 +19,7 @@ from tandem.protocol.jobs import (
     TranscodeRequest,
     TranscodeWork,
 )
-from tandem.protocol.media import MAX_DURATION_US, MediaInfo, output_pixels, plan_ladder
+from tandem.protocol.media import MAX_DURATION_US, MediaInfo
 from tandem.protocol.pricing import Prices, inference_cost, inference_price, transcode_price
 from tandem.protocol.tensors import Tensor, TensorSpec, check_tensors, element_size, elements, tensor_from_json
 
@@ -48,14 +49,12 @@ class Plan:
 
 
 def plan_transcode(request: TranscodeRequest, source: ArtifactRecord, media: MediaInfo, prices: Prices) -> Plan:
-    """Raises UnreadableMedia, TooLarge for a source that runs too long, or InvalidLadder."""
+    """Raises UnreadableMedia, TooLarge for a source that runs too long, InvalidLadder, or InvalidRequest."""
     _check_source(media)
-    ladder = plan_ladder(media, request.ladder)
-    pixels = output_pixels(media, ladder)
-    price = transcode_price(prices, pixels)
+    work = decide(request, source, media)
+    price = transcode_price(prices, work)
     if price is None:
-        raise InvalidLadder(f"expected codecs out of {sorted(prices.megapixel)}, got {sorted(pixels)}")
-    work = TranscodeWork(source=source.id, source_size=source.size, media=media, ladder=ladder)
+        raise InvalidLadder(f"expected codecs out of {sorted(prices.megapixel)}, got {sorted(work.pixels())}")
     return Plan(request, work, price, (source.id,))
 
 
@@ -100,8 +99,8 @@ def _without_data(request: InferenceRequest) -> InferenceRequest:
 
 def quote_of(plan: Plan) -> QuoteView:
     match plan.work:
-        case TranscodeWork(ladder=ladder):
-            return QuoteView(kind="transcode", price=plan.price, ladder=ladder)
+        case TranscodeWork(video=ladder, audio=audio):
+            return QuoteView(kind="transcode", price=plan.price, ladder=ladder, audio=audio)
         case InferenceWork(cost_us=cost_us):
             return QuoteView(kind="inference", price=plan.price, cost_us=cost_us)
         case _:

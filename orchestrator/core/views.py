@@ -28,10 +28,10 @@ from tandem.protocol.api import (
 from tandem.protocol.ids import AttemptRef
 from tandem.protocol.jobs import (
     AttemptState,
+    FileResult,
     InferenceOutput,
     InferenceRequest,
     JobState,
-    RenditionResult,
     TranscodeOutput,
     TranscodeRequest,
 )
@@ -121,12 +121,10 @@ def _obstacles(nodes: Mapping[str, Sequence[Reason]]) -> tuple[NodeObstacles, ..
     )
 
 
-def rendition_results(snapshot: JobSnapshot) -> tuple[RenditionResult, ...]:
-    """The renditions of accepted attempts, in the order of the tasks."""
+def file_results(snapshot: JobSnapshot) -> tuple[FileResult, ...]:
+    """The files of accepted attempts, in the order of the tasks."""
     outputs = [attempt.output for attempt in _accepted(snapshot)]
-    return tuple(
-        rendition for output in outputs if isinstance(output, TranscodeOutput) for rendition in output.renditions
-    )
+    return tuple(file for output in outputs if isinstance(output, TranscodeOutput) for file in output.files)
 
 
 def node_summary(node: NodeView) -> NodeSummary:
@@ -167,8 +165,8 @@ def _result(snapshot: JobSnapshot, media: Mapping[str, MediaInfo]) -> TranscodeR
                 outputs = tuple(tensor_to_json(tensor) for tensor in attempt.tensors)
                 return InferenceResult(outputs=outputs, provider=provider)
             case TranscodeOutput():
-                renditions = rendition_results(snapshot)
-                return TranscodeResult(renditions=tuple(_rendition(each, media) for each in renditions))
+                files = file_results(snapshot)
+                return TranscodeResult(renditions=tuple(_rendition(each, media) for each in files))
             case None:
                 pass
             case _:
@@ -176,7 +174,7 @@ def _result(snapshot: JobSnapshot, media: Mapping[str, MediaInfo]) -> TranscodeR
     return None
 
 
-def _rendition(result: RenditionResult, media: Mapping[str, MediaInfo]) -> RenditionView:
+def _rendition(result: FileResult, media: Mapping[str, MediaInfo]) -> RenditionView:
     base = RenditionView(
         name=result.name, artifact=result.artifact, url=artifact_path(result.artifact), size=result.size
     )

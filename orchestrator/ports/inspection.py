@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from tandem.protocol.media import MediaInfo
+from tandem.protocol.media import Source
 from tandem.protocol.tensors import TensorSpec
 
 
@@ -21,7 +21,7 @@ class ModelFacts:
 
 
 class Inspector(Protocol):
-    async def media(self, path: Path) -> MediaInfo:
+    async def media(self, path: Path) -> Source:
         """Raises UnreadableMedia; Unavailable if the probe itself cannot run."""
         ...
 

@@ -29,7 +29,7 @@ from orchestrator.core.records import (
 )
 from tandem.protocol.ids import AttemptRef
 from tandem.protocol.jobs import JobState, ModelInfo
-from tandem.protocol.media import MediaInfo
+from tandem.protocol.media import MediaInfo, Source
 from tandem.protocol.tensors import Tensor
 
 JobDecision = Callable[[JobSnapshot, float], JobChanges]
@@ -195,12 +195,16 @@ class CatalogueStore(Protocol):
         """Those of which nothing is known here."""
         ...
 
-    async def save_media(self, artifact_id: str, media: MediaInfo) -> None:
+    async def save_media(self, artifact_id: str, source: Source) -> None:
         """Raises NotFound."""
         ...
 
     async def media(self, artifact_id: str) -> MediaInfo | None:
         """What an earlier probe of this artifact found."""
+        ...
+
+    async def keyframes(self, artifact_id: str) -> tuple[int, ...]:
+        """Of that probe: presentation times in µs at which decoding can begin."""
         ...
 
     async def add_model(self, model: ModelInfo) -> None:

@@ -58,7 +58,7 @@ def _check_output(snapshot: JobSnapshot, ref: AttemptRef, name: str) -> None:
         state = attempt.state if attempt else "unknown"
         raise StaleAttempt(f"expected attempt {ref} to be running, it is {state}; stop working on it")
     task = snapshot.task(ref.task)
-    wanted = [each.name for each in task.work.ladder] if task and isinstance(task.work, TranscodeWork) else []
+    wanted = list(task.work.names) if task and isinstance(task.work, TranscodeWork) else []
     if name not in wanted:
         raise NotFound(f"expected a rendition of {ref}, which are {wanted}, got {name!r}")
 

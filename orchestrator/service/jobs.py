@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from orchestrator.core.records import JobSnapshot
 from orchestrator.core.scheduling import Reason
-from orchestrator.core.views import explanation, job_summary, job_view, rendition_results
+from orchestrator.core.views import explanation, file_results, job_summary, job_view
 from orchestrator.ports.store import Store
 from orchestrator.service.events import JobEvents
 from tandem.protocol.api import Explanation, JobList, JobView
@@ -36,7 +36,7 @@ class Jobs:
     async def view(self, job_id: str, owner: str) -> JobView:
         """Raises NotFound."""
         snapshot = await self.snapshot(job_id, owner)
-        found = {each.artifact: await self._store.media(each.artifact) for each in rendition_results(snapshot)}
+        found = {each.artifact: await self._store.media(each.artifact) for each in file_results(snapshot)}
         media = {artifact: info for artifact, info in found.items() if info is not None}
         return job_view(snapshot, media, self._events.progress(job_id))
 

@@ -32,7 +32,7 @@ class Timeouts:
     start_to_finish_factor: float
 
     def start_to_finish(self, work: TranscodeWork | InferenceWork) -> float:
-        duration = work.media.duration_us if isinstance(work, TranscodeWork) else work.cost_us
+        duration = work.duration_us if isinstance(work, TranscodeWork) else work.cost_us
         return min(MAX_SECONDS, self.start_to_finish_base + self.start_to_finish_factor * duration / _MICROSECONDS)
 
     def deadline(self, attempt: AttemptRecord, work: TranscodeWork | InferenceWork) -> float:
@@ -116,13 +116,18 @@ class Scheduler:
             price=attempt.price,
             start_to_finish=self._timeouts.start_to_finish(work),
             source_url=self._urls.download(work.source if isinstance(work, TranscodeWork) else work.model, until),
+            watermark_url=self._watermark_url(work, until),
             upload_urls=self._upload_urls(attempt.ref, work, until),
         )
+
+    def _watermark_url(self, work: TranscodeWork | InferenceWork, until: float) -> str | None:
+        watermark = work.picture.watermark if isinstance(work, TranscodeWork) else None
+        return self._urls.download(watermark.artifact, until) if watermark else None
 
     def _upload_urls(self, ref: AttemptRef, work: TranscodeWork | InferenceWork, until: float) -> dict[str, str]:
         if not isinstance(work, TranscodeWork):
             return {}
-        return {r.name: self._urls.upload(ref, r.name, upload_limit(work, r), until) for r in work.ladder}
+        return {name: self._urls.upload(ref, name, upload_limit(work, name), until) for name in work.names}
 
     async def _pause(self) -> float:
         next_ready = await self._store.next_ready_at()

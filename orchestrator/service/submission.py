@@ -71,6 +71,6 @@ class Submissions:
         if known is not None:
             return known
         async with self._artifacts.local(artifact_id) as path:
-            media = await self._inspector.media(path)
-        await self._store.save_media(artifact_id, media)
-        return media
+            source = await self._inspector.media(path)
+        await self._store.save_media(artifact_id, source)
+        return source.media

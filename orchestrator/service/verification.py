@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from orchestrator.core.lifecycle import Accepted, Event, Rejected
 from orchestrator.core.records import AttemptRecord, Failure, JobSnapshot
-from orchestrator.core.verification import check_media, check_outputs, check_renditions
+from orchestrator.core.verification import check_files, check_media, check_outputs
 from orchestrator.ports.artifacts import ArtifactStore
 from orchestrator.ports.inspection import Inspector
 from orchestrator.ports.store import Store
@@ -14,9 +14,9 @@ from tandem.clock import Clock
 from tandem.protocol.errors import NotFound, ResultRejected, StaleAttempt, TandemError, Unavailable, UnreadableMedia
 from tandem.protocol.ids import AttemptRef, job_of
 from tandem.protocol.jobs import (
+    FileResult,
     InferenceOutput,
     InferenceWork,
-    RenditionResult,
     TranscodeOutput,
     TranscodeWork,
 )
@@ -83,30 +83,30 @@ class Verifier:
     async def _check(self, snapshot: JobSnapshot, attempt: AttemptRecord) -> None:
         task = snapshot.task(attempt.ref.task)
         match task and task.work, attempt.output:
-            case TranscodeWork() as work, TranscodeOutput(renditions=renditions):
-                check_renditions(work, renditions)
-                check_media(work, await self._probe(renditions))
+            case TranscodeWork() as work, TranscodeOutput(files=files):
+                check_files(work, files)
+                check_media(work, await self._probe(files))
             case InferenceWork() as work, InferenceOutput():
                 check_outputs(work, attempt.tensors)
             case _:
                 raise ResultRejected("expected an output of the task's kind, got another")
 
-    async def _probe(self, renditions: Sequence[RenditionResult]) -> dict[str, MediaInfo]:
-        return {rendition.name: await self._media(rendition) for rendition in renditions}
+    async def _probe(self, files: Sequence[FileResult]) -> dict[str, MediaInfo]:
+        return {file.name: await self._media(file) for file in files}
 
-    async def _media(self, rendition: RenditionResult) -> MediaInfo:
+    async def _media(self, file: FileResult) -> MediaInfo:
         try:
-            record = await self._store.artifact(rendition.artifact)
-            async with self._artifacts.local(rendition.artifact) as path:
-                media = await self._inspector.media(path)
+            record = await self._store.artifact(file.artifact)
+            async with self._artifacts.local(file.artifact) as path:
+                source = await self._inspector.media(path)
         except NotFound as error:
-            raise ResultRejected(f"rendition {rendition.name}: expected it to be uploaded, got nothing") from error
+            raise ResultRejected(f"{file.name}: expected it to be uploaded, got nothing") from error
         except UnreadableMedia as error:
-            raise ResultRejected(f"rendition {rendition.name}: {error.detail}") from error
-        if record.size != rendition.size:
-            raise ResultRejected(f"rendition {rendition.name}: expected {rendition.size} bytes, got {record.size}")
-        await self._store.save_media(rendition.artifact, media)
-        return media
+            raise ResultRejected(f"{file.name}: {error.detail}") from error
+        if record.size != file.size:
+            raise ResultRejected(f"{file.name}: expected {file.size} bytes, got {record.size}")
+        await self._store.save_media(file.artifact, source)
+        return source.media
 
 
 def _rejected(ref: AttemptRef, error: TandemError) -> Rejected:

@@ -15,7 +15,7 @@ from tandem.client import transcode as transcode_request
 from tandem.client.inference import answer, inference_request
 from tandem.protocol.api import JobView, ModelList, TranscodeResult
 from tandem.protocol.jobs import JobState
-from tandem.protocol.media import RenditionRequest, VideoSettings
+from tandem.protocol.ladder import RenditionRequest, VideoSettings
 
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 _FOLDER = click.Path(path_type=Path, file_okay=False)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from tandem.protocol.jobs import ArtifactInput, TranscodeRequest
-from tandem.protocol.media import RenditionRequest
+from tandem.protocol.ladder import RenditionRequest
 
 
 def transcode(artifact: str, ladder: Sequence[RenditionRequest] | None = None) -> TranscodeRequest:

@@ -19,11 +19,11 @@ from tandem.protocol.errors import (
     UnreadableMedia,
 )
 from tandem.protocol.ids import Frozen
-from tandem.protocol.media import MediaInfo
+from tandem.protocol.media import Source
 from tandem.protocol.tensors import MAX_TENSORS, TensorSpec
 
 _MIB = 2**20
-_MAX_ANSWER = 2**18
+_MAX_ANSWER = 2**21
 _MAX_REASON = 4096
 _MEDIA_LIMITS = Limits(memory_mib=1024, wall_seconds=120, cpu_seconds=60, file_bytes=0)
 _MODEL_SECONDS = 60
@@ -42,7 +42,7 @@ class ModelReport(Frozen):
     """MiB that the loaded model takes."""
 
 
-Facts = TypeVar("Facts", MediaInfo, ModelReport)
+Facts = TypeVar("Facts", Source, ModelReport)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +55,9 @@ class _Inspection(Generic[Facts]):
     limits: Limits
 
 
-async def inspect_media(path: Path, *, sandbox: Sandbox, clock: Clock) -> MediaInfo:
+async def inspect_media(path: Path, *, sandbox: Sandbox, clock: Clock) -> Source:
     """What is in the file. Raises UnreadableMedia; Unavailable if the probe itself cannot run."""
-    inspection = _Inspection("tandem.inspection.media_child", MediaInfo, UnreadableMedia, _MEDIA_LIMITS)
+    inspection = _Inspection("tandem.inspection.media_child", Source, UnreadableMedia, _MEDIA_LIMITS)
     return await _inspect(inspection, path, sandbox, clock)
 
 

@@ -25,7 +25,7 @@ _PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 
 
 def probe(path: Path) -> dict[str, Any]:
-    """The fields of a MediaInfo; raises UnreadableMedia."""
+    """The fields of a Source; raises UnreadableMedia."""
     if path.stat().st_size == 0:
         raise UnreadableMedia("expected a media file, got an empty one; upload it again")
     try:
@@ -44,7 +44,8 @@ def _facts(container: InputContainer) -> dict[str, Any]:
         video, span = None, Fraction(container.duration or 0, av.time_base)
     else:
         raise UnreadableMedia("expected a video or an audio stream, got a file with neither that can be decoded")
-    return {"format": container.format.name, "duration_us": round(span * _MICRO), "video": video, "audio": audio}
+    media = {"format": container.format.name, "duration_us": round(span * _MICRO), "video": video, "audio": audio}
+    return {"media": media}
 
 
 def _sound(container: InputContainer) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from tandem.protocol.capacity import Capability, Capacity
 from tandem.protocol.errors import ERRORS_BY_CODE, TandemError, error_from_wire
 from tandem.protocol.ids import ArtifactId, Frozen, Name
 from tandem.protocol.jobs import AttemptState, JobState, ModelInfo, TranscodeRequest
-from tandem.protocol.media import Rendition
+from tandem.protocol.ladder import AudioRendition, Rendition
 from tandem.protocol.pricing import Prices
 from tandem.protocol.tensors import Datatype, FixedShape, TensorJson
 from tandem.protocol.units import Wei
@@ -96,6 +96,8 @@ class QuoteView(View):
     price: Wei
     ladder: tuple[Rendition, ...] | None = None
     """Of a transcode."""
+    audio: tuple[AudioRendition, ...] | None = None
+    """Of a transcode; those with several tracks or settings have several."""
     cost_us: int | None = None
     """Of an inference: microseconds of model cost."""
 

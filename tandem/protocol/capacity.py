@@ -70,6 +70,10 @@ class Capability(Frozen):
 
     video_encoders: tuple[Label, ...] = Field(default=(), max_length=64)
     """ffmpeg encoders that passed a trial, such as `libx264` or `h264_nvenc`."""
+    audio_encoders: tuple[Label, ...] = Field(default=("aac",), max_length=16)
+    """As above, such as `libopus`."""
+    filters: tuple[Label, ...] = Field(default=(), max_length=16)
+    """ffmpeg filters beyond the ordinary ones that passed a trial, such as `tonemap`."""
     execution_providers: tuple[Label, ...] = Field(default=(), max_length=32)
     """ONNX Runtime providers that passed a trial, such as `CPUExecutionProvider`."""
     gpus: tuple[Label, ...] = Field(default=(), max_length=64)

@@ -6,14 +6,34 @@ The three have states of their own.
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tandem.protocol.errors import InvalidTransition
 from tandem.protocol.ids import ArtifactId, Frozen, Name
-from tandem.protocol.media import MAX_RENDITIONS, MediaInfo, OutputSettings, Rendition, RenditionRequest
+from tandem.protocol.ladder import (
+    MAX_AUDIO_RENDITIONS,
+    MAX_RENDITIONS,
+    AudioRendition,
+    ClipRequest,
+    Hdr,
+    OutputSettings,
+    Picture,
+    PosterRequest,
+    Rendition,
+    RenditionRequest,
+    SpriteRequest,
+    Stills,
+    SubtitleRendition,
+    ThumbnailsRequest,
+    Track,
+    WatermarkRequest,
+    Window,
+)
+from tandem.protocol.media import MAX_TRACKS, Instant, MediaInfo, VideoCodec
 from tandem.protocol.tensors import MAX_TENSORS, TensorJson, TensorMeta, TensorSpec
+from tandem.protocol.units import ceil_div
 
 
 class JobState(StrEnum):
@@ -83,6 +103,14 @@ ATTEMPT_TRANSITIONS: Mapping[AttemptState, frozenset[AttemptState]] = {
     AttemptState.CANCELLED: frozenset(),
 }
 
+PICTURE_OFFSET_TICKS = 900_000
+"""Where a job begins in the files of its pictures, in 1/90000 s: after 0, for what is decoded before it is shown."""
+
+_MICRO = 10**6
+
+MAX_FILES = MAX_RENDITIONS + MAX_AUDIO_RENDITIONS + MAX_TRACKS + 3
+"""Of one task's output."""
+
 State = TypeVar("State", JobState, TaskState, AttemptState)
 
 
@@ -111,6 +139,18 @@ class TranscodeRequest(Frozen):
     ladder: Annotated[tuple[RenditionRequest, ...], Field(min_length=1, max_length=MAX_RENDITIONS)] | None = None
     """None: an ABR ladder that never upscales."""
     output: OutputSettings = OutputSettings()
+    gop_seconds: Annotated[float, Field(ge=0.5, le=10, allow_inf_nan=False)] = 2.0
+    """Keyframes are this far apart, at the same times in all renditions."""
+    audio_tracks: Annotated[tuple[Track, ...], Field(min_length=1, max_length=8)] | None = None
+    """None: the one that the source marks as its default, else the first."""
+    subtitles: bool = True
+    """Whether captions and text tracks are carried where the output can."""
+    hdr: Hdr = Hdr.TONE_MAP
+    clip: ClipRequest | None = None
+    watermark: WatermarkRequest | None = None
+    thumbnails: ThumbnailsRequest | None = None
+    sprite: SpriteRequest | None = None
+    poster: PosterRequest | None = None
 
 
 class InferenceRequest(Frozen):
@@ -127,12 +167,80 @@ JobRequest = Annotated[TranscodeRequest | InferenceRequest, Field(discriminator=
 
 
 class TranscodeWork(Frozen):
+    """One kind of task with optional parts: a whole file, a window of its pictures, or its sound alone.
+
+    One decode feeds all parts. Each is a file of its own, named as the part is:
+
+    - pictures: MPEG-TS (H.264, HEVC) or IVF (VP9, AV1) without sound. Times count ticks of 1/90000 s from the job's
+      beginning, which is at `PICTURE_OFFSET_TICKS`, so that windows can be put one after the other;
+    - sound: MP4 whose first sample is at the job's beginning, silence where the source has none yet;
+    - subtitles: WebVTT from the job's beginning;
+    - stills: JPEG pictures one after the other.
+
+    With `direct`, each rendition is an MP4 with its sound instead, ready to be played.
+    """
+
     kind: Literal["transcode"] = "transcode"
     source: ArtifactId
     source_size: int = Field(ge=1)
     """Bytes."""
     media: MediaInfo
-    ladder: tuple[Rendition, ...] = Field(min_length=1, max_length=MAX_RENDITIONS)
+    clip: Window | None = None
+    """The part of the source that the job is about; None: all of it."""
+    window: Window | None = None
+    """The part of the job's pictures that is this task's; None: all of them."""
+    seek_us: Instant | None = None
+    """Where decoding may begin: a keyframe strictly before the window; None: at the file's beginning."""
+    picture: Picture = Picture()
+    video: tuple[Rendition, ...] = Field(default=(), max_length=MAX_RENDITIONS)
+    audio: tuple[AudioRendition, ...] = Field(default=(), max_length=MAX_AUDIO_RENDITIONS)
+    subtitles: tuple[SubtitleRendition, ...] = Field(default=(), max_length=MAX_TRACKS)
+    stills: Stills | None = None
+    direct: bool = False
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        if not self.names or len(set(self.names)) != len(self.names):
+            raise ValueError(f"expected parts with a name each of its own, got {list(self.names)}")
+        if self.window is not None and (self.audio or self.subtitles or self.stills or self.direct):
+            raise ValueError("only pictures are cut into windows")
+        if self.media.video is None and (self.video or self.stills):
+            raise ValueError("expected a source with a video stream, since pictures are asked for")
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the files that are to come."""
+        stills = self.stills.names if self.stills else ()
+        sounds = () if self.direct else tuple(each.name for each in self.audio)
+        return (*(each.name for each in self.video), *sounds, *(each.name for each in self.subtitles), *stills)
+
+    @property
+    def origin_us(self) -> int:
+        """Presentation time that is the job's beginning."""
+        return self.clip.start_us if self.clip else self.media.origin_us
+
+    @property
+    def duration_us(self) -> int:
+        """Of what is to come, in microseconds."""
+        span = self.window or self.clip
+        return span.duration_us if span else self.media.duration_us
+
+    def frames_of(self, rendition: Rendition) -> int:
+        """About how many frames are to come; exact where the rate is constant."""
+        if rendition.fps is not None:
+            return ceil_div(self.duration_us * rendition.fps[0], rendition.fps[1] * _MICRO)
+        video = self.media.video
+        if video is None or not self.media.duration_us:
+            return 0
+        return min(video.frames, ceil_div(video.frames * self.duration_us, self.media.duration_us))
+
+    def pixels(self) -> dict[VideoCodec, int]:
+        """Pixels to encode, by codec: the unit that pictures are priced in."""
+        totals: dict[VideoCodec, int] = {}
+        for each in self.video:
+            totals[each.codec] = totals.get(each.codec, 0) + each.width * each.height * self.frames_of(each)
+        return totals
 
 
 class InferenceWork(Frozen):
@@ -153,8 +261,8 @@ Work = Annotated[TranscodeWork | InferenceWork, Field(discriminator="kind")]
 # What a node answers.
 
 
-class RenditionResult(Frozen):
-    """A finished rendition, uploaded as an artifact."""
+class FileResult(Frozen):
+    """A finished part of the work, uploaded as an artifact."""
 
     name: Name
     artifact: ArtifactId
@@ -164,7 +272,7 @@ class RenditionResult(Frozen):
 
 class TranscodeOutput(Frozen):
     kind: Literal["transcode"] = "transcode"
-    renditions: tuple[RenditionResult, ...] = Field(min_length=1, max_length=MAX_RENDITIONS)
+    files: tuple[FileResult, ...] = Field(min_length=1, max_length=MAX_FILES)
 
 
 class InferenceOutput(Frozen):

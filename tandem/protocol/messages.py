@@ -13,8 +13,7 @@ from pydantic import Field
 
 from tandem.protocol.capacity import Capability, Capacity
 from tandem.protocol.ids import AttemptRef, Frozen, Label, Name
-from tandem.protocol.jobs import Output, Work
-from tandem.protocol.media import MAX_RENDITIONS
+from tandem.protocol.jobs import MAX_FILES, Output, Work
 from tandem.protocol.pricing import Prices
 from tandem.protocol.signing import Address, Bytes32, Signature
 from tandem.protocol.tickets import TicketParams
@@ -139,8 +138,10 @@ class Assign(Frozen):
     start_to_finish: Seconds
     source_url: Url
     """Where to fetch the source or the model from; signed, short-lived."""
-    upload_urls: Annotated[Mapping[Name, Url], Field(max_length=MAX_RENDITIONS)] = {}
-    """Where to put each rendition; signed, short-lived."""
+    watermark_url: Url | None = None
+    """Where to fetch the watermark from, if the work has one."""
+    upload_urls: Annotated[Mapping[Name, Url], Field(max_length=MAX_FILES)] = {}
+    """Where to put each file of the output; signed, short-lived."""
 
 
 class Progress(Frozen):

@@ -3,16 +3,28 @@
 Computed alike by the orchestrator that places it and the node that admits it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import assert_never
 
 from tandem.protocol.capacity import Capability, Capacity
 from tandem.protocol.jobs import InferenceWork, TranscodeWork
-from tandem.protocol.media import VideoCodec
+from tandem.protocol.media import AudioCodec, VideoCodec
 
 NVENC_SUFFIX = "_nvenc"
+TONE_MAP = "tonemap"
+"""The filter that makes SDR of HDR."""
 
-_ENCODERS: Mapping[VideoCodec, frozenset[str]] = {VideoCodec.H264: frozenset({"libx264", "h264_nvenc"})}
+VIDEO_ENCODERS: Mapping[VideoCodec, tuple[str, ...]] = {
+    VideoCodec.H264: ("h264_nvenc", "libx264"),
+    VideoCodec.HEVC: ("hevc_nvenc", "libx265"),
+    VideoCodec.VP9: ("libvpx-vp9",),
+    VideoCodec.AV1: ("av1_nvenc", "libsvtav1"),
+}
+"""What encodes each codec, the fastest first."""
+AUDIO_ENCODERS: Mapping[AudioCodec, str] = {AudioCodec.AAC: "aac", AudioCodec.OPUS: "libopus"}
+
+_EFFORT: Mapping[VideoCodec, int] = {VideoCodec.H264: 1, VideoCodec.HEVC: 4, VideoCodec.VP9: 5, VideoCodec.AV1: 4}
+_TRACK_EFFORT = 2_000_000
 _TRANSCODE_CPU = 1000
 LEAST_CPU = 250
 """Thousandths of a core that any task needs."""
@@ -36,12 +48,23 @@ def need(work: TranscodeWork | InferenceWork, capability: Capability) -> Capacit
 
 
 def _transcode_need(work: TranscodeWork, capability: Capability) -> Capacity:
-    pixels = sum(rendition.width * rendition.height for rendition in work.ladder)
+    pixels = sum(rendition.width * rendition.height for rendition in work.video)
     memory = _BASE_MEMORY + pixels * _BYTES_A_PIXEL * _FRAMES_IN_FLIGHT // _MIB
-    if uses_nvenc(capability):
-        sessions = len(work.ladder)
-        return Capacity(cpu=LEAST_CPU, memory=memory, vram=_GPU_SESSION_VRAM * sessions, encoder_sessions=sessions)
-    return Capacity(cpu=_TRANSCODE_CPU, memory=memory)
+    sessions = sum(encoder_for(each.codec, capability.video_encoders).endswith(NVENC_SUFFIX) for each in work.video)
+    cpu = _TRANSCODE_CPU if sessions < len(work.video) or not work.video else LEAST_CPU
+    return Capacity(cpu=cpu, memory=memory, vram=_GPU_SESSION_VRAM * sessions, encoder_sessions=sessions)
+
+
+def encoder_for(codec: VideoCodec, known: Collection[str]) -> str:
+    """The fastest encoder among those known; empty if there is none."""
+    return next((each for each in VIDEO_ENCODERS[codec] if each in known), "")
+
+
+def effort(work: TranscodeWork) -> int:
+    """How much there is to do, in pixels of H.264 that take about as long; `encode_speed` is in these."""
+    pixels = sum(count * _EFFORT[codec] for codec, count in work.pixels().items())
+    tracks = len(work.audio) + len(work.subtitles) + (work.stills is not None)
+    return pixels + tracks * _TRACK_EFFORT * work.duration_us // 10**6
 
 
 def _inference_need(work: InferenceWork, capability: Capability) -> Capacity:
@@ -51,19 +74,24 @@ def _inference_need(work: InferenceWork, capability: Capability) -> Capacity:
     return Capacity(cpu=LEAST_CPU, memory=2 * model)
 
 
-def uses_nvenc(capability: Capability) -> bool:
-    """Whether the node encodes on the GPU: it does whenever its trial encode succeeded."""
-    return any(encoder.endswith(NVENC_SUFFIX) for encoder in capability.video_encoders)
-
-
 def lacking(work: TranscodeWork | InferenceWork, capability: Capability) -> str | None:
     """What the node would have to be able to do besides; None if it can run the task."""
     match work:
         case TranscodeWork():
-            known = set(capability.video_encoders)
-            missing = {str(step.video_codec) for step in work.ladder if not _ENCODERS[step.video_codec] & known}
-            return f"no encoder for {', '.join(sorted(missing))}" if missing else None
+            missing = _missing(work, capability)
+            return f"no {', '.join(missing)}" if missing else None
         case InferenceWork():
             return None if capability.execution_providers else "no ONNX Runtime provider"
         case _:
             assert_never(work)
+
+
+def _missing(work: TranscodeWork, capability: Capability) -> list[str]:
+    codecs = {each.codec for each in work.video if not encoder_for(each.codec, capability.video_encoders)}
+    sounds = {each.codec for each in work.audio if each.bitrate is not None}
+    silent = {codec for codec in sounds if AUDIO_ENCODERS[codec] not in capability.audio_encoders}
+    tools = {TONE_MAP} if work.picture.tone_map else set()
+    return [
+        *(f"encoder for {codec}" for codec in sorted((*codecs, *silent))),
+        *(f"filter {name}" for name in sorted(tools.difference(capability.filters))),
+    ]

@@ -1,7 +1,8 @@
 """Prices per unit of output that both sides can compute.
 
-Transcoding is priced by the megapixel encoded, by codec; inference by the second of measured cost of the model,
-times the size of the input relative to the input the cost was measured with.
+Transcoding is priced by the megapixel encoded, by codec, and by the minute of each track that is made besides: an audio
+rendition, a subtitle track, the stills. Inference is priced by the second of measured cost of the model, times the size
+of the input relative to the input the cost was measured with.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from pydantic import ConfigDict, Field
 
 from tandem.protocol.ids import Frozen
 from tandem.protocol.jobs import InferenceWork, TranscodeWork
-from tandem.protocol.media import VideoCodec, output_pixels
+from tandem.protocol.media import VideoCodec
 from tandem.protocol.tensors import TensorMeta, TensorSpec, elements
 from tandem.protocol.units import Wei, ceil_div
 
@@ -26,15 +27,20 @@ class Prices(Frozen):
 
     megapixel: Annotated[Mapping[VideoCodec, Wei], Field(max_length=16)]
     """Wei a megapixel encoded, by codec; a codec that is absent is not for sale."""
+    track_minute: Wei = 0
+    """Wei a minute of each audio rendition, each subtitle track and each set of stills."""
     inference_second: Wei
     """Wei a second of model cost."""
 
 
-def transcode_price(prices: Prices, pixels: Mapping[VideoCodec, int]) -> int | None:
-    """Wei for so many pixels by codec, rounded up; None where a codec has no price."""
+def transcode_price(prices: Prices, work: TranscodeWork) -> int | None:
+    """Wei for the pictures and tracks of the work, rounded up; None where a codec has no price."""
+    pixels = work.pixels()
     if any(codec not in prices.megapixel for codec in pixels):
         return None
-    return sum(ceil_div(count * prices.megapixel[codec], PIXELS_PER_MEGAPIXEL) for codec, count in pixels.items())
+    tracks = len(work.audio) + len(work.subtitles) + (work.stills is not None)
+    pictures = sum(ceil_div(count * prices.megapixel[codec], PIXELS_PER_MEGAPIXEL) for codec, count in pixels.items())
+    return pictures + ceil_div(tracks * work.duration_us * prices.track_minute, 60 * MICROSECONDS)
 
 
 def inference_cost(cost_us: int, specs: Sequence[TensorSpec], inputs: Sequence[TensorMeta]) -> int:
@@ -56,7 +62,7 @@ def price_of(work: TranscodeWork | InferenceWork, prices: Prices) -> int | None:
     """Wei for an accepted result; None if it is not for sale."""
     match work:
         case TranscodeWork():
-            return transcode_price(prices, output_pixels(work.media, work.ladder))
+            return transcode_price(prices, work)
         case InferenceWork():
             return inference_price(prices, work.cost_us)
         case _:

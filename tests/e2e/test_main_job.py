@@ -12,7 +12,7 @@ from tandem.inspection.calls import inspect_media
 from tandem.protocol.api import InferenceResult, JobView, TranscodeResult
 from tandem.protocol.capacity import Sandbox
 from tandem.protocol.jobs import JobState
-from tandem.protocol.media import RenditionRequest
+from tandem.protocol.ladder import RenditionRequest
 from tests.e2e.market import FACE_VALUE, Market, alive_in_group, until, watched
 from tests.fixtures.media import CLIPS
 
@@ -34,7 +34,7 @@ async def check_renditions(client: TandemClient, job: JobView, folder: Path) -> 
     assert [rendition.height for rendition in job.result.renditions] == [480, 360, 240]
     for rendition in job.result.renditions:
         path = await client.download(rendition.artifact, folder / f"{rendition.name}.mp4")
-        media = await inspect_media(path, sandbox=Sandbox.LIMITS, clock=SystemClock())
+        media = (await inspect_media(path, sandbox=Sandbox.LIMITS, clock=SystemClock())).media
         assert media.video is not None
         assert (media.video.width, media.video.height) == (rendition.width, rendition.height)
         assert (media.video.codec, media.video.frames) == ("h264", FRAMES)

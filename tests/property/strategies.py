@@ -10,20 +10,14 @@ from tandem.protocol.codec import Envelope
 from tandem.protocol.errors import ERRORS_BY_CODE
 from tandem.protocol.ids import AttemptRef
 from tandem.protocol.jobs import (
+    FileResult,
     InferenceOutput,
     InferenceWork,
-    RenditionResult,
     TranscodeOutput,
     TranscodeWork,
 )
-from tandem.protocol.media import (
-    AudioCodec,
-    AudioStream,
-    MediaInfo,
-    Rendition,
-    VideoCodec,
-    VideoStream,
-)
+from tandem.protocol.ladder import AudioRendition, PixelFormat, Rendition, Window
+from tandem.protocol.media import AudioCodec, AudioStream, MediaInfo, VideoCodec, VideoStream
 from tandem.protocol.pricing import Prices
 from tandem.protocol.signing import address_from_bytes
 from tandem.protocol.tensors import Datatype, Tensor, TensorSpec, element_size, elements, join_bytes
@@ -88,29 +82,53 @@ media_infos = st.builds(
     ),
 )
 sides = st.integers(8, 4096).map(lambda half: 2 * half)
-sounds = st.none() | st.integers(16_000, 512_000)
+rates = st.integers(16_000, 200_000_000)
 renditions = st.builds(
-    lambda name, width, height, bitrate, sound: Rendition(
-        name=name,
-        width=width,
-        height=height,
-        video_codec=VideoCodec.H264,
-        video_bitrate=bitrate,
-        audio_codec=None if sound is None else AudioCodec.AAC,
-        audio_bitrate=sound,
-    ),
-    names,
-    sides,
-    sides,
-    st.integers(16_000, 200_000_000),
-    sounds,
+    Rendition,
+    name=names,
+    width=sides,
+    height=sides,
+    codec=st.sampled_from(VideoCodec),
+    bitrate=rates,
+    fps=st.none() | st.tuples(st.integers(1, 240_000), st.integers(1, 1001)),
+    pixel_format=st.sampled_from(PixelFormat),
+    audio=tuples(names),
 )
+audio_renditions = st.builds(
+    AudioRendition,
+    name=names,
+    track=st.integers(0, 63),
+    codec=st.sampled_from(AudioCodec),
+    bitrate=st.none() | rates,
+    channels=st.integers(1, 8),
+    sample_rate=st.integers(8000, 96_000),
+)
+windows = st.builds(
+    lambda start, length: Window(start_us=start, end_us=start + length),
+    st.integers(-(10**9), 10**12),
+    st.integers(1, 10**12),
+)
+
+
+def _distinct(parts: tuple[T, ...]) -> tuple[T, ...]:
+    return tuple({getattr(part, "name", ""): part for part in parts}.values())
+
+
 transcodes = st.builds(
     TranscodeWork,
     source=artifacts,
     source_size=st.integers(1, 2**40),
     media=media_infos,
-    ladder=tuples(renditions, at_least=1),
+    clip=st.none() | windows,
+    window=st.none() | windows,
+    seek_us=st.none() | st.integers(-(10**9), 10**12),
+    video=tuples(renditions, at_least=1).map(_distinct),
+) | st.builds(
+    TranscodeWork,
+    source=artifacts,
+    source_size=st.integers(1, 2**40),
+    media=media_infos,
+    audio=tuples(audio_renditions, at_least=1).map(_distinct),
 )
 specs = st.builds(
     TensorSpec, name=labels, datatype=st.sampled_from(Datatype), shape=tuples(st.integers(-1, 2**20), at_most=2)
@@ -157,7 +175,7 @@ limits = st.builds(m.TicketLimits, max_face_value=wei, min_expected_value=wei, m
 held = st.builds(m.HeldAttempt, ref=refs, finished=st.booleans())
 transcode_outputs = st.builds(
     TranscodeOutput,
-    renditions=tuples(st.builds(RenditionResult, name=names, artifact=artifacts, size=st.integers(1)), at_least=1),
+    files=tuples(st.builds(FileResult, name=names, artifact=artifacts, size=st.integers(1)), at_least=1),
 )
 
 

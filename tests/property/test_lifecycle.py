@@ -32,8 +32,8 @@ from tandem.protocol.jobs import (
     TASK_TRANSITIONS,
     ArtifactInput,
     AttemptState,
+    FileResult,
     JobState,
-    RenditionResult,
     TaskState,
     TranscodeOutput,
     TranscodeRequest,
@@ -43,7 +43,7 @@ from tandem.protocol.jobs import (
 from tests.fixtures.protocol import JOB, SHA, transcode_work
 
 WORK = transcode_work()
-OUTPUT = TranscodeOutput(renditions=(RenditionResult(name="720p", artifact=SHA, size=1),))
+OUTPUT = TranscodeOutput(files=(FileResult(name="720p", artifact=SHA, size=1),))
 NODES = ("0xA", "0xB", "0xC", "0xD")
 LEASE = 30.0
 POLICY = RetryPolicy(max_attempts=8)

@@ -17,7 +17,7 @@ import ffmpeg
 
 from tandem.inspection.accepted import DEMUXER_OPTIONS, MAX_PIXELS
 from tandem.protocol.jobs import TranscodeWork
-from tandem.protocol.media import SLACK_US, AudioCodec, Rendition
+from tandem.protocol.ladder import Rendition
 
 MAX_THREADS = 16
 """Of each decoder and encoder: more gain little, and each holds frames in memory."""
@@ -48,6 +48,14 @@ _ENCODER_OPTIONS: dict[VideoEncoder, dict[str, Any]] = {
 }
 
 
+SLACK_US = 2_000_000
+"""How much longer than its source an output may run before it is cut, in microseconds."""
+
+
+def file_name(rendition: str) -> str:
+    return f"{rendition}.mp4"
+
+
 def build(work: TranscodeWork, source: Path, folder: Path, encoder: VideoEncoder, threads: int) -> list[str]:
     """What follows the program's name. Both paths are absolute; each rendition goes to `folder/NAME.mp4`.
 
@@ -61,32 +69,32 @@ def build(work: TranscodeWork, source: Path, folder: Path, encoder: VideoEncoder
     outputs = [
         ffmpeg.output(
             *(stream for stream in (pictures[rendition.name], sounds.get(rendition.name)) if stream is not None),
-            f"file:{folder / rendition.file_name}",
-            **_options(rendition, encoder),
+            f"file:{folder / file_name(rendition.name)}",
+            **_options(work, rendition, encoder),
             # No more than is paid for, whatever the source turns out to hold.
             **{"frames:v": _most_frames(work)},
             **{"threads:v": threads},
         )
-        for rendition in work.ladder
+        for rendition in work.video
     ]
     return [*_ALWAYS, *_PROGRESS, *ffmpeg.get_args(ffmpeg.merge_outputs(*outputs))]
 
 
 def _pictures(media: Any, work: TranscodeWork) -> dict[str, Any]:
     """The scaled video of each rendition, by name. `V` leaves out cover art."""
-    copies = media["V:0"].filter("trim", duration=_bound(work)).filter_multi_output("split", len(work.ladder))
+    copies = media["V:0"].filter("trim", duration=_bound(work)).filter_multi_output("split", len(work.video))
     return {
         rendition.name: copies.stream(index)
         .filter("scale", rendition.width, rendition.height)
         .filter("setsar", 1)
         .filter("format", "yuv420p")
-        for index, rendition in enumerate(work.ladder)
+        for index, rendition in enumerate(work.video)
     }
 
 
 def _sounds(media: Any, work: TranscodeWork) -> dict[str, Any]:
     """The stereo sound of each rendition that has any, by name."""
-    names = [rendition.name for rendition in work.ladder if rendition.audio_codec is not None]
+    names = [rendition.name for rendition in work.video if rendition.audio]
     if not names:
         return {}
     stereo = media["a:0"].filter("atrim", duration=_bound(work)).filter("aformat", channel_layouts="stereo")
@@ -108,7 +116,7 @@ def _most_frames(work: TranscodeWork) -> int:
     return counted + counted // 20 + _SPARE_FRAMES
 
 
-def _options(rendition: Rendition, encoder: VideoEncoder) -> dict[str, Any]:
+def _options(work: TranscodeWork, rendition: Rendition, encoder: VideoEncoder) -> dict[str, Any]:
     return {
         "format": "mp4",
         "movflags": "+faststart",
@@ -117,12 +125,12 @@ def _options(rendition: Rendition, encoder: VideoEncoder) -> dict[str, Any]:
         "fps_mode:v": "passthrough",
         "enc_time_base:v": _TIME_BASE,
         **_video(rendition, encoder),
-        **_audio(rendition),
+        **_audio(work, rendition),
     }
 
 
 def _video(rendition: Rendition, encoder: VideoEncoder) -> dict[str, Any]:
-    rate, (times, per) = rendition.video_bitrate, _PEAK
+    rate, (times, per) = rendition.bitrate or 0, _PEAK
     chosen = _encoder_for(rendition, encoder)
     return {
         "c:v": str(chosen),
@@ -142,9 +150,5 @@ def _encoder_for(rendition: Rendition, encoder: VideoEncoder) -> VideoEncoder:
     return encoder if rendition.width >= width and rendition.height >= height else VideoEncoder.X264
 
 
-def _audio(rendition: Rendition) -> dict[str, Any]:
-    match rendition.audio_codec:
-        case AudioCodec.AAC:
-            return {"c:a": "aac", "b:a": rendition.audio_bitrate}
-        case None:
-            return {}
+def _audio(work: TranscodeWork, rendition: Rendition) -> dict[str, Any]:
+    return next(({"c:a": "aac", "b:a": each.bitrate} for each in work.audio if each.name in rendition.audio), {})

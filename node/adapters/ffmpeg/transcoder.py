@@ -5,7 +5,7 @@ import os
 import re
 from pathlib import Path
 
-from node.adapters.ffmpeg.arguments import MAX_THREADS, VideoEncoder, build
+from node.adapters.ffmpeg.arguments import MAX_THREADS, SLACK_US, VideoEncoder, build, file_name
 from node.adapters.ffmpeg.binary import Ffmpeg
 from node.ports.execution import Report
 from tandem.clock import Clock
@@ -13,7 +13,6 @@ from tandem.process import Confinement, Limits, spawn
 from tandem.protocol.capacity import Sandbox
 from tandem.protocol.errors import ChildCrashed, ExecutionFailed
 from tandem.protocol.jobs import TranscodeWork
-from tandem.protocol.media import SLACK_US
 
 _DONE = 1000
 _MIB = 2**20
@@ -58,7 +57,7 @@ class FfmpegTranscoder:
             status = await child.wait()
             if status:
                 raise _failure(status, child.stderr, source, folder)
-        files = {rendition.name: folder / rendition.file_name for rendition in work.ladder}
+        files = {rendition.name: folder / file_name(rendition.name) for rendition in work.video}
         _demand_content(files)
         report(_DONE, 0.0)
         return files
@@ -98,8 +97,8 @@ def progress_at(done_us: int, duration_us: int, elapsed: float) -> tuple[int, fl
 def limits_of(work: TranscodeWork, wall_seconds: float) -> Limits:
     """Generous bounds: several times what an honest transcode takes, so that only a bomb meets them."""
     decoded = work.media.video.width * work.media.video.height * 2 * MAX_THREADS if work.media.video else 0
-    encoded = sum(rendition.width * rendition.height for rendition in work.ladder) * _ENCODER_FRAMES
-    rate = max(rendition.video_bitrate + (rendition.audio_bitrate or 0) for rendition in work.ladder)
+    encoded = sum(rendition.width * rendition.height for rendition in work.video) * _ENCODER_FRAMES
+    rate = max(each.bitrate or 0 for each in work.video) + sum(each.bitrate or 0 for each in work.audio)
     seconds = (work.media.duration_us + SLACK_US) // 10**6 + 1
     return Limits(
         memory_mib=_BASE_MIB + (decoded + encoded) * _BYTES_A_PIXEL // _MIB,

@@ -11,12 +11,17 @@ from tandem.process import Confinement, Limits, run
 from tandem.protocol.capacity import Sandbox
 from tandem.protocol.errors import TandemError
 from tandem.protocol.jobs import TranscodeWork
-from tandem.protocol.media import MediaInfo, Rendition, RenditionRequest, VideoStream, output_pixels, plan_ladder
+from tandem.protocol.ladder import Rendition
+from tandem.protocol.media import MediaInfo, VideoCodec, VideoStream
+from tandem.protocol.placement import effort
 
 _LIMITS = Limits(memory_mib=2048, wall_seconds=60)
 _WALL_SECONDS = 120.0
 _SECONDS, _RATE, _SIZE = 1, 25, (1280, 720)
-_LADDER = (RenditionRequest(height=720, audio=None), RenditionRequest(height=360, audio=None))
+_LADDER = tuple(
+    Rendition(name=f"{height}p", width=width, height=height, codec=VideoCodec.H264, bitrate=bitrate)
+    for width, height, bitrate in ((1280, 720, 2_100_000), (640, 360, 750_000))
+)
 # Moving shapes under a grain that changes with each frame: about as hard to encode as film.
 _SCENE = f"testsrc2=size={_SIZE[0]}x{_SIZE[1]}:rate={_RATE}:duration={_SECONDS},noise=alls=12:allf=t,format=yuv420p"
 
@@ -42,8 +47,7 @@ async def measure_encode_speed(ffmpeg: Ffmpeg, encoder: VideoEncoder, *, sandbox
             await transcoder.transcode(work, source, folder, lambda _permille, _left: None)
         except TandemError:
             return 0
-        pixels = sum(output_pixels(work.media, work.ladder).values())
-        return int(pixels / max(clock.monotonic() - started, 1e-3))
+        return int(effort(work) / max(clock.monotonic() - started, 1e-3))
 
 
 async def _encode(
@@ -62,5 +66,5 @@ async def _encode(
 def _work(source: Path) -> TranscodeWork:
     video = VideoStream(codec="h264", width=_SIZE[0], height=_SIZE[1], frame_rate=(_RATE, 1), frames=_SECONDS * _RATE)
     media = MediaInfo(format="mp4", duration_us=_SECONDS * 10**6, video=video)
-    ladder: tuple[Rendition, ...] = plan_ladder(media, _LADDER)
-    return TranscodeWork(source=f"sha256:{0:064}", source_size=source.stat().st_size, media=media, ladder=ladder)
+    size = source.stat().st_size
+    return TranscodeWork(source=f"sha256:{0:064}", source_size=size, media=media, video=_LADDER, direct=True)

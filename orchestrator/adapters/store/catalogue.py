@@ -11,7 +11,7 @@ from orchestrator.adapters.store.schema import api_keys, artifacts, job_artifact
 from orchestrator.core.records import ApiKeyRecord, ArtifactRecord
 from tandem.protocol.errors import Conflict, NotFound
 from tandem.protocol.jobs import ModelInfo
-from tandem.protocol.media import MediaInfo
+from tandem.protocol.media import MediaInfo, Source
 
 _BATCH = 500
 """Values in one list of a query."""
@@ -70,8 +70,9 @@ class SqlCatalogue:
         known = await self._database.read(listed)
         return [artifact_id for artifact_id in artifact_ids if artifact_id not in known]
 
-    async def save_media(self, artifact_id: str, media: MediaInfo) -> None:
-        statement = update(artifacts).where(artifacts.c.id == artifact_id).values(media=media)
+    async def save_media(self, artifact_id: str, source: Source) -> None:
+        found = {"media": source.media, "keyframes": source.keyframes}
+        statement = update(artifacts).where(artifacts.c.id == artifact_id).values(found)
         if await self._database.write(lambda connection: connection.execute(statement).rowcount) == 0:
             raise _no_artifact(artifact_id)
 
@@ -79,6 +80,11 @@ class SqlCatalogue:
         query = select(artifacts.c.media).where(artifacts.c.id == artifact_id)
         found: MediaInfo | None = await self._database.read(lambda connection: connection.scalar(query))
         return found
+
+    async def keyframes(self, artifact_id: str) -> tuple[int, ...]:
+        query = select(artifacts.c.keyframes).where(artifacts.c.id == artifact_id)
+        found: tuple[int, ...] | None = await self._database.read(lambda connection: connection.scalar(query))
+        return found or ()
 
     async def add_model(self, model: ModelInfo) -> None:
         def add(connection: Connection) -> None:

@@ -172,7 +172,7 @@ def _move(connection: Connection, moved: Sequence[AttemptRecord]) -> None:
         raise StaleAttempt(f"expected {len(rows)} attempts that are not over, got {written}; nothing was written")
     for attempt in moved:
         if attempt.state is AttemptState.ACCEPTED and isinstance(attempt.output, TranscodeOutput):
-            refer(connection, job_of(attempt.ref.task), [rendition.artifact for rendition in attempt.output.renditions])
+            refer(connection, job_of(attempt.ref.task), [file.artifact for file in attempt.output.files])
 
 
 def _write_tensors(connection: Connection, writes: Writes) -> None:

@@ -280,6 +280,7 @@ artifacts = Table(
     Column("created_at", Double, nullable=False),
     Column("renewed_at", Double, nullable=False),
     Column("media", Json(TypeAdapter(MediaInfo))),
+    Column("keyframes", Json(TypeAdapter(tuple[int, ...])), comment="presentation times in µs; kept beside the media"),
     CheckConstraint("size >= 0", name="size_not_negative"),
 )
 

@@ -21,22 +21,22 @@ from tandem.protocol.ids import AttemptRef, job_id, task_id
 from tandem.protocol.jobs import (
     ArtifactInput,
     AttemptState,
+    FileResult,
     InferenceOutput,
     InferenceRequest,
     InferenceWork,
     JobState,
     Output,
-    RenditionResult,
     TaskState,
     TranscodeOutput,
     TranscodeRequest,
-    TranscodeWork,
 )
-from tandem.protocol.media import AudioStream, MediaInfo, VideoStream, plan_ladder
+from tandem.protocol.media import AudioStream, MediaInfo, VideoStream
 from tandem.protocol.messages import SignedTicket
 from tandem.protocol.signing import parse_address
 from tandem.protocol.tensors import Datatype, Tensor, TensorJson, TensorSpec
 from tandem.protocol.tickets import TicketParams
+from tests.fixtures.protocol import transcode_work
 
 START = 1_800_000_000.0
 NODE = parse_address("0x" + "a1" * 20)
@@ -95,7 +95,7 @@ def inference(number: int = 0, *, tasks: int = 1, owner: str = "local", key: str
 def transcode(number: int = 0) -> Submission:
     """Its source is artifact 7."""
     job = job_number(number)
-    work = TranscodeWork(source=digest(7), source_size=100, media=MEDIA, ladder=plan_ladder(MEDIA, None))
+    work = transcode_work(MEDIA).model_copy(update={"source": digest(7)})
     return Submission(
         job=JobRecord(
             id=job,
@@ -112,7 +112,7 @@ def transcode(number: int = 0) -> Submission:
 
 def renditions(*numbers: int) -> TranscodeOutput:
     return TranscodeOutput(
-        renditions=tuple(RenditionResult(name=f"r{number}", artifact=digest(number), size=1) for number in numbers)
+        files=tuple(FileResult(name=f"r{number}", artifact=digest(number), size=1) for number in numbers)
     )
 
 

@@ -8,8 +8,8 @@ import click
 from click.testing import CliRunner, Result
 
 from tandem.cli.submit import COMMANDS
-from tandem.protocol.jobs import InferenceOutput, RenditionResult, TranscodeOutput
-from tandem.protocol.media import MediaInfo, VideoStream
+from tandem.protocol.jobs import FileResult, InferenceOutput, TranscodeOutput
+from tandem.protocol.media import MediaInfo, Source, VideoStream
 from tandem.protocol.tensors import Datatype, Tensor
 from tests.fixtures.api import DIGITS, NODE, Api
 
@@ -22,10 +22,12 @@ async def tandem(api: Api, *arguments: str | Path) -> Result:
 
 async def do_transcode(api: Api) -> None:
     job = await api.next_job()
-    rendition = RenditionResult(name="96p", artifact=await api.upload(b"rendition", "video/mp4"), size=9)
+    rendition = FileResult(name="96p", artifact=await api.upload(b"rendition", "video/mp4"), size=9)
     video = VideoStream(codec="h264", width=128, height=96, frame_rate=(10, 1), frames=10)
-    await api.store.save_media(rendition.artifact, MediaInfo(format="mp4", duration_us=10**6, video=video))
-    await api.finish(job, await api.assign(job, price=7), TranscodeOutput(renditions=(rendition,)))
+    await api.store.save_media(
+        rendition.artifact, Source(media=MediaInfo(format="mp4", duration_us=10**6, video=video))
+    )
+    await api.finish(job, await api.assign(job, price=7), TranscodeOutput(files=(rendition,)))
 
 
 async def do_inference(api: Api) -> None:

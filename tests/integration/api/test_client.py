@@ -26,8 +26,8 @@ from tandem.protocol.errors import (
     Unauthorized,
     Unavailable,
 )
-from tandem.protocol.jobs import InferenceOutput, JobState, RenditionResult, TranscodeOutput
-from tandem.protocol.media import RenditionRequest
+from tandem.protocol.jobs import FileResult, InferenceOutput, JobState, TranscodeOutput
+from tandem.protocol.ladder import RenditionRequest
 from tandem.protocol.tensors import Datatype, Tensor
 from tests.fixtures.api import DIGITS, NODE, Api
 
@@ -71,8 +71,8 @@ async def bad_line(api: Api, breaks: Callable[[web.Request], bool]) -> AsyncIter
 
 
 async def finish(api: Api, job: str, data: bytes = b"rendition") -> None:
-    rendition = RenditionResult(name="120p", artifact=await api.upload(data, "video/mp4"), size=len(data))
-    await api.finish(job, await api.assign(job), TranscodeOutput(renditions=(rendition,)))
+    rendition = FileResult(name="120p", artifact=await api.upload(data, "video/mp4"), size=len(data))
+    await api.finish(job, await api.assign(job), TranscodeOutput(files=(rendition,)))
 
 
 async def test_a_transcode_from_upload_to_download(api: Api, client: TandemClient, clip: bytes, tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from orchestrator.core.lifecycle import Broken
 from orchestrator.core.records import Failure
 from orchestrator.core.scheduling import NodeState
 from tandem.protocol.capacity import Capability, Capacity
-from tandem.protocol.jobs import InferenceOutput, RenditionResult, TranscodeOutput
-from tandem.protocol.media import MediaInfo, VideoStream
+from tandem.protocol.jobs import FileResult, InferenceOutput, TranscodeOutput
+from tandem.protocol.media import MediaInfo, Source, VideoStream
 from tandem.protocol.messages import Offer
 from tandem.protocol.tensors import Datatype, Tensor
 from tests.fixtures.api import DIGITS, NODE, PRICES, Api, Json
@@ -59,10 +59,12 @@ async def test_a_transcode_is_quoted_and_taken_with_a_default_ladder(api: Api, c
 async def test_a_transcode_ends_with_renditions_as_they_were_measured(api: Api, clip: bytes) -> None:
     job = (await submit(api, await transcode(api, clip, ladder=[{"height": 96, "name": "small"}])))["id"]
     ref = await api.assign(job, price=7)
-    rendition = RenditionResult(name="small", artifact=await api.upload(b"small", "video/mp4"), size=5)
+    rendition = FileResult(name="small", artifact=await api.upload(b"small", "video/mp4"), size=5)
     video = VideoStream(codec="h264", width=128, height=96, frame_rate=(10, 1), frames=10)
-    await api.store.save_media(rendition.artifact, MediaInfo(format="mp4", duration_us=10**6, video=video))
-    await api.finish(job, ref, TranscodeOutput(renditions=(rendition,)))
+    await api.store.save_media(
+        rendition.artifact, Source(media=MediaInfo(format="mp4", duration_us=10**6, video=video))
+    )
+    await api.finish(job, ref, TranscodeOutput(files=(rendition,)))
 
     _, body = await api.call("GET", f"/v1/jobs/{job}")
     assert (body["state"], body["progress"]["percent"], body["price"]["charged"]) == ("succeeded", 100, "7")
@@ -241,8 +243,8 @@ async def test_cancelling_twice_is_harmless_and_too_late_is_a_conflict(api: Api,
         assert (status, body["state"]) == (200, "cancelled")
         assert body["finished_at"] is not None
     done = (await submit(api, request))["id"]
-    rendition = RenditionResult(name="120p", artifact=await api.upload(b"x"), size=1)
-    await api.finish(done, await api.assign(done), TranscodeOutput(renditions=(rendition,)))
+    rendition = FileResult(name="120p", artifact=await api.upload(b"x"), size=1)
+    await api.finish(done, await api.assign(done), TranscodeOutput(files=(rendition,)))
     status, body = await api.call("DELETE", f"/v1/jobs/{done}")
     assert (status, body["code"]) == (409, "conflict")
 

@@ -11,7 +11,7 @@ from orchestrator.core import lifecycle
 from orchestrator.core.records import JobChanges, JobSnapshot
 from orchestrator.web.call import Limits
 from tandem.client.updates import EventReader
-from tandem.protocol.jobs import RenditionResult, TranscodeOutput
+from tandem.protocol.jobs import FileResult, TranscodeOutput
 from tests.fixtures.api import NODE, Api, run_api
 
 
@@ -46,8 +46,8 @@ async def test_a_stream_tells_states_and_progress_and_ends_with_the_job(api: Api
         api.events.publish_progress(job_id, 425, 1.5)
         assert await event(response) == ("progress", '{"percent":42.5,"remaining_seconds":1.5}')
         assert (await api.call("GET", f"/v1/jobs/{job_id}"))[1]["progress"]["percent"] == 42.5
-        rendition = RenditionResult(name="120p", artifact=await api.upload(b"x"), size=1)
-        await api.apply(lifecycle.Finished(ref, NODE, TranscodeOutput(renditions=(rendition,))), job_id)
+        rendition = FileResult(name="120p", artifact=await api.upload(b"x"), size=1)
+        await api.apply(lifecycle.Finished(ref, NODE, TranscodeOutput(files=(rendition,))), job_id)
         assert await event(response) == ("state", '{"state":"verifying"}')
         await api.apply(lifecycle.Accepted(ref), job_id)
         assert await event(response) == ("state", '{"state":"succeeded"}')

@@ -21,6 +21,7 @@ from node.settings import (
 )
 from orchestrator.core.session import Close, Proven
 from tandem.clock import SystemClock
+from tandem.protocol.media import VideoCodec
 from tandem.protocol.messages import (
     Assign,
     Cancel,
@@ -65,7 +66,7 @@ def settings(data: Path, peer: Peer, **chain: object) -> NodeSettings:
         grace=0.3,
         orchestrator=OrchestratorSection(url=peer.origin),
         chain=ChainSection(**found),
-        prices=PriceSection(h264_megapixel=1000, inference_second=10**9),
+        prices=PriceSection(megapixel={VideoCodec.H264: 1000}, track_minute=0, inference_second=10**9),
         tickets=TicketSection(expected_value=1000, odds=1, lifetime=3600, max_unpaid=10**6),
         redemption=RedemptionSection(gas_percent=100),
     )

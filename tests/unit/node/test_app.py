@@ -50,7 +50,7 @@ def test_a_key_whose_password_is_missing_is_left_alone(tmp_path: Path) -> None:
 def test_the_offer_has_the_settings_prices(tmp_path: Path) -> None:
     offer = offer_of(settings(tmp_path), DETECTED)
     assert offer.capacity == DETECTED.capacity
-    assert (offer.prices.megapixel, offer.prices.inference_second) == ({VideoCodec.H264: 2 * 10**8}, 5 * 10**10)
+    assert (offer.prices.megapixel[VideoCodec.H264], offer.prices.inference_second) == (2 * 10**8, 5 * 10**10)
     assert offer.max_unpaid == 10**15
 
 

@@ -21,14 +21,14 @@ def shown() -> dict[str, Any]:
 
 
 def test_the_file_shows_every_setting_and_no_other() -> None:
-    def names(table: dict[str, Any], above: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
-        return {
-            path
-            for key, value in table.items()
-            for path in (names(value, (*above, key)) if isinstance(value, dict) else {(*above, key)})
-        }
+    known = {setting.path for setting in every_setting(NodeSettings)}
 
-    assert names(shown()) == {setting.path for setting in every_setting(NodeSettings)}
+    def names(table: dict[str, Any], *above: str) -> set[tuple[str, ...]]:
+        paths = {(*above, key): value for key, value in table.items()}
+        sections = [path for path, value in paths.items() if isinstance(value, dict) and path not in known]
+        return paths.keys() - set(sections) | {name for path in sections for name in names(paths[path], *path)}
+
+    assert names(shown()) == known
 
 
 def test_the_file_shows_the_defaults() -> None:

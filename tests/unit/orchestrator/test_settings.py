@@ -21,7 +21,7 @@ def test_amounts_have_units() -> None:
     settings = load(
         CONFIG / "local" / "orchestrator.toml", "--payment.max-ahead", "0.25 ether", "--payment.max-face-value", "7"
     )
-    assert settings.prices.megapixel == {VideoCodec.H264: 2000 * 10**9}
+    assert settings.prices.megapixel[VideoCodec.H264] == 2000 * 10**9
     assert settings.prices.inference_second == 2 * 10**17
     assert (settings.payment.max_ahead, settings.payment.max_face_value) == (25 * 10**16, 7)
     with pytest.raises(ConfigurationError, match=r"flag --payment\.max-ahead: expected an amount like"):

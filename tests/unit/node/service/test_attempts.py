@@ -94,7 +94,7 @@ async def test_a_transcode_uploads_each_rendition_and_leaves_nothing_behind(node
     finished = await node.said()
     assert isinstance(finished, Finished)
     assert isinstance(finished.output, TranscodeOutput)
-    assert [(each.name, each.size) for each in finished.output.renditions] == [("240p", 5)]
+    assert [(each.name, each.size) for each in finished.output.files] == [("240p", 5)]
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 

@@ -14,5 +14,5 @@ async def test_media_and_models_are_inspected(sandbox: Sandbox) -> None:
     async with asyncio.TaskGroup() as tasks:
         media = tasks.create_task(inspector.media(CLIPS / "carphone_176x144_sar.mp4"))
         model = tasks.create_task(inspector.model(DIGITS))
-    assert media.result().video is not None
+    assert media.result().media.video is not None
     assert model.result().inputs[0].name == "image"

@@ -22,8 +22,8 @@ from tandem.protocol.ids import AttemptRef, task_id
 from tandem.protocol.jobs import (
     ArtifactInput,
     AttemptState,
+    FileResult,
     JobState,
-    RenditionResult,
     TaskState,
     TranscodeOutput,
     TranscodeRequest,
@@ -33,7 +33,7 @@ from tests.fixtures.protocol import JOB, REF, SHA, TASK, tensor, transcode_work
 A, B, C = "0xA", "0xB", "0xC"
 NOW, LEASE = 1000.0, 30.0
 POLICY = RetryPolicy()
-OUTPUT = TranscodeOutput(renditions=(RenditionResult(name="720p", artifact=SHA, size=1),))
+OUTPUT = TranscodeOutput(files=(FileResult(name="720p", artifact=SHA, size=1),))
 CRASH = Failure("child_crashed", "signal 9", retryable=True)
 BAD_INPUT = Failure(ExecutionFailed.code, "no such stream", retryable=False)
 DECLINE = Failure("no_capacity", "full", retryable=True)

@@ -22,7 +22,8 @@ from tandem.protocol.jobs import (
     TranscodeRequest,
     TranscodeWork,
 )
-from tandem.protocol.media import MAX_DURATION_US, MediaInfo, RenditionRequest, VideoCodec, VideoStream
+from tandem.protocol.ladder import RenditionRequest
+from tandem.protocol.media import MAX_DURATION_US, MediaInfo, VideoCodec, VideoStream
 from tandem.protocol.pricing import Prices
 from tandem.protocol.tensors import Datatype, TensorJson, TensorSpec
 
@@ -57,8 +58,8 @@ def test_a_transcode_is_priced_by_the_pixels_of_its_renditions() -> None:
     pixels = (640 * 360 + 426 * 240) * 50
     assert plan.price == -(-pixels * 1000 // 10**6)
     assert isinstance(plan.work, TranscodeWork)
-    assert [each.name for each in plan.work.ladder] == ["360p", "240p"]
-    assert quote_of(plan).ladder == plan.work.ladder
+    assert [each.name for each in plan.work.video] == ["360p", "240p"]
+    assert quote_of(plan).ladder == plan.work.video
 
 
 def test_a_ladder_that_upscales_is_refused() -> None:

@@ -1,30 +1,29 @@
 import pytest
 
-from orchestrator.core.verification import check_media, check_outputs, check_renditions, upload_limit
+from orchestrator.core.verification import check_files, check_media, check_outputs, upload_limit
 from tandem.protocol.errors import ResultRejected
-from tandem.protocol.jobs import RenditionResult
-from tandem.protocol.media import MediaInfo, RenditionRequest, plan_ladder
+from tandem.protocol.jobs import FileResult
+from tandem.protocol.ladder import RenditionRequest
+from tandem.protocol.media import MediaInfo
 from tandem.protocol.tensors import Datatype, Tensor
 from tests.fixtures.protocol import SHA, inference_work, media, tensor, transcode_work
 
-WORK = transcode_work(media(640, 360)).model_copy(
-    update={"ladder": plan_ladder(media(640, 360), (RenditionRequest(height=360), RenditionRequest(height=240)))}
-)
+WORK = transcode_work(media(640, 360), RenditionRequest(height=360), RenditionRequest(height=240))
 GOOD = {"360p": media(640, 360), "240p": media(426, 240)}
 
 
-def results(*names: str) -> list[RenditionResult]:
-    return [RenditionResult(name=name, artifact=SHA, size=1) for name in names]
+def results(*names: str) -> list[FileResult]:
+    return [FileResult(name=name, artifact=SHA, size=1) for name in names]
 
 
 def test_exactly_the_ladder_is_expected() -> None:
-    check_renditions(WORK, results("240p", "360p"))
+    check_files(WORK, results("240p", "360p"))
 
 
 @pytest.mark.parametrize("names", [(), ("360p",), ("360p", "360p"), ("360p", "240p", "144p"), ("360p", "240P")])
 def test_other_renditions_are_rejected(names: tuple[str, ...]) -> None:
-    with pytest.raises(ResultRejected, match="expected the renditions"):
-        check_renditions(WORK, results(*names))
+    with pytest.raises(ResultRejected, match="expected the files"):
+        check_files(WORK, results(*names))
 
 
 def test_a_good_result_passes() -> None:
@@ -59,9 +58,8 @@ def test_silence_must_be_silent() -> None:
 
 
 def test_uploads_are_bounded_well_above_the_bitrate() -> None:
-    (rendition, _) = WORK.ladder
-    bits = rendition.video_bitrate + (rendition.audio_bitrate or 0)
-    assert upload_limit(WORK, rendition) == 2**20 + 4 * 2 * bits // 8
+    bits = (WORK.video[0].bitrate or 0) + 128_000
+    assert upload_limit(WORK, "360p") == 2**20 + 4 * 2 * bits // 8
 
 
 def test_outputs_must_be_those_of_the_model() -> None:

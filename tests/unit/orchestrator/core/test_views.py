@@ -10,10 +10,10 @@ from tandem.protocol.ids import AttemptRef, job_id
 from tandem.protocol.jobs import (
     ArtifactInput,
     AttemptState,
+    FileResult,
     InferenceOutput,
     InferenceRequest,
     JobState,
-    RenditionResult,
     TranscodeOutput,
     TranscodeRequest,
 )
@@ -21,7 +21,7 @@ from tandem.protocol.media import MediaInfo, VideoStream
 from tandem.protocol.tensors import Datatype, Tensor, TensorJson
 
 JOB = job_id(0, bytes(8))
-RENDITION = RenditionResult(name="360p", artifact="sha256:" + "c" * 64, size=1000)
+RENDITION = FileResult(name="360p", artifact="sha256:" + "c" * 64, size=1000)
 TRANSCODE = TranscodeRequest(kind="transcode", input=ArtifactInput(artifact="sha256:" + "a" * 64))
 INFERENCE = InferenceRequest(
     kind="inference", model="m", inputs=(TensorJson(name="x", datatype=Datatype.FP32, shape=(2,), data=[]),)
@@ -53,7 +53,7 @@ def test_only_accepted_attempts_are_charged() -> None:
 
 
 def test_renditions_carry_what_verification_measured() -> None:
-    done = replace(attempt(1, AttemptState.ACCEPTED, 1), output=TranscodeOutput(renditions=(RENDITION,)))
+    done = replace(attempt(1, AttemptState.ACCEPTED, 1), output=TranscodeOutput(files=(RENDITION,)))
     video = VideoStream(codec="h264", width=640, height=360, frame_rate=(25, 1), frames=50)
     media = MediaInfo(format="mp4", duration_us=2_000_000, video=video)
     view = job_view(snapshot(TRANSCODE, JobState.SUCCEEDED, done), {RENDITION.artifact: media})
@@ -65,7 +65,7 @@ def test_renditions_carry_what_verification_measured() -> None:
 
 
 def test_a_job_that_is_not_over_has_no_result_and_its_progress() -> None:
-    done = replace(attempt(1, AttemptState.VERIFYING, 1), output=TranscodeOutput(renditions=(RENDITION,)))
+    done = replace(attempt(1, AttemptState.VERIFYING, 1), output=TranscodeOutput(files=(RENDITION,)))
     view = job_view(snapshot(TRANSCODE, JobState.VERIFYING, done), {}, JobProgress(125, 3.0))
     assert view.result is None
     assert (view.progress.percent, view.progress.remaining_seconds) == (12.5, 3.0)

@@ -4,13 +4,13 @@ from orchestrator.core.lifecycle import Accepted, Assigned, Finished, Rejected
 from orchestrator.core.records import Failure
 from orchestrator.service.nodes import ConnectedNode
 from tandem.protocol.ids import AttemptRef
-from tandem.protocol.jobs import RenditionResult, TranscodeOutput
+from tandem.protocol.jobs import FileResult, TranscodeOutput
 from tandem.protocol.messages import Verdict
 from tests.fixtures.protocol import NODE, SHA, STRANGER, offer
 from tests.unit.orchestrator.service.conftest import Market, Recorder
 from tests.unit.orchestrator.service.test_scheduling import lifecycle_of, submit
 
-OUTPUT = TranscodeOutput(renditions=(RenditionResult(name="x", artifact=SHA, size=1000),))
+OUTPUT = TranscodeOutput(files=(FileResult(name="x", artifact=SHA, size=1000),))
 
 
 async def finished(market: Market, job: str) -> AttemptRef:

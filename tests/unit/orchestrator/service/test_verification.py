@@ -10,8 +10,8 @@ from orchestrator.ports.inspection import ModelFacts
 from orchestrator.service.events import JobEvents
 from orchestrator.service.lifecycle import Lifecycle
 from orchestrator.service.verification import Verifier
-from tandem.protocol.jobs import AttemptState, RenditionResult, TranscodeOutput
-from tandem.protocol.media import MediaInfo
+from tandem.protocol.jobs import AttemptState, FileResult, TranscodeOutput
+from tandem.protocol.media import Source
 from tests.fixtures.protocol import NODE, media
 from tests.unit.orchestrator.service.conftest import Market
 from tests.unit.orchestrator.service.test_scheduling import submit
@@ -20,9 +20,9 @@ from tests.unit.orchestrator.service.test_scheduling import submit
 class Probe:
     """Finds every rendition to be what was asked."""
 
-    async def media(self, path: Path) -> MediaInfo:
+    async def media(self, path: Path) -> Source:
         width, height = map(int, path.read_text().split("x"))
-        return media(width, height)
+        return Source(media=media(width, height))
 
     async def model(self, path: Path) -> ModelFacts:
         raise NotImplementedError
@@ -47,13 +47,13 @@ async def test_a_rendition_that_is_deleted_meanwhile_is_asked_for_again(market: 
     async with open_artifacts(tmp_path / "artifacts") as disk:
         job = await submit(market, 1, duration_us=media().duration_us)
         (attempt,) = (await lifecycle.apply(job, Assigned(f"{job}.0", node, 5, 30))).attempts
-        ladder = (await store.job(job)).tasks[0].work.model_dump()["ladder"]
+        ladder = (await store.job(job)).tasks[0].work.model_dump()["video"]
         renditions = []
         for step in ladder:
             artifact, size = await disk.write(once(f"{step['width']}x{step['height']}".encode()), 100)
             await store.add_artifact(artifact, size, "video/mp4")
-            renditions.append(RenditionResult(name=step["name"], artifact=artifact, size=size))
-        output = TranscodeOutput(renditions=tuple(renditions))
+            renditions.append(FileResult(name=step["name"], artifact=artifact, size=size))
+        output = TranscodeOutput(files=tuple(renditions))
         await lifecycle.apply(job, Finished(attempt.ref, node, output))
 
         verifier = Verifier(store, disk, Probe(), lifecycle, market.clock)

@@ -4,9 +4,9 @@ import pytest
 
 from tandem.inspection import calls
 from tandem.protocol.errors import UnreadableMedia
-from tandem.protocol.media import MediaInfo
+from tandem.protocol.media import Source
 
-MEDIA = calls._Inspection("a.module", MediaInfo, UnreadableMedia, calls._MEDIA_LIMITS)
+MEDIA = calls._Inspection("a.module", Source, UnreadableMedia, calls._MEDIA_LIMITS)
 
 
 @pytest.mark.parametrize(

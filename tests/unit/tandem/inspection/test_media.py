@@ -24,7 +24,7 @@ RED_SQUARE = ("-f", "lavfi", "-i", "color=red:size=64x64:duration=0.04:rate=25")
 
 
 async def probe(path: Path, sandbox: Sandbox = Sandbox.LIMITS) -> MediaInfo:
-    return await inspect_media(path, sandbox=sandbox, clock=SystemClock())
+    return (await inspect_media(path, sandbox=sandbox, clock=SystemClock())).media
 
 
 @pytest.mark.parametrize("name", FACTS)

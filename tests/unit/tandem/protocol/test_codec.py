@@ -5,7 +5,7 @@ import pytest
 
 from tandem.protocol.codec import MAX_CONTROL_BYTES, MAX_FRAME_BYTES, Envelope, decode, encode
 from tandem.protocol.errors import MalformedMessage, UnknownMessage
-from tandem.protocol.jobs import InferenceOutput, RenditionResult, TranscodeOutput
+from tandem.protocol.jobs import FileResult, InferenceOutput, TranscodeOutput
 from tandem.protocol.messages import Assign, Cancel, Finished, Heartbeat, Payment, Problem, Welcome
 from tandem.protocol.tensors import Datatype, Tensor, TensorMeta
 from tests.fixtures.protocol import LIMITS, REF, SHA, inference_work, media, tensor, ticket_params, transcode_work
@@ -70,7 +70,7 @@ def test_what_is_no_message_is_malformed(frame: str | bytes) -> None:
 
 def test_the_bound_counts_bytes_on_both_sides() -> None:
     """A message that one side may send is one that the other takes."""
-    output = TranscodeOutput(renditions=(RenditionResult(name="a", artifact=SHA, size=1),))
+    output = TranscodeOutput(files=(FileResult(name="a", artifact=SHA, size=1),))
     fits = Finished(ref=REF, output=output)
     assert decode(encode(Envelope(fits))).message == fits
     long = Problem.model_construct(type="problem", code="x", detail="é" * (MAX_CONTROL_BYTES // 2), fatal=False)

@@ -7,9 +7,11 @@ from hypothesis import strategies as st
 
 from node.adapters.ffmpeg.arguments import VideoEncoder, build
 from tandem.protocol.jobs import TranscodeWork
-from tandem.protocol.media import AudioCodec, AudioStream, MediaInfo, Rendition, VideoCodec, VideoStream
+from tandem.protocol.ladder import AudioRendition, Rendition
+from tandem.protocol.media import AudioCodec, AudioStream, MediaInfo, VideoCodec, VideoStream
 
 SOURCE, FOLDER = Path("/in/a:b -y"), Path("/out")
+SOUND = AudioRendition(name="audio0", track=0, codec=AudioCodec.AAC, bitrate=96_000, channels=2, sample_rate=48_000)
 STEREO = AudioStream(codec="aac", channels=2, sample_rate=48000)
 
 
@@ -18,17 +20,18 @@ def rendition(name: str, width: int, height: int, *, sound: bool = True, rate: i
         name=name,
         width=width,
         height=height,
-        video_codec=VideoCodec.H264,
-        video_bitrate=rate,
-        audio_codec=AudioCodec.AAC if sound else None,
-        audio_bitrate=96_000 if sound else None,
+        codec=VideoCodec.H264,
+        bitrate=rate,
+        audio=("audio0",) if sound else (),
     )
 
 
 def work(*ladder: Rendition, duration_us: int = 3_000_000) -> TranscodeWork:
     video = VideoStream(codec="h264", width=1280, height=720, frame_rate=(25, 1), frames=75)
     media = MediaInfo(format="mov", duration_us=duration_us, video=video, audio=(STEREO,))
-    return TranscodeWork(source=f"sha256:{0:064}", source_size=1, media=media, ladder=ladder)
+    return TranscodeWork(
+        source=f"sha256:{0:064}", source_size=1, media=media, video=ladder, audio=(SOUND,), direct=True
+    )
 
 
 def arguments(*ladder: Rendition, encoder: VideoEncoder = VideoEncoder.X264) -> list[str]:

@@ -19,9 +19,11 @@ from tandem.process.tree import descendants
 from tandem.protocol.capacity import Sandbox
 from tandem.protocol.errors import AttemptTimeout, ChildCrashed, ExecutionFailed, TooLarge
 from tandem.protocol.jobs import TranscodeWork
-from tandem.protocol.media import MediaInfo, RenditionRequest, VideoStream, plan_ladder
+from tandem.protocol.ladder import RenditionRequest
+from tandem.protocol.media import MediaInfo, VideoStream
 from tests.fixtures.media import CLIP_NAMES, CLIPS, encode, rotate
 from tests.fixtures.media import ffmpeg as run_ffmpeg
+from tests.fixtures.protocol import transcode_work
 
 CLOCK = SystemClock()
 PICTURE = MediaInfo(
@@ -51,13 +53,11 @@ def work_for(media: MediaInfo, *heights: int, sound: bool = True) -> TranscodeWo
     requests = [RenditionRequest(height=height) for height in heights]
     if not sound:
         requests = [request.model_copy(update={"audio": None}) for request in requests]
-    return TranscodeWork(
-        source=f"sha256:{0:064}", source_size=1, media=media, ladder=plan_ladder(media, tuple(requests))
-    )
+    return transcode_work(media, *requests)
 
 
 async def probe(path: Path) -> MediaInfo:
-    return await inspect_media(path, sandbox=Sandbox.LIMITS, clock=CLOCK)
+    return (await inspect_media(path, sandbox=Sandbox.LIMITS, clock=CLOCK)).media
 
 
 async def transcode(
@@ -85,8 +85,8 @@ async def test_every_clip_keeps_its_frames_and_its_length(ffmpeg: Ffmpeg, tmp_pa
     assert media.video is not None
     work = work_for(media, min(media.video.display_size) // 4 * 2, 64)
     files, reports = await transcode(ffmpeg, work, CLIPS / name, tmp_path)
-    assert list(files) == [rendition.name for rendition in work.ladder]
-    for rendition in work.ladder:
+    assert list(files) == [rendition.name for rendition in work.video]
+    for rendition in work.video:
         got = await probe(files[rendition.name])
         assert got.video is not None
         assert (got.video.width, got.video.height) == (rendition.width, rendition.height)
