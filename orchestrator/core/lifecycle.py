@@ -1,11 +1,12 @@
 """What an event does to a job: a pure function from a snapshot to the rows that change.
 
-Every event about an attempt names its number, the fencing token. An attempt that is not the current one of its task,
-or that another node holds, raises StaleAttempt, and nothing changes.
+Every event about an attempt names its number, the fencing token. An attempt that is not an active one of its task, or
+that another node holds, raises StaleAttempt, and nothing changes. A task has one active attempt, or two on different
+nodes where the first lags: the first to be accepted wins, and the other is cancelled and earns for what it showed done.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from orchestrator.core.records import AttemptRecord, Failure, JobChanges, JobRecord, JobSnapshot, TaskRecord
@@ -36,6 +37,7 @@ INPUT_FAULTS = frozenset(
 )
 """Codes by which nodes may agree that no other node will do better."""
 
+_LIVE = frozenset({AttemptState.RUNNING, AttemptState.VERIFYING})
 _BLAMED = frozenset({AttemptState.FAILED, AttemptState.REJECTED, AttemptState.EXPIRED})
 
 
@@ -53,6 +55,14 @@ class RetryPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class Shown:
+    """How far an attempt is by its node's own word, and how long the whole takes that node by its measured speed."""
+
+    permille: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Assigned:
     """The scheduler gives the task's next attempt to a node, under a lease of so many seconds."""
 
@@ -60,6 +70,8 @@ class Assigned:
     node: str
     price: int
     lease: float
+    beside: AttemptRef | None = None
+    """The running attempt that lags and goes on meanwhile; None: the task waits for a node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +86,10 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """Verification found nothing wrong."""
+    """Verification found nothing wrong. `shown` is of the attempt beside it, if there is one."""
 
     ref: AttemptRef
+    shown: Mapping[AttemptRef, Shown] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +143,9 @@ def decide(  # noqa: C901, PLR0911 - one arm an event
         case Finished(ref, node, output, tensors):
             attempt = _held(snapshot, ref, node)
             verifying = replace(attempt, state=AttemptState.VERIFYING, output=output, tensors=tensors)
-            return _changed(snapshot, now, attempt=verifying)
-        case Accepted(ref):
-            return _accept(snapshot, ref, now)
+            return _changed(snapshot, now, (verifying,))
+        case Accepted(ref, shown):
+            return _accept(snapshot, ref, shown, now)
         case Rejected(ref, failure):
             attempt = _current(snapshot, ref, AttemptState.VERIFYING)
             return _over(snapshot, replace(attempt, tensors=()), AttemptState.REJECTED, failure, now, policy)
@@ -161,8 +174,11 @@ def failed_on(attempts: Sequence[AttemptRecord]) -> tuple[str, ...]:
 
 def _assign(snapshot: JobSnapshot, event: Assigned, now: float) -> JobChanges:
     task = snapshot.task(event.task)
-    if task is None or task.state is not TaskState.WAITING:
-        raise StaleAttempt(f"expected task {event.task} to be waiting, got {task.state if task else 'none'}")
+    live = _live(snapshot, event.task)
+    if task is None or not _has_room(task, live, event):
+        wanted = "waiting" if event.beside is None else f"run by {event.beside} alone, not on {event.node}"
+        found = f"{task.state} with {[str(attempt.ref) for attempt in live]}" if task else "none"
+        raise StaleAttempt(f"expected task {event.task} to be {wanted}, got {found}")
     number = 1 + max((attempt.ref.number for attempt in snapshot.attempts_of(task.id)), default=0)
     attempt = AttemptRecord(
         ref=AttemptRef(task=task.id, number=number),
@@ -171,15 +187,46 @@ def _assign(snapshot: JobSnapshot, event: Assigned, now: float) -> JobChanges:
         price=event.price,
         started_at=now,
         lease_until=now + event.lease,
+        lane=1 - live[0].lane if live else 0,
     )
-    return _changed(snapshot, now, attempt=attempt, task=replace(task, state=TaskState.ACTIVE))
+    return _changed(snapshot, now, (attempt,), replace(task, state=TaskState.ACTIVE))
 
 
-def _accept(snapshot: JobSnapshot, ref: AttemptRef, now: float) -> JobChanges:
+def _has_room(task: TaskRecord, live: Sequence[AttemptRecord], event: Assigned) -> bool:
+    if event.beside is None:
+        return task.state is TaskState.WAITING
+    running = [attempt for attempt in live if attempt.state is AttemptState.RUNNING and attempt.node != event.node]
+    return len(live) == 1 and [attempt.ref for attempt in running] == [event.beside]
+
+
+def _accept(snapshot: JobSnapshot, ref: AttemptRef, shown: Mapping[AttemptRef, Shown], now: float) -> JobChanges:
     attempt = _current(snapshot, ref, AttemptState.VERIFYING)
-    accepted = replace(attempt, state=AttemptState.ACCEPTED, finished_at=now)
-    done = replace(_task(snapshot, ref), state=TaskState.DONE)
-    return replace(_changed(snapshot, now, attempt=accepted, task=done), earned=(accepted,))
+    accepted = replace(attempt, state=AttemptState.ACCEPTED, finished_at=now, earned=attempt.price)
+    beaten = tuple(
+        replace(
+            other,
+            state=AttemptState.CANCELLED,
+            finished_at=now,
+            tensors=(),
+            earned=part_of_price(other, shown.get(other.ref), now),
+        )
+        for other in _live(snapshot, ref.task)
+        if other.ref != ref
+    )
+    changes = _changed(snapshot, now, (accepted, *beaten), replace(_task(snapshot, ref), state=TaskState.DONE))
+    return replace(changes, earned=(accepted, *(other for other in beaten if other.earned)))
+
+
+def part_of_price(attempt: AttemptRecord, shown: Shown | None, now: float) -> int:
+    """Wei, rounded down, for what an attempt that is not accepted showed done: no more than it can have done by now."""
+    if shown is None:
+        return 0
+    possible = int(1000 * max(0.0, now - attempt.started_at) / shown.seconds) if shown.seconds > 0 else 0
+    return attempt.price * min(1000, shown.permille, possible) // 1000
+
+
+def _live(snapshot: JobSnapshot, task: str) -> tuple[AttemptRecord, ...]:
+    return tuple(attempt for attempt in snapshot.attempts_of(task) if attempt.state in _LIVE)
 
 
 def _lose(snapshot: JobSnapshot, attempt: AttemptRecord, why: str, now: float, policy: RetryPolicy) -> JobChanges:
@@ -196,12 +243,14 @@ def _over(
     policy: RetryPolicy,
 ) -> JobChanges:
     ended = replace(attempt, state=state, failure=failure, finished_at=now)
+    if any(other.ref != ended.ref for other in _live(snapshot, ended.ref.task)):
+        return _changed(snapshot, now, (ended,))  # the other one goes on
     task = _task(snapshot, attempt.ref)
     history = (*(a for a in snapshot.attempts_of(task.id) if a.ref != attempt.ref), ended)
     verdict = _giving_up(history, policy)
     if verdict is None:
         waiting = replace(task, state=TaskState.WAITING, not_before=now + _backoff(history, policy))
-        return _changed(snapshot, now, attempt=ended, task=waiting)
+        return _changed(snapshot, now, (ended,), waiting)
     return _fail_job(snapshot, ended, replace(task, state=TaskState.FAILED), verdict, now)
 
 
@@ -238,14 +287,13 @@ def _cancel(snapshot: JobSnapshot, now: float) -> JobChanges:
 def _fail_job(
     snapshot: JobSnapshot, ended: AttemptRecord, failed: TaskRecord, failure: Failure, now: float
 ) -> JobChanges:
-    merged = _merge(snapshot, ended, failed)
+    merged = _merge(snapshot, (ended,), failed)
     changes = _end_job(merged, JobState.FAILED, failure, now)
     return replace(changes, tasks=(failed, *changes.tasks), attempts=(ended, *changes.attempts))
 
 
 def _end_job(snapshot: JobSnapshot, state: JobState, failure: Failure | None, now: float) -> JobChanges:
     """Ends a job with everything of it that is still open."""
-    live = {AttemptState.RUNNING, AttemptState.VERIFYING}
     return JobChanges(
         job=replace(snapshot.job, state=state, failure=failure, finished_at=now),
         tasks=tuple(
@@ -256,28 +304,29 @@ def _end_job(snapshot: JobSnapshot, state: JobState, failure: Failure | None, no
         attempts=tuple(
             replace(attempt, state=AttemptState.CANCELLED, finished_at=now, tensors=())
             for attempt in snapshot.attempts
-            if attempt.state in live
+            if attempt.state in _LIVE
         ),
     )
 
 
 def _changed(
-    snapshot: JobSnapshot, now: float, *, attempt: AttemptRecord, task: TaskRecord | None = None
+    snapshot: JobSnapshot, now: float, attempts: tuple[AttemptRecord, ...], task: TaskRecord | None = None
 ) -> JobChanges:
-    """The changes of one attempt and its task, with the job's state that follows from them."""
-    merged = _merge(snapshot, attempt, task)
+    """The changes of attempts and their task, with the job's state that follows from them."""
+    merged = _merge(snapshot, attempts, task)
     job = _follow(merged, now)
     return JobChanges(
         job=job if job != snapshot.job else None,
-        tasks=() if task is None else (task,),
-        attempts=(attempt,),
+        tasks=() if task is None or task == snapshot.task(task.id) else (task,),
+        attempts=attempts,
     )
 
 
-def _merge(snapshot: JobSnapshot, attempt: AttemptRecord, task: TaskRecord | None) -> JobSnapshot:
+def _merge(snapshot: JobSnapshot, attempts: tuple[AttemptRecord, ...], task: TaskRecord | None) -> JobSnapshot:
     tasks = tuple(task if task is not None and old.id == task.id else old for old in snapshot.tasks)
-    others = tuple(old for old in snapshot.attempts if old.ref != attempt.ref)
-    return JobSnapshot(job=snapshot.job, tasks=tasks, attempts=(*others, attempt))
+    changed = {attempt.ref for attempt in attempts}
+    others = tuple(old for old in snapshot.attempts if old.ref not in changed)
+    return JobSnapshot(job=snapshot.job, tasks=tasks, attempts=(*others, *attempts))
 
 
 def _follow(snapshot: JobSnapshot, now: float) -> JobRecord:
@@ -287,9 +336,9 @@ def _follow(snapshot: JobSnapshot, now: float) -> JobRecord:
         return replace(snapshot.job, state=JobState.SUCCEEDED, finished_at=now)
     if TaskState.ACTIVE not in states:
         return replace(snapshot.job, state=JobState.RUNNING if TaskState.DONE in states else JobState.QUEUED)
-    running = any(attempt.state is AttemptState.RUNNING for attempt in snapshot.attempts)
-    open_tasks = running or TaskState.WAITING in states
-    return replace(snapshot.job, state=JobState.RUNNING if open_tasks else JobState.VERIFYING)
+    verifying = {attempt.ref.task for attempt in snapshot.attempts if attempt.state is AttemptState.VERIFYING}
+    delivered = all(task.state is TaskState.DONE or task.id in verifying for task in snapshot.tasks)
+    return replace(snapshot.job, state=JobState.VERIFYING if delivered else JobState.RUNNING)
 
 
 def _task(snapshot: JobSnapshot, ref: AttemptRef) -> TaskRecord:

@@ -68,6 +68,10 @@ class AttemptRecord:
     """Output tensors, once the attempt is verifying or accepted."""
     failure: Failure | None = None
     finished_at: float | None = None
+    lane: int = 0
+    """0 or 1: which of the two places that a task has for attempts that are active at the same time."""
+    earned: int = 0
+    """Wei: its price once it is accepted, a part of it if it was cancelled because another was accepted first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,7 @@ class JobChanges:
     attempts: tuple[AttemptRecord, ...] = ()
     """New ones, and ones that leave the states `running` or `verifying`; written only over such."""
     earned: tuple[AttemptRecord, ...] = ()
-    """Accepted attempts whose price is now owed to their nodes."""
+    """Attempts that now end, accepted or beside one that is, and what they earned is owed to their nodes."""
 
     @property
     def empty(self) -> bool:

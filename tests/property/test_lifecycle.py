@@ -1,5 +1,6 @@
 """The lifecycle of a job as a state machine: whatever happens in whatever order, its rules hold."""
 
+import math
 from collections import Counter
 from dataclasses import replace
 
@@ -20,6 +21,7 @@ from orchestrator.core.lifecycle import (
     Finished,
     Rejected,
     RetryPolicy,
+    Shown,
     decide,
     failed_on,
 )
@@ -46,6 +48,7 @@ WORK = transcode_work()
 OUTPUT = TranscodeOutput(files=(FileResult(name="720p", artifact=SHA, size=1),))
 NODES = ("0xA", "0xB", "0xC", "0xD")
 LEASE = 30.0
+PRICE = 997
 POLICY = RetryPolicy(max_attempts=8)
 LIVE = (AttemptState.RUNNING, AttemptState.VERIFYING)
 FAULTS = st.sampled_from([*sorted(DECLINED), "child_crashed", ExecutionFailed.code])
@@ -67,10 +70,11 @@ class JobMachine(RuleBasedStateMachine):
     @initialize(count=st.integers(1, 3))
     def submitted(self, count: int) -> None:
         request = TranscodeRequest(kind="transcode", input=ArtifactInput(artifact=SHA))
-        job = JobRecord(JOB, "local", request, JobState.QUEUED, price=100, created_at=self.now)
-        rows = tuple(TaskRecord(task_id(JOB, i), WORK, TaskState.WAITING, price=100) for i in range(count))
+        job = JobRecord(JOB, "local", request, JobState.QUEUED, price=1000, created_at=self.now)
+        rows = tuple(TaskRecord(task_id(JOB, i), WORK, TaskState.WAITING, price=1000) for i in range(count))
         self.snapshot = JobSnapshot(job, rows, ())
         self.earned: Counter[AttemptRef] = Counter()
+        self.paid = 0
 
     # What everyone may say at any time.
 
@@ -78,7 +82,13 @@ class JobMachine(RuleBasedStateMachine):
     def assign(self, task: int, node: str) -> None:
         row = self.snapshot.task(task_id(JOB, task))
         legal = row is not None and row.state is TaskState.WAITING
-        self.say(Assigned(task_id(JOB, task), node, 10, LEASE), legal=legal)
+        self.say(Assigned(task_id(JOB, task), node, PRICE, LEASE), legal=legal)
+
+    @rule(ref=refs, node=nodes)
+    def assign_beside(self, ref: AttemptRef, node: str) -> None:
+        live = [attempt for attempt in self.live() if attempt.ref.task == ref.task]
+        legal = [a.ref for a in live] == [ref] and self.state(ref) is AttemptState.RUNNING and live[0].node != node
+        self.say(Assigned(ref.task, node, PRICE, LEASE, beside=ref), legal=legal)
 
     @rule(ref=refs, node=nodes)
     def finish(self, ref: AttemptRef, node: str) -> None:
@@ -88,9 +98,10 @@ class JobMachine(RuleBasedStateMachine):
     def give_up(self, ref: AttemptRef, node: str, code: str) -> None:
         self.say(Broken(ref, node, failure(code)), legal=self.holds(ref, node))
 
-    @rule(ref=refs)
-    def accept(self, ref: AttemptRef) -> None:
-        self.say(Accepted(ref), legal=self.state(ref) is AttemptState.VERIFYING)
+    @rule(ref=refs, permille=st.integers(0, 1000), seconds=st.sampled_from([0.0, 1.0, 60.0, math.inf]))
+    def accept(self, ref: AttemptRef, permille: int, seconds: float) -> None:
+        shown = {attempt.ref: Shown(permille, seconds) for attempt in self.live()}
+        self.say(Accepted(ref, shown), legal=self.state(ref) is AttemptState.VERIFYING)
 
     @rule(ref=refs)
     def reject(self, ref: AttemptRef) -> None:
@@ -136,27 +147,39 @@ class JobMachine(RuleBasedStateMachine):
     def verifier_speaks(self, data: st.DataObject, good: bool) -> None:
         attempt = data.draw(st.sampled_from(self.live(AttemptState.VERIFYING)))
         if good:
-            self.accept(attempt.ref)
+            self.accept(attempt.ref, data.draw(st.integers(0, 1000)), LEASE)
         else:
             self.reject(attempt.ref)
+
+    @precondition(lambda self: self.live(AttemptState.RUNNING))
+    @rule(data=st.data(), node=nodes)
+    def scheduler_doubts(self, data: st.DataObject, node: str) -> None:
+        self.assign_beside(data.draw(st.sampled_from(self.live(AttemptState.RUNNING))).ref, node)
 
     # The rules.
 
     @invariant()
-    def one_live_attempt_a_task(self) -> None:
+    def at_most_two_live_attempts_a_task_on_different_nodes(self) -> None:
         for task in self.snapshot.tasks:
             attempts = self.snapshot.attempts_of(task.id)
             live = [attempt for attempt in attempts if attempt.state in LIVE]
-            assert len(live) == (task.state is TaskState.ACTIVE)
+            assert bool(live) == (task.state is TaskState.ACTIVE)
+            assert len({attempt.node for attempt in live}) == len({attempt.lane for attempt in live}) == len(live) <= 2
+            assert {attempt.lane for attempt in attempts} <= {0, 1}
             assert [attempt.ref.number for attempt in attempts] == list(range(1, len(attempts) + 1))
-            assert not live or live == [attempts[-1]]
 
     @invariant()
-    def an_accepted_attempt_is_unique_and_earned_once(self) -> None:
+    def nothing_is_earned_twice_and_only_beside_what_is_accepted(self) -> None:
         accepted = [a.ref for a in self.snapshot.attempts if a.state is AttemptState.ACCEPTED]
-        assert self.earned == Counter(accepted)
         done = [task.id for task in self.snapshot.tasks if task.state is TaskState.DONE]
         assert sorted(done) == sorted(ref.task for ref in accepted)
+        for attempt in self.snapshot.attempts:
+            assert (attempt.earned == PRICE) if attempt.ref in accepted else (0 <= attempt.earned <= PRICE)
+            if attempt.earned:
+                assert attempt.ref.task in done
+                assert attempt.state in {AttemptState.ACCEPTED, AttemptState.CANCELLED}
+        assert self.earned == Counter({a.ref: 1 for a in self.snapshot.attempts if a.earned})
+        assert self.paid == sum(attempt.earned for attempt in self.snapshot.attempts)
 
     @invariant()
     def the_job_follows_its_tasks(self) -> None:
@@ -166,8 +189,9 @@ class JobMachine(RuleBasedStateMachine):
         over = is_final(JOB_TRANSITIONS, job.state)
         assert over == (job.finished_at is not None)
         assert over == all(is_final(TASK_TRANSITIONS, state) for state in states)
-        verifying = bool(self.live(AttemptState.VERIFYING)) and not self.live(AttemptState.RUNNING)
-        assert (job.state is JobState.VERIFYING) == (verifying and TaskState.WAITING not in states)
+        delivered = {attempt.ref.task for attempt in self.live(AttemptState.VERIFYING)}
+        still_open = {task.id for task in self.snapshot.tasks if task.state in {TaskState.WAITING, TaskState.ACTIVE}}
+        assert (job.state is JobState.VERIFYING) == (not over and delivered == still_open)
 
     @invariant()
     def a_task_that_failed_on_enough_nodes_is_not_tried_again(self) -> None:
@@ -219,10 +243,11 @@ class JobMachine(RuleBasedStateMachine):
                 assert old.state is not attempt.state
                 step(ATTEMPT_TRANSITIONS, old.state, attempt.state)
                 assert replace(old, state=attempt.state, output=attempt.output, failure=attempt.failure) == replace(
-                    attempt, finished_at=None
+                    attempt, finished_at=None, earned=0
                 )
             attempts[attempt.ref] = attempt
         self.earned.update(attempt.ref for attempt in changes.earned)
+        self.paid += sum(attempt.earned for attempt in changes.earned)
         self.snapshot = JobSnapshot(changes.job or job, tuple(rows.values()), tuple(attempts.values()))
 
 

@@ -7,12 +7,12 @@ one that is running or being verified on the same node, and the count of rows sa
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, bindparam, delete, insert, tuple_, update
+from sqlalchemy import Connection, bindparam, delete, insert, or_, tuple_, update
 
 from orchestrator.adapters.store.ledger import earn
 from orchestrator.adapters.store.queries import refer
 from orchestrator.adapters.store.rows import attempt_values, tensor_values
-from orchestrator.adapters.store.schema import ACTIVE, among, attempts, jobs, tasks, tensors
+from orchestrator.adapters.store.schema import ACTIVE, attempts, jobs, tasks, tensors
 from orchestrator.core.records import AttemptRecord, JobChanges, JobSnapshot
 from tandem.protocol.errors import InvalidTransition, NotFound, StaleAttempt
 from tandem.protocol.ids import job_of
@@ -45,9 +45,9 @@ _UPDATE_ATTEMPT = (
         attempts.c.task == bindparam("of_task"),
         attempts.c.number == bindparam("of_number"),
         attempts.c.node == bindparam("of_node"),
-        among(attempts.c.state, *ACTIVE),
+        or_(*(attempts.c.state == state for state in ACTIVE)),  # many rows at once take no list
     )
-    .values({name: bindparam(name) for name in ("state", "lease_until", "output", "failure", "finished_at")})
+    .values({name: bindparam(name) for name in ("state", "lease_until", "output", "failure", "finished_at", "earned")})
 )
 _INSERT_ATTEMPT = insert(attempts)
 _INSERT_TENSORS = insert(tensors)
@@ -64,7 +64,7 @@ class Writes:
     delivered: list[AttemptRecord] = field(default_factory=list)
     """Those of them that now have a result."""
     earned: list[AttemptRecord] = field(default_factory=list)
-    """Those whose price is owed from now on."""
+    """Those that are owed for from now on."""
 
 
 def check(snapshots: Sequence[JobSnapshot], changes: Sequence[JobChanges]) -> Writes:
@@ -82,7 +82,7 @@ def check(snapshots: Sequence[JobSnapshot], changes: Sequence[JobChanges]) -> Wr
 
 
 def write(connection: Connection, writes: Writes, now: float) -> None:
-    """Attempts that end are written before those that begin: a task has one active attempt at any time."""
+    """Attempts that end are written before those that begin: a lane holds one active attempt at any time."""
     _write_states(connection, writes.changes)
     if writes.moved:
         _move(connection, writes.moved)
@@ -128,12 +128,21 @@ def _check_new(snapshot: JobSnapshot, attempt: AttemptRecord) -> None:
 
 
 def _earned(snapshot: JobSnapshot, change: JobChanges) -> list[AttemptRecord]:
-    """What is owed for, at the price of the assignment; only what is accepted in this very write is."""
-    accepted = {attempt.ref for attempt in change.attempts if attempt.state is AttemptState.ACCEPTED}
+    """What is owed for: at most the price of the assignment, and only for what ends with an acceptance in this write."""
+    ends = {attempt.ref: attempt for attempt in change.attempts}
+    done = {ref.task for ref, attempt in ends.items() if attempt.state is AttemptState.ACCEPTED}
     refs = [attempt.ref for attempt in change.earned]
-    if len(set(refs)) < len(refs) or not accepted.issuperset(refs):
-        raise InvalidTransition(f"expected to owe for attempts accepted in the same write, each once, got {refs}")
-    return list(filter(None, map(snapshot.attempt, refs)))
+    if len(set(refs)) < len(refs) or not all(ref in ends and ref.task in done for ref in refs):
+        raise InvalidTransition(f"expected to owe for attempts that end by this write, each once, got {refs}")
+    for ref in refs:
+        old, end = snapshot.attempt(ref), ends[ref]
+        if old is None or not _is_fair(end.state, end.earned, old.price):
+            raise InvalidTransition(f"expected to owe the price of {ref} or a part of it, got {end.earned} wei")
+    return [ends[ref] for ref in refs]
+
+
+def _is_fair(state: AttemptState, earned: int, price: int) -> bool:
+    return earned == price if state is AttemptState.ACCEPTED else 0 <= earned <= price
 
 
 def _write_states(connection: Connection, changes: Sequence[JobChanges]) -> None:
@@ -164,6 +173,7 @@ def _move(connection: Connection, moved: Sequence[AttemptRecord]) -> None:
             "output": attempt.output,
             "failure": attempt.failure,
             "finished_at": attempt.finished_at,
+            "earned": attempt.earned,
         }
         for attempt in moved
     ]

@@ -21,15 +21,15 @@ _INSERT_PAYMENT = insert(payments).returning(payments.c.id)
 
 
 def earn(connection: Connection, now: float, attempts: Sequence[AttemptRecord]) -> None:
-    """The prices of accepted attempts are owed to their nodes."""
-    paid = [attempt for attempt in attempts if attempt.price]
+    """What attempts earned at their end is owed to their nodes."""
+    paid = [attempt for attempt in attempts if attempt.earned]
     if not paid:
         return
-    rows = [entry_values(now, ledger.earned(attempt.node, attempt.price, str(attempt.ref))) for attempt in paid]
+    rows = [entry_values(now, ledger.earned(attempt.node, attempt.earned, str(attempt.ref))) for attempt in paid]
     connection.execute(_INSERT, rows)
     for node in sorted({attempt.node for attempt in paid}):
         account = load_account(connection, node)
-        amount = sum(attempt.price for attempt in paid if attempt.node == node)
+        amount = sum(attempt.earned for attempt in paid if attempt.node == node)
         save_account(connection, replace(account, earned=account.earned + amount, earned_at=now))
 
 

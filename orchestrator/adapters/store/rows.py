@@ -80,6 +80,8 @@ def attempt_record(row: AnyRow, outputs: Mapping[AttemptRef, tuple[Tensor, ...]]
         tensors=(outputs or {}).get(ref, ()),
         failure=row.failure,
         finished_at=row.finished_at,
+        lane=row.lane,
+        earned=row.earned,
     )
 
 
@@ -95,6 +97,8 @@ def attempt_values(attempt: AttemptRecord) -> Values:
         "output": attempt.output,
         "failure": attempt.failure,
         "finished_at": attempt.finished_at,
+        "lane": attempt.lane,
+        "earned": attempt.earned,
     }
 
 

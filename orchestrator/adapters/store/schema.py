@@ -170,7 +170,11 @@ attempts = Table(
     Column("output", Json(TypeAdapter(Output))),
     Column("failure", _FAILURE),
     Column("finished_at", Double),
+    Column("lane", Integer, nullable=False, server_default="0"),
+    Column("earned", WeiText, nullable=False, server_default="0"),
     CheckConstraint("number >= 1", name="number_from_one"),
+    CheckConstraint("lane IN (0, 1)", name="two_lanes"),
+    CheckConstraint("earned = '0' OR state IN ('accepted', 'cancelled')", name="earned_at_its_end"),
     CheckConstraint(f"(state IN ({_ACTIVE})) = (finished_at IS NULL)", name="over_has_a_time"),
     CheckConstraint(f"state NOT IN ({_DELIVERED}) OR output IS NOT NULL", name="delivered_has_output"),
     CheckConstraint(
@@ -180,7 +184,8 @@ attempts = Table(
 _IS_ACTIVE = attempts.c.state.in_(ACTIVE)
 _IS_RUNNING = attempts.c.state == AttemptState.RUNNING
 _IS_ACCEPTED = attempts.c.state == AttemptState.ACCEPTED
-Index("ix_attempts_active", attempts.c.task, unique=True, sqlite_where=_IS_ACTIVE, postgresql_where=_IS_ACTIVE)
+_LANE = (attempts.c.task, attempts.c.lane)
+Index("ix_attempts_active", *_LANE, unique=True, sqlite_where=_IS_ACTIVE, postgresql_where=_IS_ACTIVE)
 Index("ix_attempts_accepted", attempts.c.task, unique=True, sqlite_where=_IS_ACCEPTED, postgresql_where=_IS_ACCEPTED)
 Index("ix_attempts_node", attempts.c.node, sqlite_where=_IS_ACTIVE, postgresql_where=_IS_ACTIVE)
 Index("ix_attempts_lease", attempts.c.lease_until, sqlite_where=_IS_RUNNING, postgresql_where=_IS_RUNNING)

@@ -123,11 +123,13 @@ def ref_of(submission: Submission, number: int = 1, task: int = 0) -> AttemptRef
     return AttemptRef(task=submission.tasks[task].id, number=number)
 
 
-def begin(ref: AttemptRef, node: str = NODE, price: int = HUGE, lease: float = 30) -> JobDecision:
+def begin(ref: AttemptRef, node: str = NODE, price: int = HUGE, lease: float = 30, lane: int = 0) -> JobDecision:
     """A new attempt."""
 
     def decide(snapshot: JobSnapshot, now: float) -> JobChanges:
-        attempt = AttemptRecord(ref, node, AttemptState.RUNNING, price, started_at=now, lease_until=now + lease)
+        attempt = AttemptRecord(
+            ref, node, AttemptState.RUNNING, price, started_at=now, lease_until=now + lease, lane=lane
+        )
         return JobChanges(
             job=replace(snapshot.job, state=JobState.RUNNING),
             tasks=(replace(_task(snapshot, ref), state=TaskState.ACTIVE),),
@@ -147,14 +149,20 @@ def deliver(ref: AttemptRef, output: Output = RESULT, tensors: tuple[Tensor, ...
     return decide
 
 
-def accept(ref: AttemptRef) -> JobDecision:
+def accept(ref: AttemptRef, beaten: AttemptRef | None = None, part: int = 0) -> JobDecision:
+    """`beaten` ran beside it, and earns `part`."""
+
     def decide(snapshot: JobSnapshot, now: float) -> JobChanges:
-        attempt = replace(_attempt(snapshot, ref), state=AttemptState.ACCEPTED, finished_at=now)
+        won = _attempt(snapshot, ref)
+        ends = [replace(won, state=AttemptState.ACCEPTED, finished_at=now, earned=won.price)]
+        if beaten is not None:
+            lost = _attempt(snapshot, beaten)
+            ends.append(replace(lost, state=AttemptState.CANCELLED, finished_at=now, earned=part))
         return JobChanges(
             job=replace(snapshot.job, state=JobState.SUCCEEDED, finished_at=now),
             tasks=(replace(_task(snapshot, ref), state=TaskState.DONE),),
-            attempts=(attempt,),
-            earned=(attempt,),
+            attempts=tuple(ends),
+            earned=tuple(ends),
         )
 
     return decide

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from sqlalchemy.exc import IntegrityError
 
 from orchestrator.core.records import JobChanges, JobSnapshot
 from orchestrator.ports.store import JobDecision, Store
@@ -94,6 +95,34 @@ async def test_one_write_may_end_an_attempt_and_begin_the_next(store: Store) -> 
 
     await decided(store, JOB, replace_it)
     assert [a.state for a in (await state(store)).attempts] == [AttemptState.EXPIRED, AttemptState.RUNNING]
+
+
+async def test_two_attempts_side_by_side_the_first_accepted_wins_and_both_are_owed(store: Store) -> None:
+    await decided(store, JOB, begin(FIRST, price=10), begin(SECOND, OTHER, 20, lane=1), deliver(SECOND))
+    await decided(store, JOB, accept(SECOND, FIRST, 4))
+    first, second = (await state(store)).attempts
+    assert (first.state, first.earned, first.lane) == (AttemptState.CANCELLED, 4, 0)
+    assert (second.state, second.earned, second.lane) == (AttemptState.ACCEPTED, 20, 1)
+    assert ((await store.account(NODE)).earned, (await store.account(OTHER)).earned) == (4, 20)
+    for late in (deliver(FIRST), accept(FIRST), accept(SECOND, FIRST, 4)):
+        with pytest.raises(StaleAttempt):
+            await decided(store, JOB, late)
+    assert (await store.account(NODE)).earned == 4
+
+
+@pytest.mark.parametrize("part", [-1, 11])
+async def test_a_part_is_not_more_than_the_price(store: Store, part: int) -> None:
+    await decided(store, JOB, begin(FIRST, price=10), begin(SECOND, OTHER, lane=1), deliver(SECOND))
+    with pytest.raises(InvalidTransition, match="or a part of it"):
+        await decided(store, JOB, accept(SECOND, FIRST, part))
+
+
+@pytest.mark.parametrize("lane", [0, 1, 2])
+async def test_a_task_has_two_lanes(store: Store, lane: int) -> None:
+    await decided(store, JOB, begin(FIRST), begin(SECOND, OTHER, lane=1))
+    with pytest.raises(IntegrityError):
+        await decided(store, JOB, begin(ref_of(JOB, 3), "third", lane=lane))
+    assert len((await state(store)).attempts) == 2
 
 
 STALE: list[JobDecision] = [deliver(FIRST), accept(FIRST), fail(FIRST), begin(FIRST)]

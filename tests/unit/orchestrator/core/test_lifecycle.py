@@ -13,8 +13,10 @@ from orchestrator.core.lifecycle import (
     Finished,
     Rejected,
     RetryPolicy,
+    Shown,
     decide,
     failed_on,
+    part_of_price,
 )
 from orchestrator.core.records import Failure, JobChanges, JobRecord, JobSnapshot, TaskRecord
 from tandem.protocol.errors import Conflict, ExecutionFailed, JobFailed, StaleAttempt
@@ -240,3 +242,80 @@ def test_a_decision_changes_only_what_it_must() -> None:
     assert [task.id for task in changes.tasks] == [task_id(JOB, 1)]
     assert [attempt.ref for attempt in changes.attempts] == [ref(1, 1)]
     assert replace(changes, tasks=(), attempts=()).empty
+
+
+def beside(node: str = B, lagging: int = 1) -> Assigned:
+    return Assigned(TASK, node, 10, LEASE, beside=ref(lagging))
+
+
+def twice() -> JobSnapshot:
+    """One task, run on A and, since A lags, on B."""
+    return after(new_job(), assigned(), beside())
+
+
+def test_the_first_to_be_accepted_wins_and_the_other_earns_for_what_it_showed() -> None:
+    job = after(twice(), Finished(ref(2), B, OUTPUT))
+    assert job.job.state is JobState.VERIFYING
+    changes = decide(job, Accepted(ref(2), {ref(1): Shown(430, 30.0)}), NOW + 60, POLICY)
+    won, lost = written(job, changes).attempts[::-1]
+    assert (won.state, won.earned) == (AttemptState.ACCEPTED, 10)
+    assert (lost.state, lost.earned, lost.failure) == (AttemptState.CANCELLED, 4, None)
+    assert sum(attempt.earned for attempt in changes.earned) == 14
+    assert changes.job
+    assert changes.job.state is JobState.SUCCEEDED
+
+
+def test_a_second_result_is_stale_once_the_first_is_accepted() -> None:
+    job = after(twice(), Finished(ref(2), B, OUTPUT), Finished(REF, A, OUTPUT), Accepted(ref(2)))
+    for event in (Accepted(REF), Rejected(REF, CRASH), Finished(REF, A, OUTPUT)):
+        with pytest.raises(StaleAttempt):
+            decide(job, event, NOW, POLICY)
+
+
+@pytest.mark.parametrize(
+    ("shown", "elapsed", "earned"),
+    [
+        (None, 60, 0),
+        (Shown(500, 60), 60, 500),
+        (Shown(1000, 60), 30, 500),
+        (Shown(1000, 60), 600, 1000),
+        (Shown(1000, 0), 60, 0),
+        (Shown(999, float("inf")), 60, 0),
+        (Shown(500, 60), -1, 0),
+    ],
+)
+def test_no_more_is_paid_than_can_have_been_done(shown: Shown | None, elapsed: float, earned: int) -> None:
+    (attempt,) = after(new_job(), assigned()).attempts
+    assert part_of_price(replace(attempt, price=1000), shown, NOW + elapsed) == earned
+
+
+@pytest.mark.parametrize("event", [Broken(REF, A, CRASH), Broken(REF, A, BAD_INPUT), Abandoned(REF)])
+def test_while_one_attempt_goes_on_its_task_does(event: Event) -> None:
+    job = after(twice(), event)
+    assert (job.tasks[0].state, job.job.state) == (TaskState.ACTIVE, JobState.RUNNING)
+    job = after(job, Broken(ref(2), B, CRASH))
+    assert job.tasks[0].state is TaskState.WAITING
+    assert failed_on(job.attempts_of(TASK)) == (A, B)
+
+
+def test_the_place_of_an_attempt_that_ended_is_free_again() -> None:
+    job = after(twice(), Broken(REF, A, CRASH), beside(C, lagging=2))
+    assert [(attempt.node, attempt.lane) for attempt in job.attempts[1:]] == [(B, 1), (C, 0)]
+
+
+@pytest.mark.parametrize(
+    ("events", "second"),
+    [
+        ([], beside()),
+        ([assigned()], beside(A)),
+        ([assigned()], beside(B, lagging=2)),
+        ([assigned(), Finished(REF, A, OUTPUT)], beside()),
+        ([assigned(), beside()], beside(C)),
+        ([assigned(), beside()], assigned(C)),
+        ([assigned(), beside(), Broken(REF, A, CRASH)], beside(C)),
+    ],
+)
+def test_there_is_room_for_one_attempt_beside_one_that_runs_elsewhere(events: list[Event], second: Assigned) -> None:
+    job = after(new_job(), *events)
+    with pytest.raises(StaleAttempt):
+        decide(job, second, NOW, POLICY)
