@@ -37,6 +37,7 @@ from orchestrator.service.paying import Payer
 from orchestrator.service.scheduling import Scheduler, Timeouts
 from orchestrator.service.sessions import Collaborators, Sessions
 from orchestrator.service.submission import Submissions
+from orchestrator.service.tracking import Tracker
 from orchestrator.service.verification import Verifier
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.web.app import RUNNER_OPTIONS, build_app
@@ -105,7 +106,7 @@ def _compose(
     artifacts: ArtifactStore,
     inspector: Inspector,
 ) -> _Parts:
-    nodes, events = Nodes(), JobEvents()
+    nodes, events, tracker = Nodes(), JobEvents(), Tracker()
     tasks_waiting, money_owed = Bell(clock), Bell(clock)
     timeouts = Timeouts(
         lease=settings.leases.lease,
@@ -113,13 +114,15 @@ def _compose(
         start_to_finish_factor=settings.leases.start_to_finish_factor,
     )
     policy = RetryPolicy(max_nodes=settings.leases.max_nodes)
-    lifecycle = Lifecycle(store, nodes, events, policy, tasks_waiting.ring, money_owed.ring)
+    lifecycle = Lifecycle(store, nodes, events, tracker, policy, tasks_waiting.ring, money_owed.ring)
     signer = UrlSigner(_url_secret(settings.data), settings.http.origin, clock)
-    scheduler = Scheduler(store, nodes, lifecycle, signer, tasks_waiting, timeouts)
+    scheduler = Scheduler(store, nodes, lifecycle, tracker, signer, tasks_waiting, timeouts)
     paying = PayingPolicy(settings.payment.max_ahead, settings.payment.max_face_value)
     payer = Payer(store, nodes, identity, paying, money_owed)
     verifier = Verifier(store, artifacts, inspector, lifecycle, clock)
-    collaborators = Collaborators(store, nodes, lifecycle, verifier, payer, events, tasks_waiting, clock, timeouts)
+    collaborators = Collaborators(
+        store, nodes, lifecycle, verifier, payer, events, tracker, tasks_waiting, clock, timeouts
+    )
     sessions = NodeSessions(identity, Sessions(collaborators), heartbeat=timeouts.lease / 2)
     services = Services(
         submissions=Submissions(store, artifacts, inspector, settings.prices, tasks_waiting.ring),

@@ -35,6 +35,7 @@ from tandem.protocol.jobs import FileResult, InferenceOutput, InferenceWork, Tra
 from tandem.protocol.messages import (
     MAX_SECONDS,
     Assign,
+    Cancel,
     Failed,
     Finished,
     HeldAttempt,
@@ -127,9 +128,17 @@ class Attempts:
         if verdict.accepted:
             owing, price = (held.sender, held.assign.price) if held else (sender, verdict.price)
             await self._books.earn(owing, verdict.ref, price)
+        elif verdict.price:
+            await self._books.earn(sender, verdict.ref, verdict.price)
         elif held:
             log.event(logger, "rejected", attempt=verdict.ref, code=verdict.code, detail=verdict.detail)
         self.drop([verdict.ref])
+
+    async def cancelled(self, sender: Address, cancel: Cancel) -> None:
+        """It is stopped. If another attempt was accepted first, what this one showed done is owed."""
+        self.drop([cancel.ref])
+        if cancel.price:
+            await self._books.earn(sender, cancel.ref, cancel.price)
 
     def drop(self, refs: Iterable[AttemptRef]) -> None:
         """Stops and forgets attempts."""

@@ -199,8 +199,8 @@ class _Conversation:
                 self._to.attempts.assign(self._sender, assign, envelope.tensors)
             case Verdict() as verdict:
                 await self._to.attempts.judged(self._sender, verdict)
-            case Cancel(ref=ref):
-                self._to.attempts.drop([ref])
+            case Cancel() as cancel:
+                await self._to.attempts.cancelled(self._sender, cancel)
             case HeartbeatReply(lost=lost):
                 self._to.attempts.lost(lost)
             case Payment() | TicketTermsReply() as message:

@@ -162,6 +162,13 @@ def decide(  # noqa: C901, PLR0911 - one arm an event
             assert_never(event)
 
 
+def changed(snapshot: JobSnapshot, changes: JobChanges) -> JobSnapshot:
+    """The job once the changes are written."""
+    tasks = {task.id: task for task in (*snapshot.tasks, *changes.tasks)}
+    attempts = {attempt.ref: attempt for attempt in (*snapshot.attempts, *changes.attempts)}
+    return JobSnapshot(changes.job or snapshot.job, tuple(tasks.values()), tuple(attempts.values()))
+
+
 def failed_on(attempts: Sequence[AttemptRecord]) -> tuple[str, ...]:
     """The nodes that failed a task or handed it back, each once, the one that did so last at the end.
 

@@ -15,6 +15,8 @@ from tandem.protocol.placement import LEAST_CPU, effort, lacking, need
 from tandem.protocol.pricing import price_of
 
 _UNKNOWN_SPEED_SECONDS = 60.0
+_FETCHED_A_SECOND = 25 * 10**6
+"""Bytes, as a guess: enough to prefer the node that has the source."""
 
 
 class Obstacle(StrEnum):
@@ -63,6 +65,10 @@ class NodeState:
     has_terms: bool = True
     reliability: float = 1.0
     """The decayed share of its attempts that were accepted, in (0, 1]."""
+    pace: float | None = None
+    """How much faster it was of late than its measured speed promises; None: nothing is known."""
+    sources: frozenset[str] = frozenset()
+    """Artifacts that it was sent to fetch, and should still have."""
 
     @property
     def free(self) -> Capacity:
@@ -70,6 +76,9 @@ class NodeState:
         for load in self.loads.values():
             left -= load.need
         return left
+
+    def paced(self, pace: float) -> "NodeState":
+        return replace(self, pace=pace)
 
     @property
     def has_room(self) -> bool:
@@ -176,18 +185,19 @@ def _score(ready: ReadyTask, node: NodeState) -> float:
     """Lower is better: expected time, dearer by the share of the job's price that the node asks."""
     price = price_of(ready.task.work, node.offer.prices) or 0
     dearness = price / ready.task.price if ready.task.price else 0.0
-    return _expected_time(ready.task.work, node) * (1.0 + dearness) / max(node.reliability, 0.01)
+    seconds = (1 + len(node.loads)) * expected_seconds(ready.task.work, node)
+    return seconds * (1.0 + dearness) / max(node.reliability, 0.01)
 
 
-def _expected_time(work: TranscodeWork | InferenceWork, node: NodeState) -> float:
-    """In seconds for a transcode; for a model in a unit of its own, which serves to compare nodes."""
-    queue = 1 + len(node.loads)
+def expected_seconds(work: TranscodeWork | InferenceWork, node: NodeState) -> float:
+    """How long a transcode takes an idle node; for a model in a unit of its own, which serves to compare nodes."""
     match work:
         case TranscodeWork():
-            speed = node.offer.capability.encode_speed
-            return queue * effort(work) / speed if speed else queue * _UNKNOWN_SPEED_SECONDS
+            speed = node.offer.capability.encode_speed * (node.pace or 1.0)
+            fetch = 0.0 if work.source in node.sources else work.source_size / _FETCHED_A_SECOND
+            return fetch + (effort(work) / speed if speed else _UNKNOWN_SPEED_SECONDS)
         case InferenceWork():
             speed = node.offer.capability.inference_speed
-            return queue / speed if speed else queue * _UNKNOWN_SPEED_SECONDS
+            return 1 / speed if speed else _UNKNOWN_SPEED_SECONDS
         case _:
             assert_never(work)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import assert_never
 
+from orchestrator.core.progress import NOT_BEGUN, JobProgress
 from orchestrator.core.records import AttemptRecord, Failure, JobSnapshot
 from orchestrator.core.scheduling import Reason
 from tandem.protocol.api import (
@@ -20,6 +21,7 @@ from tandem.protocol.api import (
     PriceView,
     Problem,
     ProgressView,
+    RenditionProgressView,
     RenditionView,
     TensorEcho,
     TranscodeResult,
@@ -55,23 +57,19 @@ class NodeView:
     """Wei of expected value of signed tickets, since the beginning."""
 
 
-@dataclass(frozen=True, slots=True)
-class JobProgress:
-    """How far a job is: thousandths, and seconds left if that can be told."""
-
-    permille: int
-    remaining: float | None = None
-
-
-NOT_BEGUN = JobProgress(0)
-
-
 def artifact_path(artifact_id: str) -> str:
     return f"/v1/artifacts/{artifact_id}"
 
 
 def progress_view(progress: JobProgress) -> ProgressView:
-    return ProgressView(percent=progress.permille / 10, remaining_seconds=progress.remaining)
+    return ProgressView(
+        percent=progress.permille / 10,
+        remaining_seconds=progress.remaining,
+        speed=progress.speed,
+        renditions=tuple(
+            RenditionProgressView(name=each.name, percent=each.permille / 10) for each in progress.renditions
+        ),
+    )
 
 
 def job_summary(snapshot: JobSnapshot, progress: JobProgress = NOT_BEGUN) -> JobSummary:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from orchestrator.core.views import NOT_BEGUN, JobProgress
+from orchestrator.core.progress import NOT_BEGUN, JobProgress
 from tandem.protocol.jobs import JOB_TRANSITIONS, JobState, is_final
 
 
@@ -72,9 +72,7 @@ class JobEvents:
             self._progress.pop(job_id, None)
         self._tell(job_id, StateChanged(state))
 
-    def publish_progress(self, job_id: str, permille: int, remaining: float | None = None) -> None:
-        """`permille` of the whole job, `remaining` in seconds."""
-        progress = JobProgress(permille, remaining)
+    def publish_progress(self, job_id: str, progress: JobProgress) -> None:
         self._progress[job_id] = progress
         self._tell(job_id, progress)
 

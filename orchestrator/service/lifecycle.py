@@ -6,20 +6,26 @@ payer are woken, and those who watch the job hear of it.
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from orchestrator.core import lifecycle
-from orchestrator.core.lifecycle import Event, RetryPolicy
+from orchestrator.core.lifecycle import Accepted, Event, RetryPolicy, Shown
 from orchestrator.core.records import AttemptRecord, JobChanges, JobSnapshot
+from orchestrator.core.scheduling import expected_seconds
 from orchestrator.ports.store import Store
 from orchestrator.service.events import JobEvents
 from orchestrator.service.nodes import Nodes
+from orchestrator.service.tracking import Tracker
 from tandem import logging as log
 from tandem.protocol.errors import NotFound, StaleAttempt
 from tandem.protocol.ids import AttemptRef, job_of
-from tandem.protocol.jobs import AttemptState, TaskState
+from tandem.protocol.jobs import AttemptState, TaskState, TranscodeWork
 from tandem.protocol.messages import Cancel, Verdict
 
 logger = logging.getLogger(__name__)
+
+_SHORTEST = 0.1
+"""Seconds: what took less says nothing of a node's speed."""
 
 _SCORED = {
     AttemptState.ACCEPTED: True,
@@ -37,6 +43,7 @@ class Lifecycle:
         store: Store,
         nodes: Nodes,
         events: JobEvents,
+        tracker: Tracker,
         policy: RetryPolicy,
         tasks_waiting: Callable[[], None],
         money_owed: Callable[[], None],
@@ -44,6 +51,7 @@ class Lifecycle:
         self._store = store
         self._nodes = nodes
         self._events = events
+        self._tracker = tracker
         self._policy = policy
         self._tasks_waiting = tasks_waiting
         self._money_owed = money_owed
@@ -55,15 +63,30 @@ class Lifecycle:
 
     async def apply_all(self, pairs: Sequence[tuple[str, Event]]) -> list[JobChanges]:
         """Several events, each to a job of its own, in one transaction."""
-        by_job = dict(pairs)
+        by_job = {job: self._with_rivals(event) for job, event in pairs}
+        seen: dict[str, tuple[JobSnapshot, float]] = {}
 
         def decide(snapshot: JobSnapshot, now: float) -> JobChanges:
+            seen[snapshot.job.id] = snapshot, now
             return lifecycle.decide(snapshot, by_job[snapshot.job.id], now, self._policy)
 
         all_changes = await self._store.decide(list(by_job), decide)
         for job, changes in zip(by_job, all_changes, strict=True):
-            self._tell(job, changes)
+            snapshot, now = seen[job]
+            self._tell(lifecycle.changed(snapshot, changes), changes, now)
         return all_changes
+
+    def _with_rivals(self, event: Event) -> Event:
+        """What runs beside an attempt that is accepted is paid for what it showed, if its node is here to be told."""
+        if not isinstance(event, Accepted):
+            return event
+        shown = {}
+        for task, rival in self._tracker.rivals(event.ref):
+            node = self._nodes.get(rival.node)
+            if node is not None:
+                seconds = expected_seconds(task.work, node.state())
+                shown[rival.ref] = Shown(self._tracker.shown(rival.ref), seconds)
+        return replace(event, shown=shown)
 
     async def report(self, node: str, ref: AttemptRef, event: Event) -> JobChanges | None:
         """An event that a node reports. A stale one is answered with the verdict that stands, and is None."""
@@ -82,11 +105,11 @@ class Lifecycle:
         attempt = await self._find(ref)
         if connected is None or (attempt is not None and attempt.state is AttemptState.VERIFYING):
             return
-        if attempt is not None and attempt.node == node and attempt.state is AttemptState.ACCEPTED:
-            verdict = Verdict(ref=ref, accepted=True, price=attempt.price, detail=error.detail)
-        else:
-            verdict = Verdict(ref=ref, accepted=False, code=error.code, detail=error.detail)
-        connected.link.send(verdict)
+        its_own = attempt if attempt is not None and attempt.node == node else None
+        accepted = its_own is not None and its_own.state is AttemptState.ACCEPTED
+        earned = its_own.earned if its_own else 0
+        code = None if accepted else error.code
+        connected.link.send(Verdict(ref=ref, accepted=accepted, price=earned, code=code, detail=error.detail))
 
     async def _find(self, ref: AttemptRef) -> AttemptRecord | None:
         try:
@@ -94,21 +117,27 @@ class Lifecycle:
         except NotFound:
             return None
 
-    def _tell(self, job: str, changes: JobChanges) -> None:
+    def _tell(self, snapshot: JobSnapshot, changes: JobChanges, now: float) -> None:
+        job = snapshot.job.id
+        self._tracker.update(snapshot)
         for attempt in changes.attempts:
-            self._attempt_changed(attempt)
+            self._attempt_changed(attempt, snapshot, now)
         if changes.job is not None:
             self._events.publish_state(job, changes.job.state)
+        progress = self._tracker.progress(job, now)
+        if progress is not None and progress.permille > self._events.progress(job).permille:
+            self._events.publish_progress(job, progress)
         if changes.earned:
             self._money_owed()
         if _makes_room(changes):
             self._tasks_waiting()
 
-    def _attempt_changed(self, attempt: AttemptRecord) -> None:
+    def _attempt_changed(self, attempt: AttemptRecord, snapshot: JobSnapshot, now: float) -> None:
         if attempt.state is AttemptState.RUNNING:
             return
         if attempt.state is AttemptState.VERIFYING:
             self._nodes.idle(attempt.node, attempt.ref)
+            self._time(attempt, snapshot, now)
             return
         self._nodes.release(attempt.node, attempt.ref)
         _log(attempt)
@@ -117,9 +146,15 @@ class Lifecycle:
             return
         if attempt.state in _SCORED:
             node.score(accepted=_SCORED[attempt.state])
-        if attempt.state is AttemptState.ACCEPTED:
-            node.unpaid += attempt.price
+        node.unpaid += attempt.earned
         node.link.send(_answer(attempt))
+
+    def _time(self, attempt: AttemptRecord, snapshot: JobSnapshot, now: float) -> None:
+        """A node that has just finished a transcode has shown how fast it is."""
+        node, task = self._nodes.get(attempt.node), snapshot.task(attempt.ref.task)
+        if node is not None and task is not None and isinstance(task.work, TranscodeWork):
+            promised = expected_seconds(task.work, node.state().paced(1.0))
+            node.timed(promised / max(now - attempt.started_at, _SHORTEST))
 
 
 def _makes_room(changes: JobChanges) -> bool:
@@ -130,13 +165,12 @@ def _makes_room(changes: JobChanges) -> bool:
 
 def _answer(attempt: AttemptRecord) -> Verdict | Cancel:
     if attempt.state is AttemptState.CANCELLED:
-        return Cancel(ref=attempt.ref, reason="the job is over")
+        return Cancel(ref=attempt.ref, price=attempt.earned, reason="the task or its job is over")
     failure = attempt.failure
-    accepted = attempt.state is AttemptState.ACCEPTED
     return Verdict(
         ref=attempt.ref,
-        accepted=accepted,
-        price=attempt.price if accepted else 0,
+        accepted=attempt.state is AttemptState.ACCEPTED,
+        price=attempt.earned,
         code=failure.code if failure else None,
         detail=failure.detail[:4096] if failure else "",
     )
@@ -150,6 +184,6 @@ def _log(attempt: AttemptRecord) -> None:
         node=attempt.node,
         state=attempt.state,
         seconds=round((attempt.finished_at or attempt.started_at) - attempt.started_at, 3),
-        price_wei=attempt.price if attempt.state is AttemptState.ACCEPTED else 0,
+        price_wei=attempt.earned,
         code=attempt.failure.code if attempt.failure else None,
     )

@@ -11,6 +11,9 @@ from tandem.protocol.messages import Offer
 
 _DECAY = 0.9
 """Weight of the past in a node's reliability, an attempt."""
+_PACE_DECAY = 0.5
+_SOURCES = 16
+"""So many of the artifacts that a node fetched last it is taken to have still."""
 
 
 @dataclass(slots=True)
@@ -27,6 +30,9 @@ class ConnectedNode:
     """Sent or to be sent again, and not answered."""
     has_terms: bool = False
     reliability: float = 1.0
+    pace: float | None = None
+    sources: dict[str, None] = field(default_factory=dict)
+    """The latest last."""
 
     def state(self) -> NodeState:
         return NodeState(
@@ -36,10 +42,22 @@ class ConnectedNode:
             unpaid=self.unpaid,
             has_terms=self.has_terms,
             reliability=self.reliability,
+            pace=self.pace,
+            sources=frozenset(self.sources),
         )
 
     def score(self, *, accepted: bool) -> None:
         self.reliability = _DECAY * self.reliability + (1 - _DECAY) * accepted
+
+    def timed(self, pace: float) -> None:
+        """An attempt was `pace` times as fast as the measured speed promises."""
+        self.pace = pace if self.pace is None else _PACE_DECAY * self.pace + (1 - _PACE_DECAY) * pace
+
+    def fetches(self, artifact: str) -> None:
+        self.sources.pop(artifact, None)
+        self.sources[artifact] = None
+        for oldest in list(self.sources)[:-_SOURCES]:
+            del self.sources[oldest]
 
 
 class Nodes:
@@ -60,7 +78,7 @@ class Nodes:
     def add(self, node: ConnectedNode) -> None:
         older = self._connected.get(node.address)
         if older is not None:
-            node.reliability = older.reliability
+            node.reliability, node.pace, node.sources = older.reliability, older.pace, older.sources
             older.link.close("conflict", "the node has opened a newer session")
         self._connected[node.address] = node
 

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from orchestrator.core.lifecycle import Assigned, Broken, failed_on
 from orchestrator.core.records import AttemptRecord, Failure, JobSnapshot, ReadyTask, TaskRecord
 from orchestrator.core.scheduling import Assignment, Load, Reason, assign, explain
+from orchestrator.core.speculation import second_attempts
 from orchestrator.core.verification import upload_limit
 from orchestrator.ports.store import Store
 from orchestrator.ports.urls import Urls
 from orchestrator.service.lifecycle import Lifecycle
 from orchestrator.service.nodes import Nodes
+from orchestrator.service.tracking import Tracker
 from tandem.protocol.errors import AttemptReturned, NotFound, StaleAttempt
 from tandem.protocol.ids import AttemptRef, job_of
 from tandem.protocol.jobs import InferenceWork, TaskState, TranscodeWork
@@ -20,6 +22,8 @@ from tandem.waiting import Bell
 
 _BATCH = 64
 _IDLE_SECONDS = 5.0
+_DOUBT_SECONDS = 1.0
+"""How often attempts are looked at that may lag, while a node is free."""
 _MICROSECONDS = 10**6
 
 
@@ -42,11 +46,19 @@ class Timeouts:
 
 class Scheduler:
     def __init__(
-        self, store: Store, nodes: Nodes, lifecycle: Lifecycle, urls: Urls, bell: Bell, timeouts: Timeouts
+        self,
+        store: Store,
+        nodes: Nodes,
+        lifecycle: Lifecycle,
+        tracker: Tracker,
+        urls: Urls,
+        bell: Bell,
+        timeouts: Timeouts,
     ) -> None:
         self._store = store
         self._nodes = nodes
         self._lifecycle = lifecycle
+        self._tracker = tracker
         self._urls = urls
         self._bell = bell
         self._timeouts = timeouts
@@ -56,13 +68,14 @@ class Scheduler:
         while True:
             while await self.place():
                 pass
+            await self.double()
             await self._bell.wait(await self._pause())
 
     async def place(self) -> int:
         """One round: how many attempts were handed out."""
         placed, last = 0, None
         # Tasks that no node can take must not stand in the way of younger ones.
-        while any(node.state().has_room for node in self._nodes):
+        while self._free():
             ready = await self._store.ready(_BATCH, last)
             tasks = {waiting.task.id: waiting.task for waiting in ready}
             async with asyncio.TaskGroup() as handing_out:  # side by side, so that they share commits
@@ -76,22 +89,37 @@ class Scheduler:
             last = ready[-1].task.id
         return placed
 
+    async def double(self) -> int:
+        """Begins attempts that lag a second time elsewhere, where nothing waits for that node: how many."""
+        running = {each.attempt.ref: each for each in self._tracker.running()} if self._free() else {}
+        if not running:
+            return 0
+        states = [node.state() for node in self._nodes]
+        doubled = 0
+        for second in second_attempts(list(running.values()), states, await self._store.now()):
+            doubled += await self._hand_out(second.assignment, running[second.beside].task, second.beside)
+        return doubled
+
+    def _free(self) -> bool:
+        return any(node.state().has_room for node in self._nodes)
+
     def explain(self, snapshot: JobSnapshot) -> dict[str, dict[str, tuple[Reason, ...]]]:
         """For each waiting task of a job and each connected node, why it is not there."""
         states = [node.state() for node in self._nodes]
         waiting = (task for task in snapshot.tasks if task.state is TaskState.WAITING)
         return {task.id: explain(ReadyTask(task, failed_on(snapshot.attempts_of(task.id))), states) for task in waiting}
 
-    async def _hand_out(self, assignment: Assignment, task: TaskRecord) -> bool:
+    async def _hand_out(self, assignment: Assignment, task: TaskRecord, beside: AttemptRef | None = None) -> bool:
         node = self._nodes.get(assignment.node)
         if node is None or not node.has_terms:  # it is gone, or only just back and not yet welcomed
             return False
-        event = Assigned(assignment.task, assignment.node, assignment.price, self._timeouts.lease)
+        event = Assigned(assignment.task, assignment.node, assignment.price, self._timeouts.lease, beside)
         # Between the commit and the message nothing is awaited, or a cancellation could overtake the assignment.
         tensors = await self._store.inputs(task.id) if isinstance(task.work, InferenceWork) else ()
         try:
             changes = await self._lifecycle.apply(job_of(assignment.task), event)
         except (StaleAttempt, NotFound):  # cancelled meanwhile
+            self._tracker.forget(job_of(assignment.task))
             return False
         (attempt,) = changes.attempts
         if self._nodes.get(assignment.node) is not node:
@@ -99,6 +127,7 @@ class Scheduler:
             return False
         deadline = self._timeouts.deadline(attempt, task.work)
         node.loads[attempt.ref] = Load(assignment.need, assignment.price, deadline)
+        node.fetches(_source(task.work))
         node.link.send(self._message(attempt, task.work), tensors)
         return True
 
@@ -115,7 +144,7 @@ class Scheduler:
             work=work,
             price=attempt.price,
             start_to_finish=self._timeouts.start_to_finish(work),
-            source_url=self._urls.download(work.source if isinstance(work, TranscodeWork) else work.model, until),
+            source_url=self._urls.download(_source(work), until),
             watermark_url=self._watermark_url(work, until),
             upload_urls=self._upload_urls(attempt.ref, work, until),
         )
@@ -130,7 +159,13 @@ class Scheduler:
         return {name: self._urls.upload(ref, name, upload_limit(work, name), until) for name in work.names}
 
     async def _pause(self) -> float:
+        longest = _DOUBT_SECONDS if self._free() and any(self._tracker.running()) else _IDLE_SECONDS
         next_ready = await self._store.next_ready_at()
         if next_ready is None:
-            return _IDLE_SECONDS
-        return min(_IDLE_SECONDS, max(0.01, next_ready - await self._store.now()))
+            return longest
+        return min(longest, max(0.01, next_ready - await self._store.now()))
+
+
+def _source(work: TranscodeWork | InferenceWork) -> str:
+    """The artifact that the node fetches."""
+    return work.source if isinstance(work, TranscodeWork) else work.model

@@ -15,6 +15,7 @@ from orchestrator.service.lifecycle import Lifecycle
 from orchestrator.service.nodes import ConnectedNode, Nodes
 from orchestrator.service.paying import Payer
 from orchestrator.service.scheduling import Timeouts
+from orchestrator.service.tracking import Tracker
 from orchestrator.service.verification import Verifier
 from tandem import logging as log
 from tandem.clock import Clock
@@ -41,6 +42,7 @@ class Collaborators:
     verifier: Verifier
     payer: Payer
     events: JobEvents
+    tracker: Tracker
     tasks_waiting: Bell
     clock: Clock
     timeouts: Timeouts
@@ -119,8 +121,13 @@ class Sessions:
         return (*overdue, *await self._to.store.extend_leases(node.address, in_time, self._to.timeouts.lease))
 
     def _progress(self, node: ConnectedNode, progress: messages.Progress) -> None:
-        if progress.ref in node.loads:
-            self._to.events.publish_progress(job_of(progress.ref.task), progress.permille, progress.remaining)
+        if progress.ref not in node.loads:
+            return
+        job, now = job_of(progress.ref.task), self._to.clock.now()
+        self._to.tracker.said(progress.ref, progress.permille, now)
+        overall = self._to.tracker.progress(job, now)
+        if overall is not None:
+            self._to.events.publish_progress(job, overall)
 
     async def _lose(self, attempt: AttemptRecord) -> None:
         try:
@@ -131,7 +138,9 @@ class Sessions:
     async def _restore(self, node: ConnectedNode, kept: Sequence[AttemptRecord]) -> None:
         """Books what the node goes on with, less what was judged while we looked."""
         for attempt in kept:
-            task = (await self._to.store.job(job_of(attempt.ref.task))).task(attempt.ref.task)
+            snapshot = await self._to.store.job(job_of(attempt.ref.task))
+            self._to.tracker.restore(snapshot)
+            task = snapshot.task(attempt.ref.task)
             if task is not None:
                 deadline = self._to.timeouts.deadline(attempt, task.work)
                 running = attempt.state is AttemptState.RUNNING

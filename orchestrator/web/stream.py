@@ -11,7 +11,8 @@ from contextlib import aclosing, suppress
 from aiohttp import web
 from pydantic import BaseModel
 
-from orchestrator.core.views import JobProgress, progress_view
+from orchestrator.core.progress import JobProgress
+from orchestrator.core.views import progress_view
 from orchestrator.service.events import JobEvent, StateChanged, Subscription
 from orchestrator.web.call import Call
 from orchestrator.web.jobs import job_id

@@ -102,9 +102,18 @@ class QuoteView(View):
     """Of an inference: microseconds of model cost."""
 
 
+class RenditionProgressView(View):
+    name: str
+    percent: float
+
+
 class ProgressView(View):
     percent: float
     remaining_seconds: float | None = None
+    speed: float | None = None
+    """Seconds of the source a second at present, by all nodes together: 2 is twice real time. Of a transcode."""
+    renditions: tuple[RenditionProgressView, ...] = ()
+    """Of a transcode."""
 
 
 class PriceView(View):

@@ -177,16 +177,18 @@ class Verdict(Frozen):
     ref: AttemptRef
     accepted: bool
     price: Wei = 0
-    """What it earned; 0 unless accepted."""
+    """What it earned: its price if accepted; a part of it if another attempt was accepted first."""
     code: Label | None = None
     detail: Detail = ""
 
 
 class Cancel(Frozen):
-    """Orchestrator to node: stop this attempt; it earns nothing and needs no answer."""
+    """Orchestrator to node: stop this attempt; it needs no answer."""
 
     type: Literal["cancel"] = "cancel"
     ref: AttemptRef
+    price: Wei = 0
+    """What it earned by what it showed done, if another attempt was accepted first."""
     reason: Detail
 
 

@@ -225,7 +225,7 @@ orchestrator_messages: st.SearchStrategy[m.OrchestratorMessage] = st.one_of(
     st.builds(m.HeartbeatReply, lost=tuples(refs)),
     assigns(transcodes),
     st.builds(m.Verdict, ref=refs, accepted=st.booleans(), price=wei, code=codes, detail=details),
-    st.builds(m.Cancel, ref=refs, reason=details),
+    st.builds(m.Cancel, ref=refs, price=wei, reason=details),
     st.builds(m.TicketTermsReply, commitment=bytes32, accepted=st.booleans(), code=codes, detail=details),
     st.builds(
         m.Payment,

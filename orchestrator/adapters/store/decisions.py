@@ -128,7 +128,7 @@ def _check_new(snapshot: JobSnapshot, attempt: AttemptRecord) -> None:
 
 
 def _earned(snapshot: JobSnapshot, change: JobChanges) -> list[AttemptRecord]:
-    """What is owed for: at most the price of the assignment, and only for what ends with an acceptance in this write."""
+    """What is owed for: at most the price of the assignment, for what ends with an acceptance in this very write."""
     ends = {attempt.ref: attempt for attempt in change.attempts}
     done = {ref.task for ref, attempt in ends.items() if attempt.state is AttemptState.ACCEPTED}
     refs = [attempt.ref for attempt in change.earned]

@@ -8,6 +8,7 @@ from pathlib import Path
 from aiohttp import ClientResponse
 
 from orchestrator.core import lifecycle
+from orchestrator.core.progress import JobProgress, RenditionProgress
 from orchestrator.core.records import JobChanges, JobSnapshot
 from orchestrator.web.call import Limits
 from tandem.client.updates import EventReader
@@ -40,11 +41,13 @@ async def test_a_stream_tells_states_and_progress_and_ends_with_the_job(api: Api
     job_id = await job(api, clip)
     async with stream(api, job_id, {"Last-Event-ID": "nonsense"}) as response:
         assert await event(response) == ("state", '{"state":"queued"}')
-        assert await event(response) == ("progress", '{"percent":0.0,"remaining_seconds":null}')
+        nothing = '{"percent":0.0,"remaining_seconds":null,"speed":null,"renditions":[]}'
+        assert await event(response) == ("progress", nothing)
         ref = await api.assign(job_id)
         assert await event(response) == ("state", '{"state":"running"}')
-        api.events.publish_progress(job_id, 425, 1.5)
-        assert await event(response) == ("progress", '{"percent":42.5,"remaining_seconds":1.5}')
+        api.events.publish_progress(job_id, JobProgress(425, 1.5, 2.0, (RenditionProgress("120p", 425),)))
+        some = '{"percent":42.5,"remaining_seconds":1.5,"speed":2.0,"renditions":[{"name":"120p","percent":42.5}]}'
+        assert await event(response) == ("progress", some)
         assert (await api.call("GET", f"/v1/jobs/{job_id}"))[1]["progress"]["percent"] == 42.5
         rendition = FileResult(name="120p", artifact=await api.upload(b"x"), size=1)
         await api.apply(lifecycle.Finished(ref, NODE, TranscodeOutput(files=(rendition,))), job_id)
@@ -84,7 +87,7 @@ async def test_a_listener_that_leaves_is_forgotten(api: Api, clip: bytes) -> Non
         assert job_id in api.events._subscriptions
     async with asyncio.timeout(10):
         while job_id in api.events._subscriptions:
-            api.events.publish_progress(job_id, 1)
+            api.events.publish_progress(job_id, JobProgress(1))
             await asyncio.to_thread(api.files)
 
 

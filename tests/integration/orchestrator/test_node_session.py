@@ -22,6 +22,7 @@ from orchestrator.service.nodes import Nodes
 from orchestrator.service.paying import Payer
 from orchestrator.service.scheduling import Timeouts
 from orchestrator.service.sessions import Collaborators, Sessions
+from orchestrator.service.tracking import Tracker
 from orchestrator.service.verification import Verifier
 from orchestrator.web.call import Call
 from orchestrator.web.session import NodeSessions
@@ -65,18 +66,20 @@ class Served:
 
 @pytest.fixture
 async def served(tmp_path: Path) -> AsyncIterator[Served]:
-    clock, nodes, events = SystemClock(), Nodes(), JobEvents()
+    clock, nodes, events, tracker = SystemClock(), Nodes(), JobEvents(), Tracker()
     async with (
         open_store(f"sqlite:///{tmp_path / 'db'}", clock) as store,
         open_artifacts(tmp_path / "artifacts") as disk,
         ClientSession() as http,
     ):
         waiting, owed = Bell(clock), Bell(clock)
-        lifecycle = Lifecycle(store, nodes, events, RetryPolicy(), waiting.ring, owed.ring)
+        lifecycle = Lifecycle(store, nodes, events, tracker, RetryPolicy(), waiting.ring, owed.ring)
         verifier = Verifier(store, disk, ChildInspector(sandbox=Sandbox.LIMITS, clock=clock), lifecycle, clock)
         payer = Payer(store, nodes, IDENTITY, PAYING, owed)
         timeouts = Timeouts(lease=30, start_to_finish_base=60, start_to_finish_factor=1)
-        doors = Doors(Collaborators(store, nodes, lifecycle, verifier, payer, events, waiting, clock, timeouts))
+        doors = Doors(
+            Collaborators(store, nodes, lifecycle, verifier, payer, events, tracker, waiting, clock, timeouts)
+        )
         endpoint = NodeSessions(IDENTITY, doors, heartbeat=15)
 
         async def handle(request: web.Request) -> web.StreamResponse:

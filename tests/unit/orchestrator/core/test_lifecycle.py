@@ -14,11 +14,12 @@ from orchestrator.core.lifecycle import (
     Rejected,
     RetryPolicy,
     Shown,
+    changed,
     decide,
     failed_on,
     part_of_price,
 )
-from orchestrator.core.records import Failure, JobChanges, JobRecord, JobSnapshot, TaskRecord
+from orchestrator.core.records import Failure, JobRecord, JobSnapshot, TaskRecord
 from tandem.protocol.errors import Conflict, ExecutionFailed, JobFailed, StaleAttempt
 from tandem.protocol.ids import AttemptRef, task_id
 from tandem.protocol.jobs import (
@@ -50,14 +51,8 @@ def new_job(tasks: int = 1) -> JobSnapshot:
 
 def after(snapshot: JobSnapshot, *events: Event, now: float = NOW) -> JobSnapshot:
     for event in events:
-        snapshot = written(snapshot, decide(snapshot, event, now, POLICY))
+        snapshot = changed(snapshot, decide(snapshot, event, now, POLICY))
     return snapshot
-
-
-def written(snapshot: JobSnapshot, changes: JobChanges) -> JobSnapshot:
-    tasks = {task.id: task for task in (*snapshot.tasks, *changes.tasks)}
-    attempts = {attempt.ref: attempt for attempt in (*snapshot.attempts, *changes.attempts)}
-    return JobSnapshot(changes.job or snapshot.job, tuple(tasks.values()), tuple(attempts.values()))
 
 
 def ref(number: int, index: int = 0) -> AttemptRef:
@@ -91,7 +86,7 @@ def test_money_is_earned_by_acceptance_alone() -> None:
     for event in events:
         changes = decide(job, event, NOW, POLICY)
         earned.append([attempt.ref for attempt in changes.earned])
-        job = written(job, changes)
+        job = changed(job, changes)
     assert earned == [[], [], [REF]]
 
 
@@ -257,7 +252,7 @@ def test_the_first_to_be_accepted_wins_and_the_other_earns_for_what_it_showed() 
     job = after(twice(), Finished(ref(2), B, OUTPUT))
     assert job.job.state is JobState.VERIFYING
     changes = decide(job, Accepted(ref(2), {ref(1): Shown(430, 30.0)}), NOW + 60, POLICY)
-    won, lost = written(job, changes).attempts[::-1]
+    won, lost = changed(job, changes).attempts[::-1]
     assert (won.state, won.earned) == (AttemptState.ACCEPTED, 10)
     assert (lost.state, lost.earned, lost.failure) == (AttemptState.CANCELLED, 4, None)
     assert sum(attempt.earned for attempt in changes.earned) == 14

@@ -106,3 +106,14 @@ def test_exposure_counts_work_in_hand() -> None:
 def test_free_work_is_placed() -> None:
     assert placed([ready(price=0)], node("0xA", megapixel=0)) == ["0xA"]
     assert placed([ready(work=inference_work(), price=0)], node("0xA", inference_second=0)) == ["0xA"]
+
+
+def test_the_node_that_has_the_source_is_preferred() -> None:
+    large = WORK.model_copy(update={"source_size": 10**10})
+    has_it = replace(node("0xB"), sources=frozenset({WORK.source}))
+    assert placed([ready(work=large)], node("0xA"), has_it) == ["0xB"]
+    assert placed([ready(work=large)], node("0xA"), replace(has_it, loads={ELSEWHERE: LOAD})) == ["0xA"]
+
+
+def test_a_node_that_was_slower_than_it_promised_is_not() -> None:
+    assert placed([ready()], replace(node("0xA"), pace=0.5), node("0xB")) == ["0xB"]

@@ -3,8 +3,9 @@
 import struct
 from dataclasses import replace
 
+from orchestrator.core.progress import JobProgress
 from orchestrator.core.records import AttemptRecord, Failure, JobRecord, JobSnapshot
-from orchestrator.core.views import JobProgress, job_summary, job_view
+from orchestrator.core.views import job_summary, job_view
 from tandem.protocol.api import InferenceEcho, InferenceResult, TranscodeResult
 from tandem.protocol.ids import AttemptRef, job_id
 from tandem.protocol.jobs import (

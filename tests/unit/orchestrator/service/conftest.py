@@ -9,7 +9,9 @@ import pytest
 from orchestrator.adapters.store import open_store
 from orchestrator.ports.store import Store
 from orchestrator.service.nodes import ConnectedNode, Nodes
+from orchestrator.service.tracking import Tracker
 from tandem.protocol.messages import OrchestratorMessage
+from tandem.protocol.signing import Address
 from tandem.protocol.tensors import Tensor
 from tests.fixtures.clock import ManualClock
 from tests.fixtures.protocol import NODE, offer
@@ -32,15 +34,16 @@ class Recorder:
 
 @dataclass
 class Market:
-    """One node that comes and comes again."""
+    """Nodes that come and come again."""
 
     store: Store
     clock: ManualClock
     nodes: Nodes = field(default_factory=Nodes)
+    tracker: Tracker = field(default_factory=Tracker)
 
-    def connect(self) -> tuple[ConnectedNode, Recorder]:
+    def connect(self, address: Address = NODE.address) -> tuple[ConnectedNode, Recorder]:
         link = Recorder()
-        node = ConnectedNode(NODE.address, link, offer(), self.clock.now())
+        node = ConnectedNode(address, link, offer(), self.clock.now())
         self.nodes.add(node)
         return node, link
 

@@ -1,6 +1,6 @@
 """The hub of job events."""
 
-from orchestrator.core.views import NOT_BEGUN, JobProgress
+from orchestrator.core.progress import NOT_BEGUN, JobProgress
 from orchestrator.service.events import JobEvents, StateChanged
 from tandem.protocol.jobs import JobState
 
@@ -10,7 +10,7 @@ async def test_a_slow_listener_gets_the_newest_and_no_backlog() -> None:
     with hub.subscribe("a") as subscription:
         hub.publish_state("a", JobState.RUNNING)
         for permille in range(1000):
-            hub.publish_progress("a", permille, 1.0)
+            hub.publish_progress("a", JobProgress(permille, 1.0))
         hub.publish_state("a", JobState.VERIFYING)
         assert await subscription.next() == StateChanged(JobState.VERIFYING)
         assert await subscription.next() == JobProgress(999, 1.0)
@@ -22,7 +22,7 @@ async def test_a_slow_listener_gets_the_newest_and_no_backlog() -> None:
 async def test_progress_is_remembered_until_the_job_is_over_or_starts_anew() -> None:
     hub = JobEvents()
     assert hub.progress("a") == NOT_BEGUN
-    hub.publish_progress("a", 500)
+    hub.publish_progress("a", JobProgress(500))
     assert hub.progress("a") == JobProgress(500)
     hub.publish_state("a", JobState.QUEUED)
     assert hub.progress("a") == NOT_BEGUN

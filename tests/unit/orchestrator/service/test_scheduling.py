@@ -2,17 +2,25 @@
 
 from urllib.parse import parse_qs, urlsplit
 
-from orchestrator.core.lifecycle import Event, RetryPolicy
+from orchestrator.core.lifecycle import Accepted, Event, Finished, RetryPolicy
 from orchestrator.core.records import JobChanges, JobRecord, Submission, TaskRecord
 from orchestrator.service.events import JobEvents
 from orchestrator.service.lifecycle import Lifecycle
 from orchestrator.service.scheduling import Scheduler, Timeouts
 from orchestrator.web.signing import UrlSigner
 from tandem.protocol.ids import job_id, task_id
-from tandem.protocol.jobs import ArtifactInput, AttemptState, JobState, TaskState, TranscodeRequest
-from tandem.protocol.messages import Assign
+from tandem.protocol.jobs import (
+    ArtifactInput,
+    AttemptState,
+    JobState,
+    FileResult,
+    TaskState,
+    TranscodeOutput,
+    TranscodeRequest,
+)
+from tandem.protocol.messages import Assign, Cancel, Verdict
 from tandem.waiting import Bell
-from tests.fixtures.protocol import ORIGIN, SHA, media, transcode_work
+from tests.fixtures.protocol import ORIGIN, SHA, STRANGER, media, transcode_work
 from tests.unit.orchestrator.service.conftest import Market
 
 TIMEOUTS = Timeouts(lease=30, start_to_finish_base=100, start_to_finish_factor=10)
@@ -31,12 +39,12 @@ class Reconnecting(Lifecycle):
 
 
 def lifecycle_of(market: Market, kind: type[Lifecycle] = Lifecycle) -> Lifecycle:
-    return kind(market.store, market.nodes, JobEvents(), RetryPolicy(), lambda: None, lambda: None)
+    return kind(market.store, market.nodes, JobEvents(), market.tracker, RetryPolicy(), lambda: None, lambda: None)
 
 
 def scheduler_of(market: Market, lifecycle: Lifecycle) -> Scheduler:
     signer = UrlSigner(bytes(32), ORIGIN, market.clock)
-    return Scheduler(market.store, market.nodes, lifecycle, signer, Bell(market.clock), TIMEOUTS)
+    return Scheduler(market.store, market.nodes, lifecycle, market.tracker, signer, Bell(market.clock), TIMEOUTS)
 
 
 async def submit(market: Market, number: int, duration_us: int = HOUR_US) -> str:
@@ -77,3 +85,40 @@ async def test_a_node_that_dials_again_meanwhile_gets_nothing_before_its_welcome
     snapshots = [await market.store.job(job) for job in (first, second)]
     assert [snapshot.job.state for snapshot in snapshots] == [JobState.QUEUED, JobState.QUEUED]
     assert {attempt.state for snapshot in snapshots for attempt in snapshot.attempts} == {AttemptState.RETURNED}
+
+
+async def test_an_attempt_that_lags_is_begun_beside_and_its_node_paid_for_what_it_showed(market: Market) -> None:
+    job = await submit(market, 1, duration_us=2_000_000)
+    lagging, slow = market.connect()
+    lagging.has_terms = True
+    lifecycle = lifecycle_of(market)
+    scheduler = scheduler_of(market, lifecycle)
+    assert await scheduler.place() == 1
+    (first,) = lagging.loads
+    assert await scheduler.double() == 0
+    market.clock.advance(30)
+    market.tracker.said(first, 300, market.clock.now())
+    other, fast = market.connect(STRANGER.address)
+    assert await scheduler.double() == 0, "no terms yet"
+    other.has_terms = True
+    assert await scheduler.double() == 1
+    assert await scheduler.double() == 0, "two attempts are the most"
+    (second,) = other.loads
+    assert (second.task, second.number) == (first.task, 2)
+    output = TranscodeOutput(files=(FileResult(name="720p", artifact=SHA, size=1),))
+    await lifecycle.apply(job, Finished(second, other.address, output))
+    await lifecycle.apply(job, Accepted(second))
+    cancel = slow.sent[-1]
+    price = (await market.store.job(job)).attempts[0].price
+    assert isinstance(cancel, Cancel)
+    assert (cancel.ref, cancel.price) == (first, price * 300 // 1000)
+    assert isinstance(fast.sent[-1], Verdict)
+    assert fast.sent[-1].price == price
+    assert (lagging.loads, other.loads) == ({}, {})
+    assert (await market.store.account(lagging.address)).earned == lagging.unpaid == price * 300 // 1000
+    late = Finished(first, lagging.address, output)
+    assert await lifecycle.report(lagging.address, first, late) is None
+    verdict = slow.sent[-1]
+    assert isinstance(verdict, Verdict)
+    assert (verdict.accepted, verdict.price) == (False, price * 300 // 1000)
+    assert (await market.store.account(lagging.address)).earned == price * 300 // 1000
