@@ -12,7 +12,7 @@ from node.service.link import Link
 from tandem.protocol.codec import Envelope, Frame, decode
 from tandem.protocol.errors import ExecutionFailed
 from tandem.protocol.jobs import InferenceOutput, TranscodeOutput
-from tandem.protocol.messages import Failed, Finished, HeldAttempt, Message, OfferUpdate, Progress, Verdict
+from tandem.protocol.messages import Cancel, Failed, Finished, HeldAttempt, Message, OfferUpdate, Progress, Verdict
 from tandem.protocol.tensors import Datatype, Tensor
 from tandem.waiting import Bell
 from tests.fixtures.clock import ManualClock
@@ -172,9 +172,18 @@ async def test_an_accepted_attempt_is_earned_once_and_forgotten(node: Node) -> N
 
 
 async def test_an_attempt_that_an_earlier_process_finished_earns_what_the_verdict_says(node: Node) -> None:
-    for accepted in (False, True, True):
-        await node.attempts.judged(SENDER.address, Verdict(ref=ref(), accepted=accepted, price=PRICE))
+    await node.attempts.judged(SENDER.address, Verdict(ref=ref(), accepted=False))
+    for _ in range(2):
+        await node.attempts.judged(SENDER.address, Verdict(ref=ref(), accepted=True, price=PRICE))
     assert node.books.balance.earned == PRICE
+
+
+async def test_what_was_shown_of_a_cancelled_attempt_is_earned_once(node: Node) -> None:
+    await node.hold()
+    await node.attempts.cancelled(SENDER.address, Cancel(ref=ref(), price=3, reason="another was first"))
+    await node.attempts.judged(SENDER.address, Verdict(ref=ref(), accepted=False, price=3))
+    assert node.books.balance.earned == 3
+    assert node.attempts.held() == ()
 
 
 async def test_an_attempt_that_is_held_earns_the_price_it_was_taken_for(node: Node) -> None:
