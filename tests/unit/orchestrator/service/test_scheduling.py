@@ -12,8 +12,8 @@ from tandem.protocol.ids import job_id, task_id
 from tandem.protocol.jobs import (
     ArtifactInput,
     AttemptState,
-    JobState,
     FileResult,
+    JobState,
     TaskState,
     TranscodeOutput,
     TranscodeRequest,
