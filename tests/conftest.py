@@ -1,3 +1,9 @@
 """Fixtures for every test."""
 
-pytest_plugins = ["tests.fixtures.anvil", "tests.fixtures.clock", "tests.fixtures.media", "tests.fixtures.api"]
+pytest_plugins = [
+    "tests.fixtures.anvil",
+    "tests.fixtures.clock",
+    "tests.fixtures.media",
+    "tests.fixtures.sources",
+    "tests.fixtures.api",
+]

@@ -145,12 +145,13 @@ def _sounds(
 
 def _tracks(request: TranscodeRequest, media: MediaInfo) -> tuple[int, ...]:
     if request.audio_tracks is None:
-        default = next((index for index, each in enumerate(media.audio) if each.default), 0)
-        return (default,) if media.audio else ()
-    missing = [track for track in request.audio_tracks if track >= len(media.audio)]
+        usable = [index for index, each in enumerate(media.audio) if each.decodable]
+        marked = [index for index in usable if media.audio[index].default]
+        return tuple((marked or usable)[:1])
+    missing = [track for track in request.audio_tracks if track >= len(media.audio) or not media.audio[track].decodable]
     if missing or len(set(request.audio_tracks)) != len(request.audio_tracks):
         raise InvalidRequest(
-            f"audio_tracks: expected each once of the source's {len(media.audio)} audio tracks, counted from 0, "
+            f"audio_tracks: expected decodable ones of the source's {len(media.audio)} tracks, each once, from 0, "
             f"got {list(request.audio_tracks)}"
         )
     return request.audio_tracks

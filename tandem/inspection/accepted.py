@@ -21,12 +21,13 @@ AUDIO_DECODERS = (
     *("pcm_s32le", "pcm_s32be", "pcm_f32le", "pcm_f32be", "pcm_f64le", "pcm_dvd", "pcm_bluray"),
     *("adpcm_ima_qt", "adpcm_ima_wav", "adpcm_ms", "adpcm_swf", "nellymoser", "speex", "libspeex"),
 )
+SUBTITLE_DECODERS = ("subrip", "srt", "ass", "ssa", "mov_text", "webvtt", "text")
 MAX_PIXELS = 8192 * 4320
 MAX_STREAMS = 64
 
 DEMUXER_OPTIONS = {
     "protocol_whitelist": "file",
     "format_whitelist": ",".join(FORMATS),
-    "codec_whitelist": ",".join(VIDEO_DECODERS + AUDIO_DECODERS),
+    "codec_whitelist": ",".join(VIDEO_DECODERS + AUDIO_DECODERS + SUBTITLE_DECODERS),
     "max_streams": str(MAX_STREAMS),
 }

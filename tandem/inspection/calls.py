@@ -25,7 +25,10 @@ from tandem.protocol.tensors import MAX_TENSORS, TensorSpec
 _MIB = 2**20
 _MAX_ANSWER = 2**21
 _MAX_REASON = 4096
-_MEDIA_LIMITS = Limits(memory_mib=1024, wall_seconds=120, cpu_seconds=60, file_bytes=0)
+_MEDIA_SECONDS = 60
+_MEDIA_MIB = 1024
+_SLOWEST_READ = 2**25
+"""Bytes a second, of a disk and of a demultiplexer."""
 _MODEL_SECONDS = 60
 _MODEL_BASE_MIB = 1024
 _COPIES_OF_A_MODEL = 5
@@ -57,7 +60,7 @@ class _Inspection(Generic[Facts]):
 
 async def inspect_media(path: Path, *, sandbox: Sandbox, clock: Clock) -> Source:
     """What is in the file. Raises UnreadableMedia; Unavailable if the probe itself cannot run."""
-    inspection = _Inspection("tandem.inspection.media_child", Source, UnreadableMedia, _MEDIA_LIMITS)
+    inspection = _Inspection("tandem.inspection.media_child", Source, UnreadableMedia, _media_limits(path))
     return await _inspect(inspection, path, sandbox, clock)
 
 
@@ -65,6 +68,12 @@ async def inspect_model(path: Path, *, sandbox: Sandbox, clock: Clock) -> ModelR
     """What the ONNX file takes, gives and costs. Raises InvalidModel; Unavailable if the check itself cannot run."""
     inspection = _Inspection("tandem.inspection.model_child", ModelReport, InvalidModel, _model_limits(path))
     return await _inspect(inspection, path, sandbox, clock)
+
+
+def _media_limits(path: Path) -> Limits:
+    """Every packet is read, so a large file takes its time."""
+    seconds = _MEDIA_SECONDS + path.stat().st_size // _SLOWEST_READ
+    return Limits(memory_mib=_MEDIA_MIB, wall_seconds=2 * seconds, cpu_seconds=seconds, file_bytes=0)
 
 
 def _model_limits(path: Path) -> Limits:

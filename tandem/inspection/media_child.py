@@ -1,6 +1,8 @@
 """Main of the child process that probes media with PyAV: every packet is read, and one frame decoded."""
 
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -9,19 +11,36 @@ import av
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.packet import Packet
-from av.stream import Discard, Disposition
+from av.stream import Discard, Disposition, Stream
+from av.subtitles.stream import SubtitleStream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from tandem.inspection.accepted import AUDIO_DECODERS, DEMUXER_OPTIONS, MAX_PIXELS, VIDEO_DECODERS
+from tandem.inspection import names
+from tandem.inspection.accepted import (
+    AUDIO_DECODERS,
+    DEMUXER_OPTIONS,
+    MAX_PIXELS,
+    SUBTITLE_DECODERS,
+    VIDEO_DECODERS,
+)
 from tandem.inspection.answer import answer
+from tandem.inspection.keyframes import h264_begins, thin
+from tandem.inspection.timeline import MAX_FRAMES, Timeline
 from tandem.protocol.errors import UnreadableMedia
+from tandem.protocol.media import MAX_KEYFRAMES
 
 _MICRO = 10**6
 _MAX_DENOMINATOR = 1_001_000
 _QUARTER_TURN = 90
 _SNIFFED_BYTES = 1024
 _PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"II*\0", b"MM\0*")
+_KEYFRAME_SPACING_US = 250_000
+_LOOKED_AT = 24
+"""Frames that are decoded, to see what only frames tell."""
+_LOOKED_AT_PACKETS = 64
+_LOOKING_SECONDS = 5.0
+"""Of processor time."""
 
 
 def probe(path: Path) -> dict[str, Any]:
@@ -36,115 +55,186 @@ def probe(path: Path) -> dict[str, Any]:
 
 
 def _facts(container: InputContainer) -> dict[str, Any]:
-    audio = _sound(container)
     pictures = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-    if pictures:
-        video, span = _picture(container, pictures[0])
-    elif audio:
-        video, span = None, Fraction(container.duration or 0, av.time_base)
-    else:
+    sounds = list(container.streams.audio)
+    if not pictures and not any(_decodable(each, AUDIO_DECODERS) for each in sounds):
         raise UnreadableMedia("expected a video or an audio stream, got a file with neither that can be decoded")
-    media = {"format": container.format.name, "duration_us": round(span * _MICRO), "video": video, "audio": audio}
-    return {"media": media}
+    video = _Looked(pictures[0]) if pictures else None
+    spans = {stream.index: _Span(stream) for stream in sounds}
+    _read(container, video, spans)
+    audio = [_sound(stream, spans[stream.index]) for stream in sounds]
+    media = {
+        "format": container.format.name,
+        "duration_us": round((video.timeline.span if video else Fraction(container.duration or 0, _MICRO)) * _MICRO),
+        "audio": audio,
+        "subtitles": [_subtitle(stream) for stream in container.streams.subtitles],
+        "video": video.describe() if video else None,
+        "unsplittable": video.timeline.fault if video else None,
+    }
+    return {"media": media, "keyframes": video.keyframes() if video else []}
 
 
-def _sound(container: InputContainer) -> list[dict[str, Any]]:
-    """The audio streams, if the first, which is the one that is transcoded, can be decoded."""
-    streams = container.streams.audio
-    if not streams or not _decodable(streams[0], AUDIO_DECODERS):
-        return []
-    return [
-        {
-            "codec": stream.codec_context.codec.canonical_name,
-            "channels": stream.channels,
-            "sample_rate": stream.sample_rate,
-        }
-        for stream in streams
-        if _decodable(stream, AUDIO_DECODERS) and stream.channels and stream.sample_rate
-    ]
-
-
-def _decodable(stream: AudioStream | VideoStream, decoders: tuple[str, ...]) -> bool:
+def _decodable(stream: Stream, decoders: tuple[str, ...]) -> bool:
     return stream.codec_context is not None and stream.codec_context.codec.name in decoders
 
 
-def _picture(container: InputContainer, stream: VideoStream) -> tuple[dict[str, Any], Fraction]:
-    if not _decodable(stream, VIDEO_DECODERS):
-        codec = stream.codec_context.codec.name if stream.codec_context else "an unknown codec"
-        raise UnreadableMedia(f"expected a video codec such as H.264, HEVC, VP9 or AV1, got {codec}")
-    if stream.width * stream.height > MAX_PIXELS:
-        raise UnreadableMedia(f"expected at most {MAX_PIXELS} pixels a picture, got {stream.width}x{stream.height}")
-    timeline, frame = _read(container, stream)
-    if frame is None:
-        raise UnreadableMedia(
-            "expected a decodable video stream, got one without a single frame; is the upload complete?"
-        )
-    return _describe(stream, timeline, frame), timeline.span
+@dataclass
+class _Span:
+    """When a stream begins and ends, in its own ticks."""
+
+    stream: AudioStream
+    start: int | None = None
+    end: int = 0
+
+    def add(self, packet: "Packet[Any]") -> None:
+        if packet.pts is not None and not packet.is_discard:
+            self.start = packet.pts if self.start is None else self.start
+            self.end = max(self.end, packet.pts + (packet.duration or 0))
 
 
-def _describe(stream: VideoStream, timeline: "_Timeline", frame: VideoFrame) -> dict[str, Any]:
-    aspect = stream.sample_aspect_ratio or Fraction(1)
-    rate = stream.average_rate or Fraction(timeline.frames) / (timeline.span or 1)
+def _sound(stream: AudioStream, span: _Span) -> dict[str, Any]:
+    tick = stream.time_base or Fraction(1, _MICRO)
+    # Where the file says that the first samples are only there to warm the decoder up, its own start is the later one.
+    start = max(span.start or 0, span.start or 0 if stream.start_time is None else stream.start_time)
+    known = stream.codec_context is not None
     return {
-        "codec": stream.codec_context.codec.canonical_name,
-        "width": stream.width,
-        "height": stream.height,
-        # FFmpeg gives the turn counter-clockwise.
-        "rotation": round(-frame.rotation / _QUARTER_TURN) * _QUARTER_TURN % 360,
-        "sample_aspect": aspect.as_integer_ratio(),
-        "frame_rate": rate.limit_denominator(_MAX_DENOMINATOR).as_integer_ratio(),
-        "frames": timeline.frames,
-        "pixel_format": frame.format.name,
+        "codec": stream.codec_context.codec.canonical_name if known else "unknown",
+        "channels": max(1, stream.channels) if known else 1,
+        "layout": stream.layout.name if known else "",
+        "sample_rate": max(1, stream.sample_rate) if known else 1,
+        "decodable": _decodable(stream, AUDIO_DECODERS) and bool(stream.channels and stream.sample_rate),
+        "language": names.language(stream.language),
+        "default": bool(stream.disposition & Disposition.default),
+        "start_us": round(start * tick * _MICRO),
+        "duration_us": max(0, round((span.end - start) * tick * _MICRO)),
+    }
+
+
+def _subtitle(stream: SubtitleStream) -> dict[str, Any]:
+    context = stream.codec_context
+    return {
+        "codec": context.codec.canonical_name if context is not None else "unknown",
+        "language": names.language(stream.language),
+        "text": _decodable(stream, SUBTITLE_DECODERS),
     }
 
 
 @dataclass
-class _Timeline:
-    """What the packets of a stream add up to. Those that no decoder shows are left out."""
+class _Looked:
+    """A video stream that has been read to its end."""
 
-    tick: Fraction
-    frames: int = 0
-    start: int | None = None
-    end: int = 0
+    stream: VideoStream
+    timeline: Timeline = field(init=False)
+    frames: list[VideoFrame] = field(default_factory=list)
+    """The first ones, decoded."""
+    fed: int = 0
+    """Packets that went into decoding them."""
+
+    def __post_init__(self) -> None:
+        stream = self.stream
+        if not _decodable(stream, VIDEO_DECODERS):
+            codec = stream.codec_context.codec.name if stream.codec_context else "an unknown codec"
+            raise UnreadableMedia(f"expected a video codec such as H.264, HEVC, VP9 or AV1, got {codec}")
+        if stream.width * stream.height > MAX_PIXELS:
+            raise UnreadableMedia(f"expected at most {MAX_PIXELS} pixels a picture, got {stream.width}x{stream.height}")
+        stream.codec_context.thread_count = 1
+        self.timeline = Timeline(stream.time_base or Fraction(1, _MICRO))
+        self._format = stream.container.format.name
+        self._h264 = stream.codec_context.codec.canonical_name == "h264"
+        self._extradata = bytes(stream.codec_context.extradata or b"")
+
+    def add(self, packet: "Packet[Any]") -> None:
+        if self._curious():
+            self._decode(packet)
+        if not packet.size or packet.is_discard:
+            return
+        marked = packet.is_keyframe
+        begins = marked and (not self._h264 or h264_begins(bytes(packet), self._extradata))
+        self.timeline.add(packet.pts, packet.dts, packet.duration or 0, marked=marked, begins=begins)
+        if self.timeline.frames > MAX_FRAMES:
+            raise UnreadableMedia(f"expected at most {MAX_FRAMES} frames, got more; cut the file into parts")
+
+    def _curious(self) -> bool:
+        """Fields that come apart show only once there are more packets than a decoder holds back."""
+        apart = self._h264 and self._interlaced
+        enough = self.fed >= _LOOKED_AT_PACKETS if apart else len(self.frames) >= _LOOKED_AT
+        return not self.frames or not (enough or time.process_time() > _LOOKING_SECONDS)
+
+    def _decode(self, packet: "Packet[Any]") -> None:
+        self.fed += 1
+        try:
+            self.frames += self.stream.decode(packet)
+        except av.error.FFmpegError:  # a damaged packet; a later one may do
+            return
+        self.frames[1:-_LOOKED_AT] = []
 
     @property
-    def span(self) -> Fraction:
-        """Seconds from the first frame's start to the last one's end."""
-        return (self.end - (self.start or 0)) * self.tick
+    def _interlaced(self) -> bool:
+        return any(frame.interlaced_frame for frame in self.frames)
 
-    def add(self, packet: "Packet[VideoStream]") -> None:
-        # A stream cut out of a broadcast begins with pictures whose key frame is missing: those before its first key
-        # frame, and those that follow it but are shown before it.
-        if packet.is_discard or not (self.frames or packet.is_keyframe):
-            return
-        time = packet.dts if packet.pts is None else packet.pts
-        if time is not None:
-            self.start = time if self.start is None else self.start
-            if time < self.start:
-                return
-            self.end = max(self.end, time + (packet.duration or 0))
-        self.frames += 1
+    @property
+    def _fields_apart(self) -> bool:
+        return self._h264 and self._interlaced and self.fed >= _LOOKED_AT_PACKETS and 2 * len(self.frames) <= self.fed
+
+    def keyframes(self) -> list[int]:
+        us = self.timeline.tick * _MICRO
+        return thin([round(time * us) for time in self.timeline.keys], _KEYFRAME_SPACING_US, MAX_KEYFRAMES)
+
+    def describe(self) -> dict[str, Any]:
+        if not self.frames:
+            raise UnreadableMedia(
+                "expected a decodable video stream, got one without a single frame; is the upload complete?"
+            )
+        stream, timeline, frame = self.stream, self.timeline, self.frames[0]
+        if self._fields_apart:
+            timeline.frames //= 2
+            timeline.fault = "fields that come apart"
+        elif self._format == "avi" and stream.codec_context.has_b_frames:
+            timeline.fault = "an AVI with B-frames, whose times are guesses"
+        variable = timeline.conclude()
+        rate = stream.average_rate or Fraction(timeline.frames) / (timeline.span or 1)
+        return {
+            "codec": stream.codec_context.codec.canonical_name,
+            "width": stream.width,
+            "height": stream.height,
+            # FFmpeg gives the turn counter-clockwise.
+            "rotation": round(-frame.rotation / _QUARTER_TURN) * _QUARTER_TURN % 360,
+            "sample_aspect": (stream.sample_aspect_ratio or Fraction(1)).as_integer_ratio(),
+            "frame_rate": rate.limit_denominator(_MAX_DENOMINATOR).as_integer_ratio(),
+            "variable_rate": variable,
+            "frames": timeline.frames,
+            "start_us": round((timeline.start or 0) * timeline.tick * _MICRO),
+            "duration_us": round(timeline.span * _MICRO),
+            **self._picture(frame),
+        }
+
+    def _picture(self, frame: VideoFrame) -> dict[str, Any]:
+        return {
+            "pixel_format": frame.format.name,
+            "bit_depth": max((part.bits for part in frame.format.components), default=8),
+            "field_order": self._field_order(),
+            "color": names.color(frame.color_trc, frame.color_primaries, frame.colorspace, frame.color_range),
+            "captions": any("A53_CC" in each.side_data for each in self.frames),
+        }
+
+    def _field_order(self) -> str:
+        if not self._interlaced:
+            return "progressive"
+        return "bottom_first" if self.stream.codec_context.field_order in names.BOTTOM_FIRST else "top_first"
 
 
-def _read(container: InputContainer, stream: VideoStream) -> tuple[_Timeline, VideoFrame | None]:
-    """Counts all packets; only the first frame is decoded, since it alone carries the rotation."""
+def _read(container: InputContainer, video: _Looked | None, spans: Mapping[int, _Span]) -> None:
+    """Every packet of the first video stream and of all audio streams."""
+    wanted = {*spans, video.stream.index} if video else {*spans}
+    streams = [stream for stream in container.streams if stream.index in wanted]
     for other in container.streams:
-        if other.index != stream.index:
+        if other.index not in wanted:
             other.discard = Discard.all
-    stream.codec_context.thread_count = 1
-    timeline, frame = _Timeline(stream.time_base or Fraction(1, _MICRO)), None
-    for packet in container.demux(stream):
-        frame = frame or _first_frame(stream, packet)
-        if packet.size:
-            timeline.add(packet)
-    return timeline, frame
-
-
-def _first_frame(stream: VideoStream, packet: "Packet[VideoStream]") -> VideoFrame | None:
-    try:
-        return next(iter(stream.decode(packet)), None)
-    except av.error.FFmpegError:  # a damaged packet; a later one may do
-        return None
+    for packet in container.demux(streams):
+        if video is not None and packet.stream_index == video.stream.index:
+            video.add(packet)
+        elif packet.stream_index in spans:
+            spans[packet.stream_index].add(packet)
 
 
 def _guess(path: Path) -> str:

@@ -97,6 +97,7 @@ class AudioStream(Frozen):
     """As FFmpeg names it, such as `5.1(side)`."""
     sample_rate: int = Field(ge=1, le=768_000)
     """Hz."""
+    decodable: bool = True
     language: Language | None = None
     default: bool = False
     start_us: Instant = 0

@@ -3,10 +3,11 @@
 import pytest
 
 from tandem.inspection import calls
+from tandem.process import Limits
 from tandem.protocol.errors import UnreadableMedia
 from tandem.protocol.media import Source
 
-MEDIA = calls._Inspection("a.module", Source, UnreadableMedia, calls._MEDIA_LIMITS)
+MEDIA = calls._Inspection("a.module", Source, UnreadableMedia, Limits(memory_mib=1, wall_seconds=1))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Probing real clips, and files that are none."""
 
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tandem.protocol.capacity import Sandbox
 from tandem.protocol.errors import Unavailable, UnreadableMedia
 from tandem.protocol.media import MediaInfo
 from tests.fixtures.media import CLIPS, encode, ffmpeg, rotate
+from tests.fixtures.sources import SOURCES, Source
 
 FACTS = {
     "bbb_720p25_aac51.mp4": ((1280, 720), 132, (25, 1), 5_280_000, 6),
@@ -36,6 +38,69 @@ async def test_real_clips(name: str) -> None:
     assert (info.video.codec, info.video.frames, info.video.frame_rate) == ("h264", frames, rate)
     assert info.duration_us == duration
     assert [stream.channels for stream in info.audio] == ([channels] if channels else [])
+
+
+MADE: dict[str, dict[str, object]] = {
+    "h264_open_gop.mp4": {"codec": "h264", "frames": 50, "start_us": 0},
+    "h264_mbaff.ts": {"field_order": "top_first", "frames": 50, "start_us": 1_480_000},
+    "h264_late.ts": {"start_us": 3_601_900_000, "duration_us": 2_000_000},
+    "h264.flv": {"codec": "h264", "variable_rate": False, "frame_rate": (25, 1)},
+    "hevc10_pq.mkv": {"codec": "hevc", "bit_depth": 10, "color.transfer": "smpte2084", "color.hdr": True},
+    "hevc10_hlg.mp4": {"pixel_format": "yuv420p10le", "color.matrix": "bt2020nc", "color.hdr": True},
+    "vp8.webm": {"codec": "vp8", "frames": 50},
+    "vp9.webm": {"codec": "vp9", "frames": 50},
+    "av1.mkv": {"codec": "av1", "frames": 50},
+    "mpeg2_interlaced.mpg": {"codec": "mpeg2video", "field_order": "top_first", "frames": 50},
+    "mpeg2.ts": {"codec": "mpeg2video", "field_order": "progressive", "frames": 50},
+    "asp_packed.avi": {"codec": "mpeg4", "frames": 50},
+    "msmpeg4.avi": {"codec": "msmpeg4v3", "frames": 50},
+    "prores.mov": {"codec": "prores", "bit_depth": 10},
+    "mjpeg_odd.mov": {"codec": "mjpeg", "width": 97, "height": 63},
+    "sar.mp4": {"sample_aspect": (4, 3), "display_size": (128, 64)},
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+async def test_made_sources(source: Source, name: str) -> None:
+    assert name in SOURCES
+    video = (await probe(source(name))).video
+    assert {fact: attrgetter(fact)(video) for fact in MADE[name]} == MADE[name]
+
+
+async def test_tracks_have_languages_and_a_default(source: Source) -> None:
+    info = await probe(source("tracks.mkv"))
+    assert [(each.codec, each.language, each.default) for each in info.audio] == [
+        ("aac", "eng", False),
+        ("opus", "deu", True),
+    ]
+    assert [(each.codec, each.language, each.text) for each in info.subtitles] == [("subrip", "fra", True)]
+
+
+async def test_captions_among_the_pictures_are_seen() -> None:
+    with_captions, without = await probe(CLIPS / "sintel_cea608.ts"), await probe(CLIPS / "hls_segment_15fps_sar.ts")
+    assert with_captions.video is not None
+    assert without.video is not None
+    assert (with_captions.video.captions, without.video.captions) == (True, False)
+    assert [(each.start_us, each.duration_us) for each in with_captions.audio] == [(9_881_000, 9_845_256)]
+
+
+@pytest.mark.parametrize(
+    ("name", "keyframes"),
+    [
+        ("h264.mp4", (0, 1_000_000)),
+        ("h264_open_gop.mp4", (0, 480_000, 960_000, 1_440_000, 1_920_000)),
+        ("h264_refresh.ts", (1_400_000,)),
+    ],
+)
+async def test_keyframes_are_where_decoding_can_begin(source: Source, name: str, keyframes: tuple[int, ...]) -> None:
+    """A refresh that takes many pictures is marked as a keyframe too, and is none."""
+    found = await inspect_media(source(name), sandbox=Sandbox.LIMITS, clock=SystemClock())
+    assert found.keyframes == keyframes
+
+
+async def test_a_timeline_that_forbids_splitting_says_why(source: Source) -> None:
+    assert (await probe(source("h264.mp4"))).splittable
+    assert (await probe(source("asp_packed.avi"))).unsplittable == "an AVI with B-frames, whose times are guesses"
 
 
 async def test_every_confinement_sees_the_same(sandbox: Sandbox) -> None:
@@ -111,7 +176,7 @@ async def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:
 
 
 async def test_a_probe_that_passes_its_bounds_blames_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tandem.inspection.calls._MEDIA_LIMITS", Limits(memory_mib=64, wall_seconds=0.1))
+    monkeypatch.setattr("tandem.inspection.calls._media_limits", lambda _path: Limits(memory_mib=64, wall_seconds=0.1))
     monkeypatch.setattr("tandem.inspection.calls.python_command", lambda *_words: ["/usr/bin/sleep", "1000"])
     with pytest.raises(UnreadableMedia, match=r"within bounds.*within 0\.1 s"):
         await probe(CLIPS / "bbb_720p25_aac51.mp4")

@@ -1,0 +1,61 @@
+"""What the packets of a stream add up to: when it begins and ends, how many frames, and whether it may be split."""
+
+from array import array
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+_JITTER = Fraction(21, 10_000)
+"""Seconds that a constant rate may be off by rounding: twice a millisecond, and a little."""
+MAX_FRAMES = 2**24
+
+
+@dataclass
+class Timeline:
+    """Of one video stream, in its own ticks. Packets that no decoder shows are left out."""
+
+    tick: Fraction
+    frames: int = 0
+    start: int | None = None
+    end: int = 0
+    times: "array[int]" = field(default_factory=lambda: array("q"))
+    keys: list[int] = field(default_factory=list)
+    fault: str | None = None
+    _last_dts: int | None = None
+
+    @property
+    def span(self) -> Fraction:
+        """Seconds from the first frame's start to the last one's end."""
+        return (self.end - (self.start or 0)) * self.tick
+
+    def add(self, pts: int | None, dts: int | None, duration: int, *, marked: bool, begins: bool) -> None:
+        """A packet in the order of the file. `marked`: as a keyframe; `begins`: decoding can begin there."""
+        # A stream cut out of a broadcast begins with pictures whose keyframe is missing: those before its first
+        # keyframe, and those that follow it but are shown before it.
+        if not (self.frames or marked):
+            return
+        time = dts if pts is None else pts
+        if time is not None:
+            self.start = time if self.start is None else self.start
+            if time < self.start:
+                return
+            self.end = max(self.end, time + duration)
+            self.times.append(time)
+            if begins:
+                self.keys.append(time)
+        self._judge(pts, dts)
+        self.frames += 1
+
+    def _judge(self, pts: int | None, dts: int | None) -> None:
+        if pts is None:
+            self.fault = "packets without a presentation time"
+        elif dts is not None and self._last_dts is not None and dts < self._last_dts:
+            self.fault = "times that run backwards"
+        self._last_dts = dts if dts is not None else self._last_dts
+
+    def conclude(self) -> bool:
+        """To be called at the end; True if the time between frames varies."""
+        ordered = array("q", sorted(self.times))
+        gaps = [ordered[index + 1] - ordered[index] for index in range(len(ordered) - 1)]
+        if gaps and min(gaps) <= 0:
+            self.fault = self.fault or "pictures that are shown at the same time"
+        return bool(gaps) and (max(gaps) - min(gaps)) * self.tick > _JITTER
