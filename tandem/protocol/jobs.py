@@ -227,13 +227,15 @@ class TranscodeWork(Frozen):
         return span.duration_us if span else self.media.duration_us
 
     def frames_of(self, rendition: Rendition) -> int:
-        """About how many frames are to come; exact where the rate is constant."""
+        """About how many frames are to come; exact where the rate is constant. Of a job's windows they add up."""
         if rendition.fps is not None:
-            return ceil_div(self.duration_us * rendition.fps[0], rendition.fps[1] * _MICRO)
-        video = self.media.video
-        if video is None or not self.media.duration_us:
+            frames, duration_us = rendition.fps[0], rendition.fps[1] * _MICRO
+        elif self.media.video is not None and self.media.duration_us:
+            frames, duration_us = self.media.video.frames, self.media.duration_us
+        else:
             return 0
-        return min(video.frames, ceil_div(video.frames * self.duration_us, self.media.duration_us))
+        start = self.window.start_us - self.origin_us if self.window else 0
+        return ceil_div((start + self.duration_us) * frames, duration_us) - ceil_div(start * frames, duration_us)
 
     def pixels(self) -> dict[VideoCodec, int]:
         """Pixels to encode, by codec: the unit that pictures are priced in."""

@@ -1,0 +1,148 @@
+"""A transcode as one task or as many: windows of its pictures, cut where the source's keyframes make it cheap.
+
+Windows begin and end on the grid of the job's GOPs (of its segments, if it has any), so that each begins with a
+keyframe of every rendition, as in one run. Decoding begins at a keyframe strictly before the window: pictures that lead
+an open GOP are then decoded with all that they refer to. Sound is never cut.
+
+Large windows come first and small ones last, so that no node ends long after the others: each window is half of what
+the slowest node would get of the rest. Extra CPU by length of window: 16 s 8 %, 8 s 12 %, 4 s 22 % (measured).
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+
+from tandem.protocol.jobs import TranscodeWork
+from tandem.protocol.ladder import Window
+from tandem.protocol.units import ceil_div
+
+_MICRO = 10**6
+_SHORTEST_US = 8 * _MICRO
+"""Shorter windows cost too much extra work."""
+_SHORTEST_SECONDS = 2.0
+"""Nor may a node be done sooner than that: beginning and handing over take time too."""
+_LONGEST_US = 300 * _MICRO
+_LONGEST_STREAMED_US = 60 * _MICRO
+"""Where players wait for it."""
+_MOST_WINDOWS = 500
+_SLOW = 1 / 8
+"""Of the fastest node: one slower than that is not planned for, though it may get a window all the same."""
+_LEEWAY = 4
+"""A cut is moved by up to a fourth of its window to be nearer to a keyframe."""
+_MOST_PREROLL = 1 / 2
+"""Of the job's duration: what is decoded only to get to the windows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """The tasks of a job; of a single one, why it is not split."""
+
+    works: tuple[TranscodeWork, ...]
+    whole_because: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """Of windows, in cells of the grid."""
+
+    least: int
+    most: int
+    share: float
+    """Of what is left."""
+    streamed: bool
+    """Begins with short ones, so that players may begin soon."""
+
+
+def split(work: TranscodeWork, keyframes: Sequence[int], speeds: Sequence[float], cell_us: int) -> Split:
+    """Splits a whole transcode over nodes that encode it at `speeds`, in seconds of it a second.
+
+    `keyframes`: presentation times in µs, ascending, at which decoding of the source may begin. `cell_us`: the length
+    of a segment, or of a GOP where there are no segments.
+    """
+    reason = _indivisible(work, keyframes, speeds, cell_us)
+    if reason is not None:
+        return Split((work,), reason)
+    cuts = list(_cuts(work, keyframes, _sizes(work, speeds, cell_us), cell_us))
+    windows = [Window(start_us=start, end_us=end) for start, end in pairwise(cuts)]
+    if len(windows) < 2:  # noqa: PLR2004
+        return Split((work,), "too short")
+    if sum(_preroll(work, keyframes, window.start_us) for window in windows) > _MOST_PREROLL * work.duration_us:
+        return Split((work,), "too few keyframes")
+    return Split((*_rest(work), *(_piece(work, window, _seek(keyframes, window.start_us)) for window in windows)))
+
+
+def _indivisible(work: TranscodeWork, keyframes: Sequence[int], speeds: Sequence[float], cell_us: int) -> str | None:
+    if not work.video:
+        return "no pictures"
+    if not work.media.splittable:
+        return work.media.unsplittable or "no pictures"
+    if not keyframes:
+        return "no keyframes"
+    if len(speeds) < 2 and work.direct:  # noqa: PLR2004
+        return "one node"
+    return "too short" if work.duration_us < 2 * max(cell_us, _SHORTEST_US) else None
+
+
+def _sizes(work: TranscodeWork, speeds: Sequence[float], cell_us: int) -> _Sizes:
+    able = [speed for speed in speeds if speed >= _SLOW * max(speeds)] or [1.0]
+    shortest = max(_SHORTEST_US, int(_SHORTEST_SECONDS * median(able) * _MICRO), work.duration_us // _MOST_WINDOWS)
+    longest = max(shortest, _LONGEST_US if work.direct else _LONGEST_STREAMED_US)
+    return _Sizes(
+        least=ceil_div(shortest, cell_us),
+        most=ceil_div(longest, cell_us),
+        share=min(able) / sum(able) / 2 if len(able) > 1 else 1.0,
+        streamed=not work.direct,
+    )
+
+
+def _cuts(work: TranscodeWork, keyframes: Sequence[int], sizes: _Sizes, cell_us: int) -> Iterator[int]:
+    """Where windows begin, and where the last one ends."""
+    cells, done = ceil_div(work.duration_us, cell_us), 0
+    while done < cells:
+        yield work.origin_us + done * cell_us
+        left = cells - done
+        size = min(sizes.most, max(sizes.least, int(left * sizes.share)))
+        if sizes.streamed:
+            size = min(size, max(1, done))
+        if left - size < ceil_div(min(size, sizes.least), 2):
+            break
+        done = _near_keyframe(work, keyframes, cell_us, done, size)
+    yield work.origin_us + work.duration_us
+
+
+def _near_keyframe(work: TranscodeWork, keyframes: Sequence[int], cell_us: int, done: int, size: int) -> int:
+    """The end of a window of so many cells, or a few less if the way from a keyframe is shorter then."""
+    target = done + size
+
+    def cost(cell: int) -> tuple[int, int]:
+        return _preroll(work, keyframes, work.origin_us + cell * cell_us), target - cell
+
+    return min(range(target - size // _LEEWAY, target + 1), key=cost)
+
+
+def _preroll(work: TranscodeWork, keyframes: Sequence[int], at: int) -> int:
+    """Microseconds that are decoded only to get to a time."""
+    seek = _seek(keyframes, at)
+    return at - (work.media.origin_us if seek is None else seek)
+
+
+def _seek(keyframes: Sequence[int], at: int) -> int | None:
+    """The last keyframe strictly before a time."""
+    before = bisect_left(keyframes, at)
+    return keyframes[before - 1] if before else None
+
+
+def _piece(work: TranscodeWork, window: Window, seek_us: int | None) -> TranscodeWork:
+    changes = {"window": window, "seek_us": seek_us, "audio": (), "subtitles": (), "stills": None, "direct": False}
+    return TranscodeWork.model_validate(dict(work) | changes)
+
+
+def _rest(work: TranscodeWork) -> Iterator[TranscodeWork]:
+    """What is not cut: the sound with the subtitles, and the stills. First, since players need the sound at once."""
+    bare = dict(work) | {"video": (), "audio": (), "subtitles": (), "stills": None, "direct": False}
+    if work.audio or work.subtitles:
+        yield TranscodeWork.model_validate(bare | {"audio": work.audio, "subtitles": work.subtitles})
+    if work.stills:
+        yield TranscodeWork.model_validate(bare | {"stills": work.stills})
