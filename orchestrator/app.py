@@ -125,7 +125,7 @@ def _compose(
     )
     sessions = NodeSessions(identity, Sessions(collaborators), heartbeat=timeouts.lease / 2)
     services = Services(
-        submissions=Submissions(store, artifacts, inspector, settings.prices, tasks_waiting.ring),
+        submissions=Submissions(store, artifacts, inspector, settings.prices, nodes.states, tasks_waiting.ring),
         jobs=Jobs(store, events, lifecycle.cancel, scheduler.explain),
         models=Models(store, artifacts, inspector),
         keys=Keys(store),

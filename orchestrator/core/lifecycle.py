@@ -26,7 +26,7 @@ from tandem.protocol.errors import (
     UnreadableMedia,
 )
 from tandem.protocol.ids import AttemptRef
-from tandem.protocol.jobs import JOB_TRANSITIONS, AttemptState, JobState, Output, TaskState, is_final
+from tandem.protocol.jobs import JOB_TRANSITIONS, AttemptState, JobState, Output, TaskState, TranscodeWork, is_final
 from tandem.protocol.tensors import Tensor
 
 DECLINED = frozenset({AttemptReturned.code, NoCapacity.code, ExposureExceeded.code, Unavailable.code})
@@ -124,11 +124,23 @@ class Abandoned:
 
 
 @dataclass(frozen=True, slots=True)
+class Assembled:
+    """What players open is put together from the results of all tasks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unassembled:
+    """It cannot be put together."""
+
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
 class Cancelled:
     """The submitter wants no more of it."""
 
 
-Event = Assigned | Finished | Accepted | Rejected | Broken | Expired | Abandoned | Cancelled
+Event = Assigned | Finished | Accepted | Rejected | Broken | Expired | Abandoned | Assembled | Unassembled | Cancelled
 
 
 def decide(  # noqa: C901, PLR0911 - one arm an event
@@ -158,6 +170,10 @@ def decide(  # noqa: C901, PLR0911 - one arm an event
         case Abandoned(ref):
             attempt = _current(snapshot, ref, AttemptState.RUNNING)
             return _lose(snapshot, attempt, "the node came back without the attempt", now, policy)
+        case Assembled():
+            return _end_job(_assembling(snapshot), JobState.SUCCEEDED, None, now)
+        case Unassembled(failure):
+            return _end_job(_assembling(snapshot), JobState.FAILED, failure, now)
         case _:
             assert_never(event)
 
@@ -283,6 +299,23 @@ def _backoff(history: Sequence[AttemptRecord], policy: RetryPolicy) -> float:
     return min(policy.backoff_max, policy.backoff * 2.0 ** (len(history) - 1))
 
 
+def needs_assembly(snapshot: JobSnapshot) -> bool:
+    """Whether the results of the tasks are not yet what the submitter asked for."""
+    return any(isinstance(task.work, TranscodeWork) and not task.work.direct for task in snapshot.tasks)
+
+
+def is_assembling(snapshot: JobSnapshot) -> bool:
+    """Whether all its tasks are done, and it waits for what players open."""
+    done = all(task.state is TaskState.DONE for task in snapshot.tasks)
+    return snapshot.job.state is JobState.VERIFYING and done and needs_assembly(snapshot)
+
+
+def _assembling(snapshot: JobSnapshot) -> JobSnapshot:
+    if not is_assembling(snapshot):
+        raise Conflict(f"expected a job whose tasks are all done, and that is not over, got {snapshot.job.state}")
+    return snapshot
+
+
 def _cancel(snapshot: JobSnapshot, now: float) -> JobChanges:
     if snapshot.job.state is JobState.CANCELLED:
         return JobChanges()
@@ -340,6 +373,8 @@ def _follow(snapshot: JobSnapshot, now: float) -> JobRecord:
     """The job with the state that its tasks and attempts call for."""
     states = {task.state for task in snapshot.tasks}
     if states == {TaskState.DONE}:
+        if needs_assembly(snapshot):
+            return replace(snapshot.job, state=JobState.VERIFYING)
         return replace(snapshot.job, state=JobState.SUCCEEDED, finished_at=now)
     if TaskState.ACTIVE not in states:
         return replace(snapshot.job, state=JobState.RUNNING if TaskState.DONE in states else JobState.QUEUED)

@@ -6,14 +6,15 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import assert_never
 
-from orchestrator.core.records import ReadyTask
+from orchestrator.core.records import ReadyTask, TaskRecord
 from tandem.protocol.capacity import Capacity, shortfalls
 from tandem.protocol.ids import AttemptRef
-from tandem.protocol.jobs import InferenceWork, TranscodeWork
+from tandem.protocol.jobs import InferenceWork, TaskState, TranscodeWork
 from tandem.protocol.messages import Offer
 from tandem.protocol.placement import LEAST_CPU, effort, lacking, need
 from tandem.protocol.pricing import price_of
 
+_MICRO = 10**6
 _UNKNOWN_SPEED_SECONDS = 60.0
 _FETCHED_A_SECOND = 25 * 10**6
 """Bytes, as a guess: enough to prefer the node that has the source."""
@@ -150,6 +151,13 @@ def _obstacles(ready: ReadyTask, node: NodeState, alternatives: frozenset[str]) 
     if node.address in ready.failed_on and alternatives:
         reasons.append(Reason(Obstacle.FAILED_BEFORE, f"{len(alternatives)} other nodes can take it"))
     return tuple(reasons)
+
+
+def speeds(work: TranscodeWork, price: int, nodes: Sequence[NodeState]) -> list[float]:
+    """Seconds of the transcode a second, of each node that could take its parts at so many wei for the whole."""
+    whole = ReadyTask(TaskRecord("", work, TaskState.WAITING, price))
+    able = [replace(node, sources=frozenset({work.source})) for node in nodes if not _lasting(whole, node)]
+    return [work.duration_us / _MICRO / max(expected_seconds(work, node), 1 / _MICRO) for node in able]
 
 
 def _lasting(ready: ReadyTask, node: NodeState) -> list[Reason]:

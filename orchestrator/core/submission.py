@@ -1,10 +1,13 @@
 """From a request to a job: every check and every default, decided from data alone."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
 from orchestrator.core.records import ArtifactRecord, JobRecord, Submission, TaskRecord
+from orchestrator.core.scheduling import NodeState, speeds
+from orchestrator.core.splitting import split
 from orchestrator.core.transcoding import decide
 from tandem.protocol.api import QuoteView
 from tandem.protocol.codec import MAX_CONTROL_BYTES, MAX_FRAME_BYTES
@@ -19,12 +22,22 @@ from tandem.protocol.jobs import (
     TranscodeRequest,
     TranscodeWork,
 )
-from tandem.protocol.media import MAX_DURATION_US, MediaInfo
+from tandem.protocol.media import MAX_DURATION_US, MediaInfo, Source
 from tandem.protocol.pricing import Prices, inference_cost, inference_price, transcode_price
 from tandem.protocol.tensors import Tensor, TensorSpec, check_tensors, element_size, elements, tensor_from_json
 
+_MICRO = 10**6
+
 MAX_TENSOR_BYTES = MAX_FRAME_BYTES - MAX_CONTROL_BYTES
 """Tensors of one job: with its message they must fit one frame of the node session."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one task is to do, and the most that it may cost, in wei."""
+
+    work: TranscodeWork | InferenceWork
+    price: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +47,18 @@ class Plan:
     request: TranscodeRequest | InferenceRequest
     """Less the tensors' data."""
     work: TranscodeWork | InferenceWork
-    price: int
+    """All of it."""
+    parts: tuple[Part, ...]
+    """The same as tasks."""
     artifacts: tuple[str, ...]
     """Those that must be kept for the job."""
     inputs: tuple[Tensor, ...] = ()
+    whole_because: str | None = None
+    """Why a transcode is not split."""
+
+    @property
+    def price(self) -> int:
+        return sum(part.price for part in self.parts)
 
     @property
     def digest(self) -> bytes:
@@ -48,14 +69,32 @@ class Plan:
         return digest.digest()
 
 
-def plan_transcode(request: TranscodeRequest, source: ArtifactRecord, media: MediaInfo, prices: Prices) -> Plan:
-    """Raises UnreadableMedia, TooLarge for a source that runs too long, InvalidLadder, or InvalidRequest."""
-    _check_source(media)
-    work = decide(request, source, media)
+def plan_transcode(
+    request: TranscodeRequest, source: ArtifactRecord, found: Source, prices: Prices, crew: Sequence[NodeState] = ()
+) -> Plan:
+    """Splits it if that makes it faster on the nodes of `crew`.
+
+    Raises UnreadableMedia, TooLarge for a source that runs too long, InvalidLadder, or InvalidRequest.
+    """
+    _check_source(found.media)
+    work = decide(request, source, found.media)
+    price = _price(prices, work)
+    cut = split(work, found.keyframes, speeds(work, price, crew), _cell(request, work))
+    parts = tuple(Part(part, _price(prices, part)) for part in cut.works)
+    return Plan(request, work, parts, (source.id,), whole_because=cut.whole_because)
+
+
+def _price(prices: Prices, work: TranscodeWork) -> int:
     price = transcode_price(prices, work)
     if price is None:
         raise InvalidLadder(f"expected codecs out of {sorted(prices.megapixel)}, got {sorted(work.pixels())}")
-    return Plan(request, work, price, (source.id,))
+    return price
+
+
+def _cell(request: TranscodeRequest, work: TranscodeWork) -> int:
+    """Microseconds: windows are whole segments, where there are any, or whole GOPs."""
+    gops = 1 if work.direct else round(request.output.segment_seconds * _MICRO / work.picture.gop_us)
+    return max(1, gops) * work.picture.gop_us
 
 
 def _check_source(media: MediaInfo) -> None:
@@ -79,7 +118,8 @@ def plan_inference(request: InferenceRequest, model: ModelInfo, prices: Prices) 
     work = InferenceWork(
         model=model.artifact, model_size=model.size, inputs=metas, outputs=model.outputs, cost_us=cost_us
     )
-    return Plan(_without_data(request), work, inference_price(prices, cost_us), (model.artifact,), inputs)
+    parts = (Part(work, inference_price(prices, cost_us)),)
+    return Plan(_without_data(request), work, parts, (model.artifact,), inputs)
 
 
 def _check_size(what: str, size: int) -> None:
@@ -100,7 +140,14 @@ def _without_data(request: InferenceRequest) -> InferenceRequest:
 def quote_of(plan: Plan) -> QuoteView:
     match plan.work:
         case TranscodeWork(video=ladder, audio=audio):
-            return QuoteView(kind="transcode", price=plan.price, ladder=ladder, audio=audio)
+            return QuoteView(
+                kind="transcode",
+                price=plan.price,
+                ladder=ladder,
+                audio=audio,
+                tasks=len(plan.parts),
+                whole_because=plan.whole_because,
+            )
         case InferenceWork(cost_us=cost_us):
             return QuoteView(kind="inference", price=plan.price, cost_us=cost_us)
         case _:
@@ -108,14 +155,17 @@ def quote_of(plan: Plan) -> QuoteView:
 
 
 def submission_of(plan: Plan, job: str, owner: str, now: float, idempotency_key: str | None) -> Submission:
-    """The rows of a new job: one task, waiting."""
+    """The rows of a new job: its tasks, waiting."""
     record = JobRecord(
         id=job, owner=owner, request=plan.request, state=JobState.QUEUED, price=plan.price, created_at=now
     )
-    task = TaskRecord(id=task_id(job, 0), work=plan.work, state=TaskState.WAITING, price=plan.price)
+    tasks = tuple(
+        TaskRecord(id=task_id(job, index), work=part.work, state=TaskState.WAITING, price=part.price)
+        for index, part in enumerate(plan.parts)
+    )
     return Submission(
         job=record,
-        tasks=(task,),
+        tasks=tasks,
         inputs=plan.inputs,
         idempotency_key=idempotency_key,
         request_digest=plan.digest,

@@ -72,6 +72,10 @@ class Nodes:
     def __len__(self) -> int:
         return len(self._connected)
 
+    def states(self) -> list[NodeState]:
+        """As the scheduler sees them."""
+        return [node.state() for node in self]
+
     def get(self, address: str) -> ConnectedNode | None:
         return self._connected.get(address)
 

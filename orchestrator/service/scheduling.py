@@ -81,7 +81,7 @@ class Scheduler:
             async with asyncio.TaskGroup() as handing_out:  # side by side, so that they share commits
                 handed = [
                     handing_out.create_task(self._hand_out(assignment, tasks[assignment.task]))
-                    for assignment in assign(ready, [node.state() for node in self._nodes])
+                    for assignment in assign(ready, self._nodes.states())
                 ]
             placed += sum(task.result() for task in handed)
             if len(ready) < _BATCH:
@@ -94,7 +94,7 @@ class Scheduler:
         running = {each.attempt.ref: each for each in self._tracker.running()} if self._free() else {}
         if not running:
             return 0
-        states = [node.state() for node in self._nodes]
+        states = self._nodes.states()
         doubled = 0
         for second in second_attempts(list(running.values()), states, await self._store.now()):
             doubled += await self._hand_out(second.assignment, running[second.beside].task, second.beside)
@@ -105,7 +105,7 @@ class Scheduler:
 
     def explain(self, snapshot: JobSnapshot) -> dict[str, dict[str, tuple[Reason, ...]]]:
         """For each waiting task of a job and each connected node, why it is not there."""
-        states = [node.state() for node in self._nodes]
+        states = self._nodes.states()
         waiting = (task for task in snapshot.tasks if task.state is TaskState.WAITING)
         return {task.id: explain(ReadyTask(task, failed_on(snapshot.attempts_of(task.id))), states) for task in waiting}
 

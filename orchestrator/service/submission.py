@@ -1,23 +1,31 @@
 """Taking jobs in: look things up, probe what is new, decide, write."""
 
 import asyncio
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import assert_never
 
+from orchestrator.core.scheduling import NodeState
 from orchestrator.core.submission import Plan, plan_inference, plan_transcode, quote_of, submission_of
 from orchestrator.ports.artifacts import ArtifactStore
 from orchestrator.ports.inspection import Inspector
 from orchestrator.ports.store import Store
+from tandem import logging as log
 from tandem.protocol.api import QuoteView
 from tandem.protocol.ids import job_id
 from tandem.protocol.jobs import InferenceRequest, TranscodeRequest
-from tandem.protocol.media import MediaInfo
+from tandem.protocol.media import Source
 from tandem.protocol.pricing import Prices
+
+logger = logging.getLogger(__name__)
 
 
 class Submissions:
-    """Quotes and new jobs. `wake` is called after each submission, to have it scheduled now rather than soon."""
+    """Quotes and new jobs. `crew`: the nodes over which a job may be split.
+
+    `wake` is called after each submission, to have it scheduled now rather than soon.
+    """
 
     def __init__(
         self,
@@ -25,12 +33,14 @@ class Submissions:
         artifacts: ArtifactStore,
         inspector: Inspector,
         prices: Prices,
+        crew: Callable[[], Sequence[NodeState]],
         wake: Callable[[], None],
     ) -> None:
         self._store = store
         self._artifacts = artifacts
         self._inspector = inspector
         self._prices = prices
+        self._crew = crew
         self._wake = wake
 
     async def quote(self, request: TranscodeRequest | InferenceRequest) -> QuoteView:
@@ -48,6 +58,7 @@ class Submissions:
         plan = await self._plan(request)
         now = await self._store.now()
         job = await self._store.submit(submission_of(plan, job_id(now, os.urandom(8)), owner, now, idempotency_key))
+        log.event(logger, "submitted", job=job, tasks=len(plan.parts), whole_because=plan.whole_because)
         self._wake()
         return job
 
@@ -55,7 +66,9 @@ class Submissions:
         match request:
             case TranscodeRequest():
                 source = await self._store.artifact(request.input.artifact)
-                return plan_transcode(request, source, await self._media(source.id), self._prices)
+                found = await self._source(source.id)
+                # Where to cut takes a moment for hours of video.
+                return await asyncio.to_thread(plan_transcode, request, source, found, self._prices, self._crew())
             case InferenceRequest():
                 return await self._plan_inference(request)
             case _:
@@ -66,11 +79,11 @@ class Submissions:
         # Lists of millions of numbers take seconds to convert: the event loop keeps turning meanwhile.
         return await asyncio.to_thread(plan_inference, request, model, self._prices)
 
-    async def _media(self, artifact_id: str) -> MediaInfo:
+    async def _source(self, artifact_id: str) -> Source:
         known = await self._store.media(artifact_id)
         if known is not None:
-            return known
+            return Source(media=known, keyframes=await self._store.keyframes(artifact_id))
         async with self._artifacts.local(artifact_id) as path:
             source = await self._inspector.media(path)
         await self._store.save_media(artifact_id, source)
-        return source.media
+        return source

@@ -98,6 +98,10 @@ class QuoteView(View):
     """Of a transcode."""
     audio: tuple[AudioRendition, ...] | None = None
     """Of a transcode; those with several tracks or settings have several."""
+    tasks: int = 1
+    """Into so many it would be split over the nodes that are connected now."""
+    whole_because: str | None = None
+    """Why a transcode would not be split."""
     cost_us: int | None = None
     """Of an inference: microseconds of model cost."""
 

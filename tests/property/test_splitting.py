@@ -26,7 +26,9 @@ def works(draw: st.DrawFn) -> tuple[TranscodeWork, list[int]]:
     work = transcode_work(source)
     gap = draw(st.integers(SECOND // 2, 12 * SECOND))
     keyframes = list(range(origin, origin + duration, gap))
-    extra = {"stills": Stills(poster=Poster(at_us=origin, width=320, height=180))} if draw(st.booleans()) else {}
+    extra: dict[str, object] = (
+        {"stills": Stills(poster=Poster(at_us=origin, width=320, height=180))} if draw(st.booleans()) else {}
+    )
     if draw(st.booleans()):
         start = draw(st.integers(0, duration - 18 * SECOND))
         length = draw(st.integers(17 * SECOND, duration - start))

@@ -5,6 +5,7 @@ import pytest
 from orchestrator.core.lifecycle import (
     Abandoned,
     Accepted,
+    Assembled,
     Assigned,
     Broken,
     Cancelled,
@@ -14,9 +15,11 @@ from orchestrator.core.lifecycle import (
     Rejected,
     RetryPolicy,
     Shown,
+    Unassembled,
     changed,
     decide,
     failed_on,
+    is_assembling,
     part_of_price,
 )
 from orchestrator.core.records import Failure, JobRecord, JobSnapshot, TaskRecord
@@ -314,3 +317,22 @@ def test_there_is_room_for_one_attempt_beside_one_that_runs_elsewhere(events: li
     job = after(new_job(), *events)
     with pytest.raises(StaleAttempt):
         decide(job, second, NOW, POLICY)
+
+
+def test_what_has_to_be_put_together_is_not_over_with_its_tasks() -> None:
+    fresh = new_job()
+    pieces = tuple(replace(task, work=task.work.model_copy(update={"direct": False})) for task in fresh.tasks)
+    job = after(replace(fresh, tasks=pieces), assigned(), Finished(REF, A, OUTPUT))
+    with pytest.raises(Conflict, match="tasks are all done"):
+        decide(job, Assembled(), NOW, POLICY)
+    job = after(job, Accepted(REF))
+    assert job.job.state is JobState.VERIFYING
+    assert is_assembling(job)
+    assert after(job, Cancelled()).job.state is JobState.CANCELLED
+    failed = after(job, Unassembled(CRASH)).job
+    assert (failed.state, failed.failure) == (JobState.FAILED, CRASH)
+    done = after(job, Assembled())
+    assert done.job.state is JobState.SUCCEEDED
+    assert not is_assembling(done)
+    with pytest.raises(Conflict):
+        decide(after(new_job(), assigned(), Finished(REF, A, OUTPUT), Accepted(REF)), Assembled(), NOW, POLICY)

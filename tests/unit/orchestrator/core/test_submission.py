@@ -3,6 +3,7 @@
 import pytest
 
 from orchestrator.core.records import ArtifactRecord
+from orchestrator.core.scheduling import NodeState
 from orchestrator.core.submission import (
     MAX_TENSOR_BYTES,
     plan_inference,
@@ -22,15 +23,17 @@ from tandem.protocol.jobs import (
     TranscodeRequest,
     TranscodeWork,
 )
-from tandem.protocol.ladder import RenditionRequest
-from tandem.protocol.media import MAX_DURATION_US, MediaInfo, VideoCodec, VideoStream
+from tandem.protocol.ladder import Container, OutputSettings, RenditionRequest
+from tandem.protocol.media import MAX_DURATION_US, MediaInfo, Source, VideoCodec, VideoStream
 from tandem.protocol.pricing import Prices
 from tandem.protocol.tensors import Datatype, TensorJson, TensorSpec
+from tests.fixtures.protocol import offer
 
 PRICES = Prices(megapixel={VideoCodec.H264: 1000}, inference_second=10**6)
 SOURCE = ArtifactRecord(id="sha256:" + "a" * 64, size=1234, media_type="video/mp4", created_at=0)
 VIDEO = VideoStream(codec="h264", width=1280, height=720, frame_rate=(25, 1), frames=50)
 MEDIA = MediaInfo(format="mp4", duration_us=2_000_000, video=VIDEO)
+FOUND = Source(media=MEDIA, keyframes=(0,))
 MODEL = ModelInfo(
     name="m",
     version="1",
@@ -48,13 +51,17 @@ def transcode(*heights: int) -> TranscodeRequest:
     return TranscodeRequest(kind="transcode", input=ArtifactInput(artifact=SOURCE.id), ladder=ladder)
 
 
+def found(**change: object) -> Source:
+    return FOUND.model_copy(update={"media": MEDIA.model_copy(update=change)})
+
+
 def inference(shape: tuple[int, ...], data: list[object]) -> InferenceRequest:
     tensor = TensorJson(name="x", datatype=Datatype.FP32, shape=shape, data=data)
     return InferenceRequest(kind="inference", model="m", inputs=(tensor,))
 
 
 def test_a_transcode_is_priced_by_the_pixels_of_its_renditions() -> None:
-    plan = plan_transcode(transcode(360, 240), SOURCE, MEDIA, PRICES)
+    plan = plan_transcode(transcode(360, 240), SOURCE, FOUND, PRICES)
     pixels = (640 * 360 + 426 * 240) * 50
     assert plan.price == -(-pixels * 1000 // 10**6)
     assert isinstance(plan.work, TranscodeWork)
@@ -64,23 +71,48 @@ def test_a_transcode_is_priced_by_the_pixels_of_its_renditions() -> None:
 
 def test_a_ladder_that_upscales_is_refused() -> None:
     with pytest.raises(InvalidLadder, match="never upscaled"):
-        plan_transcode(transcode(1080), SOURCE, MEDIA, PRICES)
+        plan_transcode(transcode(1080), SOURCE, FOUND, PRICES)
 
 
 def test_a_codec_without_a_price_is_refused() -> None:
     with pytest.raises(InvalidLadder, match="codecs"):
-        plan_transcode(transcode(), SOURCE, MEDIA, Prices(megapixel={}, inference_second=1))
+        plan_transcode(transcode(), SOURCE, FOUND, Prices(megapixel={}, inference_second=1))
 
 
 def test_a_source_that_runs_too_long_is_refused() -> None:
     with pytest.raises(TooLarge, match="12 hours"):
-        plan_transcode(transcode(), SOURCE, MEDIA.model_copy(update={"duration_us": MAX_DURATION_US + 1}), PRICES)
+        plan_transcode(transcode(), SOURCE, found(duration_us=MAX_DURATION_US + 1), PRICES)
 
 
 @pytest.mark.parametrize("change", [{"duration_us": 0}, {"video": VIDEO.model_copy(update={"frames": 0})}])
 def test_a_source_without_frames_is_unreadable(change: dict[str, object]) -> None:
     with pytest.raises(UnreadableMedia):
-        plan_transcode(transcode(), SOURCE, MEDIA.model_copy(update=change), PRICES)
+        plan_transcode(transcode(), SOURCE, found(**change), PRICES)
+
+
+@pytest.mark.parametrize("container", [Container.MP4, Container.HLS])
+def test_a_long_transcode_is_split_over_the_nodes_that_could_take_it(container: Container) -> None:
+    minutes = Source(
+        media=MEDIA.model_copy(
+            update={"duration_us": 120 * 10**6, "video": VIDEO.model_copy(update={"frames": 120 * 25})}
+        ),
+        keyframes=tuple(range(0, 120 * 10**6, 2 * 10**6)),
+    )
+    request = transcode(360).model_copy(update={"output": OutputSettings(container=container)})
+    dear, mute = offer(megapixel=2000), offer(draining=True)
+    nodes = [NodeState(f"0x{index}", each, {}) for index, each in enumerate([offer(), offer(), dear, mute])]
+    plan = plan_transcode(request, SOURCE, minutes, PRICES, nodes)
+    lengths = [part.work.duration_us for part in plan.parts if isinstance(part.work, TranscodeWork)]
+    assert len(lengths) > 4
+    assert sum(lengths) == 120 * 10**6
+    assert all(length % (4 * 10**6 if container is Container.HLS else 2 * 10**6) == 0 for length in lengths[:-1])
+    whole = plan_transcode(request, SOURCE, minutes, PRICES)
+    assert 0 <= plan.price - whole.price <= len(plan.parts)
+    assert (quote_of(plan).tasks, quote_of(plan).whole_because) == (len(plan.parts), None)
+    tasks = submission_of(plan, job_id(5.0, bytes(8)), "key_1", 5.0, None).tasks
+    assert sum(task.price for task in tasks) == plan.price
+    alone = plan_transcode(transcode(360), SOURCE, minutes, PRICES, nodes[1:])
+    assert (quote_of(alone).tasks, quote_of(alone).whole_because) == (1, "one node")
 
 
 def test_an_inference_is_priced_by_its_batch() -> None:
@@ -120,7 +152,7 @@ def test_outputs_that_no_message_could_carry_are_refused() -> None:
 
 
 def test_a_submission_is_one_waiting_task() -> None:
-    plan = plan_transcode(transcode(360), SOURCE, MEDIA, PRICES)
+    plan = plan_transcode(transcode(360), SOURCE, FOUND, PRICES)
     job = job_id(5.0, bytes(8))
     submission = submission_of(plan, job, "key_1", 5.0, "again")
     assert submission.job.state is JobState.QUEUED
