@@ -34,6 +34,7 @@ from orchestrator.service.lifecycle import Lifecycle
 from orchestrator.service.models import Models
 from orchestrator.service.nodes import Nodes
 from orchestrator.service.paying import Payer
+from orchestrator.service.retrying import Retries
 from orchestrator.service.scheduling import Scheduler, Timeouts
 from orchestrator.service.sessions import Collaborators, Sessions
 from orchestrator.service.submission import Submissions
@@ -127,6 +128,7 @@ def _compose(
     services = Services(
         submissions=Submissions(store, artifacts, inspector, settings.prices, nodes.states, tasks_waiting.ring),
         jobs=Jobs(store, events, lifecycle.cancel, scheduler.explain),
+        retries=Retries(store, settings.prices, lifecycle.apply),
         models=Models(store, artifacts, inspector),
         keys=Keys(store),
         artifacts=Artifacts(store, artifacts, settings.limits.upload),

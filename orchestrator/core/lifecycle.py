@@ -136,11 +136,30 @@ class Unassembled:
 
 
 @dataclass(frozen=True, slots=True)
+class Retried:
+    """The submitter wants a failed job tried again: `tasks` are new, and make what no task has made."""
+
+    tasks: tuple[TaskRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Cancelled:
     """The submitter wants no more of it."""
 
 
-Event = Assigned | Finished | Accepted | Rejected | Broken | Expired | Abandoned | Assembled | Unassembled | Cancelled
+Event = (
+    Assigned
+    | Finished
+    | Accepted
+    | Rejected
+    | Broken
+    | Expired
+    | Abandoned
+    | Assembled
+    | Unassembled
+    | Retried
+    | Cancelled
+)
 
 
 def decide(  # noqa: C901, PLR0911 - one arm an event
@@ -174,13 +193,15 @@ def decide(  # noqa: C901, PLR0911 - one arm an event
             return _end_job(_assembling(snapshot), JobState.SUCCEEDED, None, now)
         case Unassembled(failure):
             return _end_job(_assembling(snapshot), JobState.FAILED, failure, now)
+        case Retried(tasks):
+            return _retry(snapshot, tasks, now)
         case _:
             assert_never(event)
 
 
 def changed(snapshot: JobSnapshot, changes: JobChanges) -> JobSnapshot:
     """The job once the changes are written."""
-    tasks = {task.id: task for task in (*snapshot.tasks, *changes.tasks)}
+    tasks = {task.id: task for task in (*snapshot.tasks, *changes.tasks, *changes.planned)}
     attempts = {attempt.ref: attempt for attempt in (*snapshot.attempts, *changes.attempts)}
     return JobSnapshot(changes.job or snapshot.job, tuple(tasks.values()), tuple(attempts.values()))
 
@@ -306,14 +327,23 @@ def needs_assembly(snapshot: JobSnapshot) -> bool:
 
 def is_assembling(snapshot: JobSnapshot) -> bool:
     """Whether all its tasks are done, and it waits for what players open."""
-    done = all(task.state is TaskState.DONE for task in snapshot.tasks)
-    return snapshot.job.state is JobState.VERIFYING and done and needs_assembly(snapshot)
+    open_ = any(task.state in {TaskState.WAITING, TaskState.ACTIVE} for task in snapshot.tasks)
+    return snapshot.job.state is JobState.VERIFYING and not open_ and needs_assembly(snapshot)
 
 
 def _assembling(snapshot: JobSnapshot) -> JobSnapshot:
     if not is_assembling(snapshot):
         raise Conflict(f"expected a job whose tasks are all done, and that is not over, got {snapshot.job.state}")
     return snapshot
+
+
+def _retry(snapshot: JobSnapshot, new: tuple[TaskRecord, ...], now: float) -> JobChanges:
+    if snapshot.job.state is not JobState.FAILED or any(snapshot.task(task.id) for task in new):
+        raise Conflict(f"expected a job that has failed, got one that is {snapshot.job.state}; nothing to try again")
+    replaced = tuple(replace(t, state=TaskState.CANCELLED) for t in snapshot.tasks if t.state is TaskState.FAILED)
+    fresh = replace(snapshot.job, failure=None, finished_at=None)
+    changes = JobChanges(job=fresh, tasks=replaced, planned=new)
+    return replace(changes, job=_follow(changed(snapshot, changes), now))
 
 
 def _cancel(snapshot: JobSnapshot, now: float) -> JobChanges:
@@ -371,7 +401,7 @@ def _merge(snapshot: JobSnapshot, attempts: tuple[AttemptRecord, ...], task: Tas
 
 def _follow(snapshot: JobSnapshot, now: float) -> JobRecord:
     """The job with the state that its tasks and attempts call for."""
-    states = {task.state for task in snapshot.tasks}
+    states = {task.state for task in snapshot.tasks} - {TaskState.CANCELLED}  # those were replaced by others
     if states == {TaskState.DONE}:
         if needs_assembly(snapshot):
             return replace(snapshot.job, state=JobState.VERIFYING)
@@ -379,7 +409,9 @@ def _follow(snapshot: JobSnapshot, now: float) -> JobRecord:
     if TaskState.ACTIVE not in states:
         return replace(snapshot.job, state=JobState.RUNNING if TaskState.DONE in states else JobState.QUEUED)
     verifying = {attempt.ref.task for attempt in snapshot.attempts if attempt.state is AttemptState.VERIFYING}
-    delivered = all(task.state is TaskState.DONE or task.id in verifying for task in snapshot.tasks)
+    delivered = TaskState.WAITING not in states and all(
+        task.id in verifying for task in snapshot.tasks if task.state is TaskState.ACTIVE
+    )
     return replace(snapshot.job, state=JobState.VERIFYING if delivered else JobState.RUNNING)
 
 

@@ -103,9 +103,12 @@ class JobChanges:
     earned: tuple[AttemptRecord, ...] = ()
     """Attempts that now end, accepted or beside one that is, and what they earned is owed to their nodes."""
 
+    planned: tuple[TaskRecord, ...] = ()
+    """New tasks; their places in the job are those that their ids say."""
+
     @property
     def empty(self) -> bool:
-        return self.job is None and not self.tasks and not self.attempts
+        return self.job is None and not self.tasks and not self.attempts and not self.planned
 
 
 @dataclass(frozen=True, slots=True)

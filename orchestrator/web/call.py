@@ -13,6 +13,7 @@ from orchestrator.service.events import JobEvents
 from orchestrator.service.jobs import Jobs
 from orchestrator.service.keys import Keys
 from orchestrator.service.models import Models
+from orchestrator.service.retrying import Retries
 from orchestrator.service.submission import Submissions
 from orchestrator.web.signing import UrlSigner
 
@@ -33,6 +34,7 @@ class Services:
 
     submissions: Submissions
     jobs: Jobs
+    retries: Retries
     models: Models
     keys: Keys
     artifacts: Artifacts

@@ -57,6 +57,12 @@ async def cancel(call: Call) -> web.StreamResponse:
     return json_response(await call.services.jobs.cancel(job_id(call), call.owner))
 
 
+async def retry(call: Call) -> web.StreamResponse:
+    job = job_id(call)
+    await call.services.retries.retry(job, call.owner)
+    return json_response(await call.services.jobs.view(job, call.owner))
+
+
 def job_id(call: Call) -> str:
     """The job in the path; raises NotFound."""
     found = parsing.path_value(call.request, "id", _ID)

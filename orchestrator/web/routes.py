@@ -110,6 +110,14 @@ ROUTES: tuple[Route, ...] = (
         errors=(404, 409),
     ),
     Route(
+        method="POST",
+        path="/v1/jobs/{id}/retry",
+        handler=jobs.retry,
+        summary="Try a failed transcode again: what is done is kept, and what failed is made rendition by rendition.",
+        answers={200: JobView},
+        errors=(404, 409),
+    ),
+    Route(
         method="GET",
         path="/v1/jobs/{id}/explanation",
         handler=jobs.explain,

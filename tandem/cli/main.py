@@ -17,6 +17,7 @@ SUMMARIES: Final = {
     "node": "Works for an orchestrator with this machine, and is paid for it.",
     "nodes": "List the nodes that are connected.",
     "orchestrator": "Takes jobs over HTTP, schedules them over its nodes, checks the results and pays.",
+    "retry": "Try JOB again, which failed; what is done is kept.",
     "transcode": "Transcode FILE into renditions.",
 }
 """The commands' own first lines, so that listing them takes no import of what they need: that is seconds."""

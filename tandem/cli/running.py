@@ -10,7 +10,7 @@ from typing import Concatenate, ParamSpec
 import click
 from pydantic import BaseModel
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from tandem.client import JobUpdate, TandemClient
 from tandem.client.files import ProgressCallback
@@ -83,10 +83,16 @@ class Bars:
 
     def job(self, description: str) -> Callable[[JobUpdate], None]:
         bar = self._progress.add_task(description, total=100)
+        of_renditions: dict[str, TaskID] = {}
 
         def update(news: JobUpdate) -> None:
             done = 100.0 if news.final else news.percent
-            self._progress.update(bar, completed=done, description=f"{description} ({news.state})")
+            speed = f", {news.speed:.1f}x" if news.speed and not news.final else ""
+            self._progress.update(bar, completed=done, description=f"{description} ({news.state}{speed})")
+            for each in news.renditions:
+                if each.name not in of_renditions:
+                    of_renditions[each.name] = self._progress.add_task(f"  {each.name}", total=100)
+                self._progress.update(of_renditions[each.name], completed=done if news.final else each.percent)
 
         return update
 

@@ -1,4 +1,4 @@
-"""The submitter's commands: `tandem transcode`, `infer`, `jobs`, `cancel`, `model`, `nodes`."""
+"""The submitter's commands: `tandem transcode`, `infer`, `jobs`, `cancel`, `retry`, `model`, `nodes`."""
 
 import asyncio
 import json
@@ -121,6 +121,16 @@ async def cancel(session: Session, job_id: str) -> None:
     """Cancel JOB; work that was accepted by then stays charged."""
     job = await session.client.cancel(job_id)
     session.print(job, lambda console: console.print(f"{job.id} is {job.state}"))
+
+
+@click.command()
+@click.argument("job_id", metavar="JOB")
+@submitter_command
+async def retry(session: Session, job_id: str) -> None:
+    """Try JOB again, which failed; what is done is kept."""
+    with session.progress() as bars:
+        job = await finish(session, await session.client.retry(job_id), bars)
+    session.print(job, lambda console: tables.job(console, job))
 
 
 @click.group()

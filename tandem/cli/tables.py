@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from tandem.protocol.api import Explanation, JobList, JobView, NodeList, TranscodeResult
+from tandem.protocol.api import Explanation, JobList, JobView, NodeList, ProgressView, TranscodeResult
 from tandem.protocol.jobs import AttemptState, ModelInfo
 from tandem.protocol.tensors import TensorSpec
 from tandem.protocol.units import format_amount
@@ -63,13 +63,19 @@ def jobs(console: Console, page: JobList) -> None:
             each.id,
             each.kind,
             each.state,
-            f"{each.progress.percent:.0f} %",
+            _progress(each.progress),
             format_amount(each.price.charged),
             f"{each.created_at:%Y-%m-%d %H:%M:%S}",
         )
         for each in page.jobs
     ]
     _print(console, ("job", "kind", "state", "progress", "charged", "submitted (UTC)"), rows)
+
+
+def _progress(progress: ProgressView) -> str:
+    speed = f", {progress.speed:.1f}x" if progress.speed else ""
+    left = f", {progress.remaining_seconds:.0f} s left" if progress.remaining_seconds else ""
+    return f"{progress.percent:.0f} %{speed}{left}"
 
 
 def models(console: Console, found: Sequence[ModelInfo]) -> None:

@@ -96,6 +96,10 @@ class TandemClient:
     async def cancel(self, job_id: str) -> JobView:
         return await self._http.call("DELETE", f"/v1/jobs/{escape(job_id)}", JobView)
 
+    async def retry(self, job_id: str) -> JobView:
+        """Has a failed transcode tried again; what is done is kept. Raises Conflict for a job that has not failed."""
+        return await self._http.call("POST", f"/v1/jobs/{escape(job_id)}/retry", JobView)
+
     async def watch(self, job_id: str) -> AsyncGenerator[JobUpdate, None]:
         """How the job stands, now and at each change, until it is over.
 

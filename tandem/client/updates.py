@@ -5,7 +5,7 @@ from typing import Self
 
 from pydantic import ValidationError
 
-from tandem.protocol.api import JobSummary, ProgressView, StateEvent
+from tandem.protocol.api import JobSummary, ProgressView, RenditionProgressView, StateEvent
 from tandem.protocol.errors import MalformedMessage
 from tandem.protocol.jobs import JOB_TRANSITIONS, JobState, is_final
 
@@ -17,6 +17,9 @@ class JobUpdate:
     state: JobState
     percent: float = 0.0
     remaining_seconds: float | None = None
+    speed: float | None = None
+    """Seconds of the source a second, at present; of a transcode."""
+    renditions: tuple[RenditionProgressView, ...] = ()
 
     @property
     def final(self) -> bool:
@@ -24,7 +27,7 @@ class JobUpdate:
 
     @classmethod
     def of(cls, job: JobSummary) -> Self:
-        return cls(job.state, job.progress.percent, job.progress.remaining_seconds)
+        return cls(job.state).at(job.progress)
 
     def after(self, name: str, data: str) -> "JobUpdate":
         """How it stands after an event; one of a name that is not known changes nothing. Raises MalformedMessage."""
@@ -35,12 +38,21 @@ class JobUpdate:
                     percent = 100.0 if state is JobState.SUCCEEDED else self.percent
                     return replace(self, state=state, percent=percent)
                 case "progress":
-                    progress = ProgressView.model_validate_json(data)
-                    return replace(self, percent=progress.percent, remaining_seconds=progress.remaining_seconds)
+                    return self.at(ProgressView.model_validate_json(data))
                 case _:
                     return self
         except ValidationError as error:
             raise MalformedMessage(f"expected the data of a {name!r} event, got {data[:200]!r}") from error
+
+    def at(self, progress: ProgressView) -> Self:
+        """The same state with this progress."""
+        return replace(
+            self,
+            percent=progress.percent,
+            remaining_seconds=progress.remaining_seconds,
+            speed=progress.speed,
+            renditions=progress.renditions,
+        )
 
 
 class EventReader:

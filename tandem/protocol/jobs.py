@@ -54,6 +54,7 @@ class TaskState(StrEnum):
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    """With its job; or replaced by others when the job was tried again."""
 
 
 class AttemptState(StrEnum):
@@ -75,14 +76,14 @@ JOB_TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
         {JobState.QUEUED, JobState.RUNNING, JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}
     ),
     JobState.SUCCEEDED: frozenset(),
-    JobState.FAILED: frozenset(),
+    JobState.FAILED: frozenset({JobState.QUEUED, JobState.RUNNING, JobState.VERIFYING}),
     JobState.CANCELLED: frozenset(),
 }
 TASK_TRANSITIONS: Mapping[TaskState, frozenset[TaskState]] = {
     TaskState.WAITING: frozenset({TaskState.ACTIVE, TaskState.FAILED, TaskState.CANCELLED}),
     TaskState.ACTIVE: frozenset({TaskState.WAITING, TaskState.DONE, TaskState.FAILED, TaskState.CANCELLED}),
     TaskState.DONE: frozenset(),
-    TaskState.FAILED: frozenset(),
+    TaskState.FAILED: frozenset({TaskState.CANCELLED}),
     TaskState.CANCELLED: frozenset(),
 }
 ATTEMPT_TRANSITIONS: Mapping[AttemptState, frozenset[AttemptState]] = {
@@ -115,8 +116,12 @@ MAX_FILES = MAX_RENDITIONS + MAX_AUDIO_RENDITIONS + MAX_TRACKS + 3
 State = TypeVar("State", JobState, TaskState, AttemptState)
 
 
+_RETRIED = frozenset({JobState.FAILED, TaskState.FAILED})
+
+
 def is_final(table: Mapping[State, frozenset[State]], state: State) -> bool:
-    return not table[state]
+    """Whether nothing follows of itself; what failed a submitter may still have tried again."""
+    return not table[state] or state in _RETRIED
 
 
 def step(table: Mapping[State, frozenset[State]], current: State, target: State) -> State:

@@ -20,6 +20,7 @@ from orchestrator.core.lifecycle import (
     Expired,
     Finished,
     Rejected,
+    Retried,
     RetryPolicy,
     Shown,
     decide,
@@ -53,7 +54,7 @@ POLICY = RetryPolicy(max_attempts=8)
 LIVE = (AttemptState.RUNNING, AttemptState.VERIFYING)
 FAULTS = st.sampled_from([*sorted(DECLINED), "child_crashed", ExecutionFailed.code])
 
-tasks = st.integers(0, 2)
+tasks = st.integers(0, 2) | st.integers(3, 5)
 nodes = st.sampled_from(NODES)
 refs = st.builds(AttemptRef, task=tasks.map(lambda index: task_id(JOB, index)), number=st.integers(1, 9))
 
@@ -156,6 +157,18 @@ class JobMachine(RuleBasedStateMachine):
     def scheduler_doubts(self, data: st.DataObject, node: str) -> None:
         self.assign_beside(data.draw(st.sampled_from(self.live(AttemptState.RUNNING))).ref, node)
 
+    @precondition(lambda self: self.snapshot.job.state is JobState.FAILED and len(self.snapshot.tasks) < 5)
+    @rule()
+    def retry(self) -> None:
+        first = len(self.snapshot.tasks)
+        lacking = [task for task in self.snapshot.tasks if task.state is not TaskState.DONE]
+        new = tuple(
+            TaskRecord(task_id(JOB, first + index), WORK, TaskState.WAITING, price=1000)
+            for index, _ in enumerate(lacking[-2:])
+        )
+        self.apply(decide(self.snapshot, Retried(new), self.now, POLICY))
+        assert self.snapshot.job.state in {JobState.QUEUED, JobState.RUNNING}
+
     # The rules.
 
     @invariant()
@@ -184,7 +197,8 @@ class JobMachine(RuleBasedStateMachine):
     @invariant()
     def the_job_follows_its_tasks(self) -> None:
         job, states = self.snapshot.job, {task.state for task in self.snapshot.tasks}
-        assert (job.state is JobState.SUCCEEDED) == (states == {TaskState.DONE})
+        if job.state is not JobState.CANCELLED:  # else the tasks that are cancelled were replaced by others
+            assert (job.state is JobState.SUCCEEDED) == (states - {TaskState.CANCELLED} == {TaskState.DONE})
         assert (job.state is JobState.FAILED) == (TaskState.FAILED in states) == (job.failure is not None)
         over = is_final(JOB_TRANSITIONS, job.state)
         assert over == (job.finished_at is not None)
@@ -248,6 +262,7 @@ class JobMachine(RuleBasedStateMachine):
             attempts[attempt.ref] = attempt
         self.earned.update(attempt.ref for attempt in changes.earned)
         self.paid += sum(attempt.earned for attempt in changes.earned)
+        rows |= {task.id: task for task in changes.planned}
         self.snapshot = JobSnapshot(changes.job or job, tuple(rows.values()), tuple(attempts.values()))
 
 

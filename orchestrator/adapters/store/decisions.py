@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection, bindparam, delete, insert, or_, tuple_, update
 
 from orchestrator.adapters.store.ledger import earn
-from orchestrator.adapters.store.queries import refer
+from orchestrator.adapters.store.queries import insert_tasks, refer
 from orchestrator.adapters.store.rows import attempt_values, tensor_values
 from orchestrator.adapters.store.schema import ACTIVE, attempts, jobs, tasks, tensors
 from orchestrator.core.records import AttemptRecord, JobChanges, JobSnapshot
@@ -84,6 +84,8 @@ def check(snapshots: Sequence[JobSnapshot], changes: Sequence[JobChanges]) -> Wr
 def write(connection: Connection, writes: Writes, now: float) -> None:
     """Attempts that end are written before those that begin: a lane holds one active attempt at any time."""
     _write_states(connection, writes.changes)
+    for change in writes.changes:
+        insert_tasks(connection, change.planned)
     if writes.moved:
         _move(connection, writes.moved)
         _write_tensors(connection, writes)

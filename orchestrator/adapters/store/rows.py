@@ -15,7 +15,7 @@ from orchestrator.core.records import (
     Submission,
     TaskRecord,
 )
-from tandem.protocol.ids import AttemptRef
+from tandem.protocol.ids import AttemptRef, index_of, job_of
 from tandem.protocol.tensors import Tensor, TensorMeta
 
 AnyRow = Row[*tuple[Any, ...]]
@@ -55,11 +55,11 @@ def task_record(row: AnyRow) -> TaskRecord:
     return TaskRecord(id=row.id, work=row.work, state=row.state, price=row.price, not_before=row.not_before)
 
 
-def task_values(job: str, position: int, task: TaskRecord) -> Values:
+def task_values(task: TaskRecord) -> Values:
     return {
         "id": task.id,
-        "job": job,
-        "position": position,
+        "job": job_of(task.id),
+        "position": index_of(task.id),
         "work": task.work,
         "state": task.state,
         "price": task.price,

@@ -9,7 +9,7 @@ from orchestrator.core.lifecycle import Broken
 from orchestrator.core.records import Failure
 from orchestrator.core.scheduling import NodeState
 from tandem.protocol.capacity import Capability, Capacity
-from tandem.protocol.jobs import FileResult, InferenceOutput, TranscodeOutput
+from tandem.protocol.jobs import FileResult, InferenceOutput, TranscodeOutput, TranscodeWork
 from tandem.protocol.media import MediaInfo, Source, VideoStream
 from tandem.protocol.messages import Offer
 from tandem.protocol.tensors import Datatype, Tensor
@@ -249,11 +249,34 @@ async def test_cancelling_twice_is_harmless_and_too_late_is_a_conflict(api: Api,
     assert (status, body["code"]) == (409, "conflict")
 
 
+async def test_a_failed_job_is_tried_again_and_keeps_what_is_done(api: Api, clip: bytes) -> None:
+    ladder = [{"height": 96}, {"height": 64}]
+    job = (await submit(api, await transcode(api, clip) | {"ladder": ladder}))["id"]
+    status, body = await api.call("POST", f"/v1/jobs/{job}/retry")
+    assert (status, body["code"]) == (409, "conflict")
+    await api.fail(job)
+    assert (await api.call("GET", f"/v1/jobs/{job}"))[1]["state"] == "failed"
+    status, body = await api.call("POST", f"/v1/jobs/{job}/retry")
+    assert (status, body["state"], body["error"], body["finished_at"]) == (200, "queued", None, None)
+    tasks = (await api.store.job(job)).tasks
+    assert [(task.state, task.work.names) for task in tasks if isinstance(task.work, TranscodeWork)] == [
+        ("cancelled", ("96p", "64p")),
+        ("waiting", ("96p",)),
+        ("waiting", ("64p",)),
+    ]
+    for index, name in ((1, "96p"), (2, "64p")):
+        file = FileResult(name=name, artifact=await api.upload(name.encode()), size=3)
+        await api.finish(job, await api.assign(job, index=index), TranscodeOutput(files=(file,)))
+    _, body = await api.call("GET", f"/v1/jobs/{job}")
+    assert body["state"] == "succeeded"
+    assert [each["name"] for each in body["result"]["renditions"]] == ["96p", "64p"]
+
+
 async def test_somebody_elses_job_does_not_exist(api: Api, clip: bytes) -> None:
     mine, theirs = await api.bearer("me"), await api.bearer("them")
     job = (await submit(api, await transcode(api, clip), headers=mine))["id"]
     for headers in (theirs, {}):
-        for method, path in [("GET", ""), ("DELETE", ""), ("GET", "/events")]:
+        for method, path in [("GET", ""), ("DELETE", ""), ("GET", "/events"), ("POST", "/retry")]:
             status, body = await api.call(method, f"/v1/jobs/{job}{path}", headers=headers)
             assert (status, body["code"]) == (404, "not_found")
         assert (await api.call("GET", "/v1/jobs", headers=headers))[1]["jobs"] == []

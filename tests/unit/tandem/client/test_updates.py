@@ -22,6 +22,9 @@ def test_updates_follow_the_events() -> None:
     update = update.after("progress", '{"percent": 40, "remaining_seconds": 3, "new": 1}')
     assert update == JobUpdate(JobState.RUNNING, 40.0, 3.0)
     assert update.after("news", "…") == update
+    faster = update.after("progress", '{"percent": 50, "speed": 2.5, "renditions": [{"name": "720p", "percent": 60}]}')
+    assert (faster.percent, faster.remaining_seconds, faster.speed) == (50.0, None, 2.5)
+    assert [(each.name, each.percent) for each in faster.renditions] == [("720p", 60.0)]
     assert not update.final
     assert update.after("end", '{"state": "succeeded"}').final
     assert update.after("end", '{"state": "succeeded"}').percent == 100

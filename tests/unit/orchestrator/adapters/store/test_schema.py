@@ -21,7 +21,7 @@ RUNNING = AttemptRecord(ref_of(JOB), "node", AttemptState.RUNNING, 5, started_at
 def fill(connection: Connection) -> None:
     """A job with a running attempt, and an account."""
     connection.execute(insert(jobs).values(job_values(JOB)))
-    connection.execute(insert(tasks).values(task_values(JOB.job.id, 0, JOB.tasks[0])))
+    connection.execute(insert(tasks).values(task_values(JOB.tasks[0])))
     connection.execute(insert(attempts).values(attempt_values(RUNNING)))
     zeroes = {"earned": 0, "issued": 0, "refused": 0, "next_nonce": 0}
     connection.execute(insert(accounts).values(node="node", **zeroes))
@@ -69,7 +69,7 @@ async def test_an_unknown_state_is_refused(database: Database, table: str) -> No
         await database.write(lambda connection: connection.execute(text(f"UPDATE {table} SET state = 'lost'")))  # noqa: S608
 
 
-async def test_a_task_has_one_active_attempt(database: Database) -> None:
+async def test_a_lane_of_a_task_has_one_active_attempt(database: Database) -> None:
     await database.write(fill)
     second = {**attempt_values(RUNNING), "number": 2}
     with pytest.raises(IntegrityError, match="UNIQUE"):
