@@ -22,7 +22,7 @@ from rich.table import Table
 
 from benchmarks.market import Market, load, market, spread
 from demo.run import CLIP, LADDER
-from node.adapters.ffmpeg.arguments import VideoEncoder, build
+from node.adapters.ffmpeg.arguments import Means, build
 from node.adapters.ffmpeg.binary import Ffmpeg, find_ffmpeg
 from node.adapters.ffmpeg.transcoder import thread_count
 from orchestrator.core.records import ArtifactRecord
@@ -170,7 +170,7 @@ def _arguments(ffmpeg: Ffmpeg, clip: Path, media: MediaInfo, folder: Path) -> li
     """The node's own."""
     source = ArtifactRecord(id=f"sha256:{0:064}", size=clip.stat().st_size, media_type="video/mp4", created_at=0)
     work = decide(transcode(source.id, LADDER), source, media)
-    return [str(ffmpeg.path), *build(work, clip, folder, VideoEncoder.X264, thread_count())]
+    return [str(ffmpeg.path), *build(work, Means(clip, folder, threads=thread_count()))]
 
 
 def _run(argv: Sequence[str]) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from node.adapters.cache import ArtifactCache
 from node.adapters.contract import EthereumTicketContract
 from node.adapters.detection import detect
-from node.adapters.ffmpeg import FfmpegTranscoder, VideoEncoder, find_ffmpeg
+from node.adapters.ffmpeg import SOFTWARE, FfmpegTranscoder, find_ffmpeg
 from node.adapters.inference import InferenceSettings, WorkerInference
 from node.adapters.ticket_store import SqliteTicketStore
 from node.adapters.transfer import HttpTransfer
@@ -133,9 +133,11 @@ def limited(detected: Detected, caps: CapacitySection) -> Detected:
 
 
 def _without_gpu(capability: Capability) -> Capability:
-    encoders = tuple(encoder for encoder in capability.video_encoders if encoder == VideoEncoder.X264)
+    encoders = tuple(encoder for encoder in capability.video_encoders if encoder in SOFTWARE)
     providers = tuple(provider for provider in capability.execution_providers if provider == _CPU_PROVIDER)
-    return capability.model_copy(update={"video_encoders": encoders, "execution_providers": providers, "gpus": ()})
+    return capability.model_copy(
+        update={"video_encoders": encoders, "gpu_decoders": (), "execution_providers": providers, "gpus": ()}
+    )
 
 
 def open_key(settings: NodeSettings) -> SigningKey:
@@ -157,13 +159,7 @@ async def _executors(settings: NodeSettings, detected: Detected, clock: Clock) -
     await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)  # what a killed process left half-done
     folder.mkdir()
     capability = detected.capability
-    encoders = [encoder for encoder in VideoEncoder if encoder in capability.video_encoders]
-    transcoder = FfmpegTranscoder(
-        await find_ffmpeg(clock),
-        VideoEncoder.NVENC if VideoEncoder.NVENC in encoders else VideoEncoder.X264,
-        sandbox=capability.sandbox,
-        clock=clock,
-    )
+    transcoder = FfmpegTranscoder(await find_ffmpeg(clock), capability, sandbox=capability.sandbox, clock=clock)
     inference = InferenceSettings(
         providers=capability.execution_providers or (_CPU_PROVIDER,),
         slots=max(1, detected.capacity.cpu // _MILLICORES),

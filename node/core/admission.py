@@ -55,6 +55,9 @@ def _unable(assign: Assign, offer: Offer) -> TandemError | None:
     wanted = set(assign.work.names) if isinstance(assign.work, TranscodeWork) else set()
     if wanted != set(assign.upload_urls):
         return InvalidRequest("expected an upload URL for each file of the output, and no other")
+    marked = isinstance(assign.work, TranscodeWork) and assign.work.picture.watermark is not None
+    if marked is (assign.watermark_url is None):
+        return InvalidRequest("expected a URL of the watermark exactly if the work has one")
     missing = lacking(assign.work, offer.capability)
     return Unavailable(f"this node has {missing}") if missing else None
 

@@ -16,8 +16,13 @@ Report = Callable[[int, float | None], None]
 
 
 class Transcoder(Protocol):
-    async def transcode(self, work: TranscodeWork, source: Path, folder: Path, report: Report) -> dict[str, Path]:
-        """Makes every part of the work into `folder`, one decode for all; the files by name."""
+    async def transcode(
+        self, work: TranscodeWork, source: Path, logo: Path | None, folder: Path, report: Report
+    ) -> dict[str, Path]:
+        """Makes every part of the work into `folder`, one decode for all; the files by name.
+
+        `logo` is the watermark's image, if the work has one.
+        """
         ...
 
 

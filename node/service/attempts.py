@@ -7,7 +7,7 @@ import asyncio
 import logging
 import tempfile
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -221,9 +221,17 @@ class Attempts:
 
     async def _transcode(self, assign: Assign, work: TranscodeWork) -> Frame:
         to = self._executors
-        async with to.transfer.fetch(Shelf.SOURCES, work.source, work.source_size, assign.source_url) as source:
+        async with AsyncExitStack() as kept:
+            source = await kept.enter_async_context(
+                to.transfer.fetch(Shelf.SOURCES, work.source, work.source_size, assign.source_url)
+            )
+            logo, mark = None, work.picture.watermark
+            if mark is not None and assign.watermark_url is not None:
+                logo = await kept.enter_async_context(
+                    to.transfer.fetch(Shelf.SOURCES, mark.artifact, mark.size, assign.watermark_url)
+                )
             with self._workspace() as folder:
-                files = await to.transcoder.transcode(work, source, Path(folder), self._reporter(assign.ref))
+                files = await to.transcoder.transcode(work, source, logo, Path(folder), self._reporter(assign.ref))
                 results = [await self._upload(name, path, assign.upload_urls[name]) for name, path in files.items()]
         return encode(Envelope(Finished(ref=assign.ref, output=TranscodeOutput(files=tuple(results)))))
 

@@ -74,6 +74,8 @@ class Capability(Frozen):
     """As above, such as `libopus`."""
     filters: tuple[Label, ...] = Field(default=(), max_length=16)
     """ffmpeg filters beyond the ordinary ones that passed a trial, such as `tonemap`."""
+    gpu_decoders: tuple[Label, ...] = Field(default=(), max_length=16)
+    """Codecs of sources that the GPU decoded in a trial, such as `hevc`."""
     execution_providers: tuple[Label, ...] = Field(default=(), max_length=32)
     """ONNX Runtime providers that passed a trial, such as `CPUExecutionProvider`."""
     gpus: tuple[Label, ...] = Field(default=(), max_length=64)

@@ -70,7 +70,7 @@ def _sandbox(capability: Capability) -> Finding:
 
 def _video(capability: Capability) -> Finding:
     ok = VideoEncoder.X264 in capability.video_encoders
-    names = ", ".join(capability.video_encoders) or "no encoder passed its trial"
+    names = ", ".join((*capability.video_encoders, *capability.filters)) or "no encoder passed its trial"
     return Finding(
         "video",
         ok=ok,

@@ -8,7 +8,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from node.adapters.ffmpeg import Ffmpeg, VideoEncoder, measure_encode_speed, trial_encode
+from node.adapters.ffmpeg import SOFTWARE, Ffmpeg, Trials, VideoEncoder
 from node.adapters.inference import InferenceSettings, WorkerInference
 from tandem.clock import Clock
 from tandem.protocol.capacity import Sandbox
@@ -26,10 +26,13 @@ _MICRO = 10**6
 
 @dataclass(frozen=True, slots=True)
 class VideoSkill:
-    """The encoders that work, best first, and the output pixels a second of the best."""
+    """What works, and the output pixels a second of H.264."""
 
-    encoders: tuple[VideoEncoder, ...]
-    speed: int
+    encoders: tuple[VideoEncoder, ...] = ()
+    audio_encoders: tuple[str, ...] = ()
+    filters: tuple[str, ...] = ()
+    gpu_decoders: tuple[str, ...] = ()
+    speed: int = 0
     sessions: int = 0
     """Hardware encoder sessions seen to work at the same time; drivers bound them, and do not say by how much."""
 
@@ -44,24 +47,24 @@ class ModelSkill:
 
 
 async def measure_video(ffmpeg: Ffmpeg, *, gpu: bool, sandbox: Sandbox, clock: Clock) -> VideoSkill:
-    wanted = [VideoEncoder.NVENC, VideoEncoder.X264] if gpu else [VideoEncoder.X264]
-    working = [each for each in wanted if await trial_encode(ffmpeg, each, sandbox=sandbox, clock=clock)]
-    if not working:
-        return VideoSkill((), 0)
-    speed = await measure_encode_speed(ffmpeg, working[0], sandbox=sandbox, clock=clock)
-    sessions = 0
-    if working[0] is VideoEncoder.NVENC:
-        sessions = await count_sessions(ffmpeg, working[0], sandbox=sandbox, clock=clock)
-    return VideoSkill(tuple(working), speed, sessions)
+    trials = Trials(ffmpeg, sandbox=sandbox, clock=clock)
+    wanted = tuple(VideoEncoder) if gpu else SOFTWARE
+    working = tuple([each for each in wanted if await trials.encodes(each)])
+    return VideoSkill(
+        working,
+        await trials.audio_encoders(),
+        await trials.filters(),
+        await trials.gpu_decoders() if gpu else (),
+        await trials.encode_speed(working) if VideoEncoder.X264 in working else 0,
+        await count_sessions(trials, VideoEncoder.NVENC) if VideoEncoder.NVENC in working else 0,
+    )
 
 
-async def count_sessions(ffmpeg: Ffmpeg, encoder: VideoEncoder, *, sandbox: Sandbox, clock: Clock) -> int:
+async def count_sessions(trials: Trials, encoder: VideoEncoder) -> int:
     """How many of a number of trial encodes at once succeed."""
     async with asyncio.TaskGroup() as group:
-        trials = [
-            group.create_task(trial_encode(ffmpeg, encoder, sandbox=sandbox, clock=clock)) for _ in range(_MAX_SESSIONS)
-        ]
-    return sum(trial.result() for trial in trials)
+        running = [group.create_task(trials.encodes(encoder)) for _ in range(_MAX_SESSIONS)]
+    return sum(trial.result() for trial in running)
 
 
 async def measure_models(*, gpu: bool, sandbox: Sandbox, clock: Clock) -> ModelSkill:

@@ -60,6 +60,9 @@ async def measure(machine: Machine, sandbox: Sandbox, ffmpeg: Ffmpeg, clock: Clo
     models = await measure_models(gpu=gpu, sandbox=sandbox, clock=clock)
     capability = Capability(
         video_encoders=video.encoders,
+        audio_encoders=video.audio_encoders,
+        filters=video.filters,
+        gpu_decoders=video.gpu_decoders,
         execution_providers=models.providers,
         gpus=tuple(each.name for each in machine.gpus),
         encode_speed=video.speed,

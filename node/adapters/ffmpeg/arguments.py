@@ -1,154 +1,199 @@
-"""The command line of a transcode, a pure function of checked numbers and enums; no text of a submitter gets in.
+"""The command line of a transcode, a pure function of checked numbers and enums; no text of a submitter gets in."""
 
-One decode feeds all renditions:
-
-    input ── trim ── split ─┬─ scale, setsar, format ── encoder ── first.mp4
-                            └─ scale, setsar, format ── encoder ── second.mp4
-
-Frames pass with the times they came with: nothing is duplicated or dropped to reach a constant rate, so an output has
-as many frames as its source, and a file that claims a frame now and one in five hours does not become half a million.
-"""
-
-from enum import StrEnum
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import ffmpeg
 
+from node.adapters.ffmpeg import encoders, sounds
+from node.adapters.ffmpeg.encoders import SOFTWARE
+from node.adapters.ffmpeg.hardware import Route, encoders_on
+from node.adapters.ffmpeg.pictures import MARGIN_US, branches, seconds
+from node.adapters.ffmpeg.sounds import Level
 from tandem.inspection.accepted import DEMUXER_OPTIONS, MAX_PIXELS
-from tandem.protocol.jobs import TranscodeWork
-from tandem.protocol.ladder import Rendition
+from tandem.protocol.jobs import PICTURE_OFFSET_TICKS, TranscodeWork
+from tandem.protocol.ladder import AudioRendition, ImageFormat, PixelFormat, Rendition, Watermark
+from tandem.protocol.media import VideoCodec
 
 MAX_THREADS = 16
 """Of each decoder and encoder: more gain little, and each holds frames in memory."""
 
-_GOP_SECONDS = 2
-_MAX_GOP_FRAMES = 1200
 _TIME_BASE = "1:90000"
-_PEAK = (3, 2)
-_BUFFER_SECONDS = 2
-_MAX_ALLOC = 2**30
-_SMALLEST_NVENC = (160, 64)
+_TICKS = 90_000
 _MICRO = 10**6
+_MAX_ALLOC = 2**30
 _SPARE_FRAMES = 50
-_ALWAYS = ("-hide_banner", "-nostdin", "-y", "-loglevel", "error", "-max_alloc", str(_MAX_ALLOC))
+_SEEK_MARGIN_US = 500_000
+_COARSE_SEEKERS = ("mpegts", "mpeg")
+"""Formats that seek by decoding time, and would pass by a keyframe that is decoded before it is shown."""
+_COMMON = ("-hide_banner", "-nostdin", "-y", "-max_alloc", str(_MAX_ALLOC), "-copyts")
+_QUIET = ("-loglevel", "error")
 _PROGRESS = ("-nostats", "-progress", "pipe:1", "-stats_period", "0.25")
-
-
-class VideoEncoder(StrEnum):
-    """What encodes H.264; each is known by ffmpeg's name for it."""
-
-    X264 = "libx264"
-    NVENC = "h264_nvenc"
-
-
-_ENCODER_OPTIONS: dict[VideoEncoder, dict[str, Any]] = {
-    VideoEncoder.X264: {"preset": "veryfast", "sc_threshold": 0},
-    VideoEncoder.NVENC: {"preset": "p4", "rc": "vbr", "no-scenecut": 1, "forced-idr": 1},
+_GPU = ("-init_hw_device", "cuda=cu:0", "-filter_hw_device", "cu")
+_IMAGES = {ImageFormat.PNG: ("png_pipe", "png"), ImageFormat.JPEG: ("jpeg_pipe", "mjpeg")}
+_TRANSPORT = {VideoCodec.H264: "ts", VideoCodec.HEVC: "ts", VideoCodec.VP9: "ivf", VideoCodec.AV1: "ivf"}
+_MUXERS: Mapping[str, Mapping[str, Any]] = {
+    "ts": {"format": "mpegts", "muxdelay": 0, "muxpreload": 0, "avoid_negative_ts": "disabled"},
+    "ivf": {"format": "ivf"},
+    "mp4": {"format": "mp4", "movflags": "+faststart"},
+    "jpg": {"format": "image2pipe", "c:v": "mjpeg", "q:v": 4},
+    "vtt": {"format": "webvtt", "c:s": "webvtt"},
 }
 
 
-SLACK_US = 2_000_000
-"""How much longer than its source an output may run before it is cut, in microseconds."""
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What a command line is built from besides the work. Paths are absolute."""
+
+    source: Path
+    folder: Path
+    """Where each file goes, by the name that `files` gives it."""
+    logo: Path | None = None
+    encoders: tuple[str, ...] = SOFTWARE
+    """ffmpeg's names of those that may be used."""
+    route: Route = Route.CPU
+    threads: int = 1
+    """Bounds those of the decoder and of each encoder."""
+    levels: Mapping[str, Level] = field(default_factory=dict)
+    """By audio rendition: what the first pass measured."""
 
 
-def file_name(rendition: str) -> str:
-    return f"{rendition}.mp4"
+def files(work: TranscodeWork, folder: Path) -> dict[str, Path]:
+    """The path of each file of the output, by name."""
+    kinds = {each.name: "mp4" if work.direct else _TRANSPORT[each.codec] for each in work.video}
+    kinds |= {each.name: "vtt" for each in work.subtitles}
+    kinds |= dict.fromkeys(work.stills.names if work.stills else (), "jpg")
+    return {name: folder / f"{name}.{kinds.get(name, 'mp4')}" for name in work.names}
 
 
-def build(work: TranscodeWork, source: Path, folder: Path, encoder: VideoEncoder, threads: int) -> list[str]:
-    """What follows the program's name. Both paths are absolute; each rendition goes to `folder/NAME.mp4`.
+def build(work: TranscodeWork, means: Means) -> list[str]:
+    """What follows the program's name."""
+    outputs = list(_outputs(work, means))
+    device = _GPU if means.route is Route.GPU else ()
+    return [*_COMMON, *_QUIET, *_PROGRESS, *device, *ffmpeg.get_args(ffmpeg.merge_outputs(*outputs))]
 
-    `threads` bounds those of the decoder and of each encoder.
-    """
-    # `-protocol_whitelist` and its like hold for an input, so they are given with it. The prefix `file:` keeps a path
-    # from being read as another protocol.
-    media = ffmpeg.input(f"file:{source}", **DEMUXER_OPTIONS, max_pixels=MAX_PIXELS, threads=threads)
-    pictures = _pictures(media, work)
-    sounds = _sounds(media, work)
-    outputs = [
-        ffmpeg.output(
-            *(stream for stream in (pictures[rendition.name], sounds.get(rendition.name)) if stream is not None),
-            f"file:{folder / file_name(rendition.name)}",
-            **_options(work, rendition, encoder),
-            # No more than is paid for, whatever the source turns out to hold.
-            **{"frames:v": _most_frames(work)},
-            **{"threads:v": threads},
+
+def build_measurement(work: TranscodeWork, asked: AudioRendition, means: Means) -> list[str]:
+    """What measures the loudness of one audio rendition's sound; the answer is on stderr."""
+    sound = sounds.measurement(_input(work, means)[f"a:{asked.track}"], work, asked)
+    return [*_COMMON, "-loglevel", "info", "-nostats", *ffmpeg.get_args(ffmpeg.output(sound, "-", format="null"))]
+
+
+def _outputs(work: TranscodeWork, means: Means) -> Iterator[Any]:
+    media, paths = _input(work, means), files(work, means.folder)
+    pictures = _pictures(media, work, means)
+    muted = _sounds(media, work, means)
+    for rendition in work.video:
+        tracks = [muted[(rendition.name, name)] for name in rendition.audio] if work.direct else []
+        extra = _first_options(work, rendition) if work.direct else {}
+        yield _output(
+            paths[rendition.name], pictures[rendition.name], *tracks, **_video(work, rendition, means), **extra
         )
-        for rendition in work.video
-    ]
-    return [*_ALWAYS, *_PROGRESS, *ffmpeg.get_args(ffmpeg.merge_outputs(*outputs))]
+    for sound in () if work.direct else work.audio:
+        copied = {} if sound.bitrate is not None else {"output_ts_offset": seconds(-work.origin_us)}
+        yield _output(paths[sound.name], muted[("", sound.name)], **sounds.options(sound), **copied)
+    for name in work.stills.names if work.stills else ():
+        yield _output(
+            paths[name], pictures[name], **{"fps_mode:v": "passthrough", "frames:v": _most_stills(work, name)}
+        )
+    yield from _subtitles(media, work, means)
 
 
-def _pictures(media: Any, work: TranscodeWork) -> dict[str, Any]:
-    """The scaled video of each rendition, by name. `V` leaves out cover art."""
-    copies = media["V:0"].filter("trim", duration=_bound(work)).filter_multi_output("split", len(work.video))
-    return {
-        rendition.name: copies.stream(index)
-        .filter("scale", rendition.width, rendition.height)
-        .filter("setsar", 1)
-        .filter("format", "yuv420p")
-        for index, rendition in enumerate(work.video)
-    }
+def _output(path: Path, *streams: Any, **options: Any) -> Any:
+    # The prefix `file:` keeps a path from being read as another protocol.
+    tidy = {"map_metadata": -1, "map_chapters": -1, **_MUXERS[path.suffix[1:]]}
+    return ffmpeg.output(*streams, f"file:{path}", **tidy | options)
 
 
-def _sounds(media: Any, work: TranscodeWork) -> dict[str, Any]:
-    """The stereo sound of each rendition that has any, by name."""
-    names = [rendition.name for rendition in work.video if rendition.audio]
-    if not names:
+def _input(work: TranscodeWork, means: Means, **more: Any) -> Any:
+    """`-protocol_whitelist` and its like hold for an input, so they are given with it."""
+    options: dict[str, Any] = {**DEMUXER_OPTIONS, "max_pixels": MAX_PIXELS, "threads": means.threads, **more}
+    if work.seek_us is not None:
+        early = _SEEK_MARGIN_US if work.media.format in _COARSE_SEEKERS else 0
+        options |= {"ss": seconds(work.seek_us - early), "seek_timestamp": 1, "noaccurate_seek": None}
+    if not work.video and work.stills is not None:
+        options |= {"skip_frame": "nokey"}
+    if means.route.decodes:
+        options |= {"hwaccel": "cuda"} | ({"hwaccel_output_format": "cuda"} if means.route is Route.GPU else {})
+    return ffmpeg.input(f"file:{means.source}", **options)
+
+
+def _pictures(media: Any, work: TranscodeWork, means: Means) -> dict[str, Any]:
+    """`V` leaves out cover art."""
+    if not (work.video or work.stills):
         return {}
-    stereo = media["a:0"].filter("atrim", duration=_bound(work)).filter("aformat", channel_layouts="stereo")
-    copies = stereo.filter_multi_output("asplit", len(names))
-    return {name: copies.stream(index) for index, name in enumerate(names)}
+    logo = _logo(work.picture.watermark, means.logo) if work.video and work.picture.watermark else None
+    offset = 0 if work.direct else PICTURE_OFFSET_TICKS
+    return branches(media["V:0"], logo, work, offset, on_gpu=means.route is Route.GPU)
 
 
-def _bound(work: TranscodeWork) -> str:
-    """The most seconds that an output may hold, counted from its stream's first frame.
-
-    Not the option `-t`, which counts from the file's start and would cut a video that begins after its sound.
-    """
-    return f"{(work.media.duration_us + SLACK_US) / _MICRO:.6f}"
+def _logo(watermark: Watermark, path: Path | None) -> Any:
+    demuxer, decoder = _IMAGES[watermark.format]
+    guards = {"protocol_whitelist": "file", "codec_whitelist": decoder, "max_pixels": MAX_PIXELS}
+    return ffmpeg.input(f"file:{path}", format=demuxer, **guards)["v:0"]
 
 
-def _most_frames(work: TranscodeWork) -> int:
-    """What the source was said to have, and some, since counting packets is not quite counting pictures."""
-    counted = work.media.video.frames if work.media.video else 0
-    return counted + counted // 20 + _SPARE_FRAMES
-
-
-def _options(work: TranscodeWork, rendition: Rendition, encoder: VideoEncoder) -> dict[str, Any]:
+def _video(work: TranscodeWork, rendition: Rendition, means: Means) -> dict[str, Any]:
+    encoder = encoders.choose(rendition, encoders_on(means.route, means.encoders))
+    offset = 0 if work.direct else PICTURE_OFFSET_TICKS // _TICKS
+    gop, margin = seconds(work.picture.gop_us), seconds(MARGIN_US)
+    cell = "floor(({}-" + f"{offset}+{margin})/{gop})"
+    expected = work.frames_of(rendition)
     return {
-        "format": "mp4",
-        "movflags": "+faststart",
-        "map_metadata": -1,
-        "map_chapters": -1,
+        **encoders.options(rendition, encoder, means.threads),
         "fps_mode:v": "passthrough",
         "enc_time_base:v": _TIME_BASE,
-        **_video(rendition, encoder),
-        **_audio(work, rendition),
+        # Cells of the job's time, not frame numbers: all renditions and windows have keyframes at the same places.
+        "force_key_frames:v": f"expr:if(isnan(prev_forced_t),1,gt({cell.format('t')},{cell.format('prev_forced_t')}))",
+        # No more than is paid for, whatever the source turns out to hold.
+        "frames:v": expected + expected // 20 + _SPARE_FRAMES,
+        **_color(work, rendition),
     }
 
 
-def _video(rendition: Rendition, encoder: VideoEncoder) -> dict[str, Any]:
-    rate, (times, per) = rendition.bitrate or 0, _PEAK
-    chosen = _encoder_for(rendition, encoder)
-    return {
-        "c:v": str(chosen),
-        "b:v": rate,
-        "maxrate:v": rate * times // per,
-        "bufsize:v": rate * _BUFFER_SECONDS,
-        "g": _MAX_GOP_FRAMES,
-        # Times, not frame numbers, so that all renditions have their key frames at the same places.
-        "force_key_frames:v": f"expr:if(isnan(prev_forced_t),1,gte(t,prev_forced_t+{_GOP_SECONDS}))",
-        **_ENCODER_OPTIONS[chosen],
-    }
+def _color(work: TranscodeWork, rendition: Rendition) -> dict[str, str]:
+    """HDR that is kept is said to be HDR."""
+    color = work.media.video.color if work.media.video else None
+    if color is None or not color.hdr or rendition.pixel_format is PixelFormat.YUV420P:
+        return {}
+    names = {"color_primaries": color.primaries, "color_trc": color.transfer, "colorspace": color.matrix}
+    return {option: name for option, name in names.items() if name is not None}
 
 
-def _encoder_for(rendition: Rendition, encoder: VideoEncoder) -> VideoEncoder:
-    """NVENC refuses tiny pictures."""
-    width, height = _SMALLEST_NVENC
-    return encoder if rendition.width >= width and rendition.height >= height else VideoEncoder.X264
+def _first_options(work: TranscodeWork, rendition: Rendition) -> dict[str, Any]:
+    """Of the sound in a rendition's own file; all tracks of it are made alike."""
+    return next((sounds.options(each) for each in work.audio if each.name in rendition.audio), {})
 
 
-def _audio(work: TranscodeWork, rendition: Rendition) -> dict[str, Any]:
-    return next(({"c:a": "aac", "b:a": each.bitrate} for each in work.audio if each.name in rendition.audio), {})
+def _sounds(media: Any, work: TranscodeWork, means: Means) -> dict[tuple[str, str], Any]:
+    """The sound of each file by the rendition it comes with, if it is in one, and its own name."""
+    found: dict[tuple[str, str], Any] = {}
+    for asked in work.audio:
+        users = [each.name for each in work.video if asked.name in each.audio] if work.direct else [""]
+        track = media[f"a:{asked.track}"]
+        if asked.bitrate is None:
+            found |= {(user, asked.name): track for user in users}
+        elif users:
+            sound = sounds.encoded(track, work, asked, means.levels.get(asked.name))
+            copies = sound.filter_multi_output("asplit", len(users))
+            found |= {(user, asked.name): copies.stream(index) for index, user in enumerate(users)}
+    return found
+
+
+def _subtitles(media: Any, work: TranscodeWork, means: Means) -> Iterator[Any]:
+    if not work.subtitles:
+        return
+    paths, source = files(work, means.folder), media
+    if work.clip is not None:
+        bounds = {"ss": seconds(work.clip.start_us), "seek_timestamp": 1, "t": seconds(work.clip.duration_us)}
+        source = _input(work.model_copy(update={"seek_us": None}), means, **bounds)
+    for each in work.subtitles:
+        yield _output(paths[each.name], source[f"s:{each.track}"], output_ts_offset=seconds(-work.origin_us))
+
+
+def _most_stills(work: TranscodeWork, name: str) -> int:
+    stills = work.stills
+    asked = None if stills is None or name == "poster" else getattr(stills, name)
+    return 1 if asked is None else work.duration_us // asked.interval_us + 2

@@ -16,9 +16,28 @@ from tandem.protocol.errors import AttemptTimeout, ChildCrashed, ConfigurationEr
 OLDEST = (5, 1)
 
 _NEEDED: Mapping[str, frozenset[str]] = {
-    "encoders": frozenset({"libx264", "aac"}),
-    "muxers": frozenset({"mp4"}),
-    "filters": frozenset({"split", "trim", "scale", "setsar", "format", "asplit", "atrim", "aformat"}),
+    "encoders": frozenset({"libx264", "aac", "mjpeg", "webvtt"}),
+    "muxers": frozenset({"mp4", "mpegts", "ivf", "image2pipe", "webvtt"}),
+    "filters": frozenset(
+        {
+            *(
+                "split",
+                "trim",
+                "scale",
+                "setsar",
+                "setpts",
+                "settb",
+                "format",
+                "fps",
+                "bwdif",
+                "overlay",
+                "select",
+                "tile",
+            ),
+            *("asplit", "atrim", "asetpts", "aresample", "aformat", "volume", "alimiter", "ebur128"),
+            "colorchannelmixer",
+        }
+    ),
 }
 _LIMITS = Limits(memory_mib=512, wall_seconds=20)
 _TRUSTED = Confinement(Sandbox.LIMITS)

@@ -1,18 +1,27 @@
 """The Transcoder port over an ffmpeg child process."""
 
 import asyncio
+import logging
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
-from node.adapters.ffmpeg.arguments import MAX_THREADS, SLACK_US, VideoEncoder, build, file_name
+from node.adapters.ffmpeg.arguments import MAX_THREADS, Means, build, build_measurement, files
 from node.adapters.ffmpeg.binary import Ffmpeg
+from node.adapters.ffmpeg.hardware import Route, routes
+from node.adapters.ffmpeg.pictures import SLACK_US, Span
+from node.adapters.ffmpeg.sounds import Level, parse_level
 from node.ports.execution import Report
+from tandem import logging as log
 from tandem.clock import Clock
-from tandem.process import Confinement, Limits, spawn
-from tandem.protocol.capacity import Sandbox
+from tandem.process import Confinement, Limits, run, spawn
+from tandem.protocol.capacity import Capability, Sandbox
 from tandem.protocol.errors import ChildCrashed, ExecutionFailed
-from tandem.protocol.jobs import TranscodeWork
+from tandem.protocol.jobs import PICTURE_OFFSET_TICKS, TranscodeWork
+from tandem.protocol.ladder import AudioRendition
+
+logger = logging.getLogger(__name__)
 
 _DONE = 1000
 _MIB = 2**20
@@ -21,9 +30,13 @@ _BYTES_A_PIXEL = 3
 _ENCODER_FRAMES = 80
 _FILE_BASE = 16 * _MIB
 _BITRATE_HEADROOM = 4
+_MOST_BITS = 240_000_000
+"""A second, of what has no bitrate to go by."""
 _TAIL = 400
 _OUT_TIME = re.compile(rb"out_time_us=([0-9]{1,18})\s*")
-_NODE_FAULTS = re.compile(r"no space left|cannot allocate memory|nvenc|cuda", re.IGNORECASE)
+_OFFSET_US = PICTURE_OFFSET_TICKS * 100 // 9
+_GPU_FAULTS = re.compile(r"nvenc|cuda|cuvid|nvdec|impossible to convert", re.IGNORECASE)
+_NODE_FAULTS = re.compile(r"no space left|cannot allocate memory", re.IGNORECASE)
 """What ffmpeg complains of when the machine is at fault, not the input."""
 
 
@@ -31,52 +44,75 @@ class FfmpegTranscoder:
     """Runs one ffmpeg for each call. What a failed call leaves in the folder is the caller's to remove."""
 
     def __init__(
-        self,
-        ffmpeg: Ffmpeg,
-        encoder: VideoEncoder,
-        *,
-        sandbox: Sandbox,
-        clock: Clock,
-        wall_seconds: float = 6 * 3600,
+        self, ffmpeg: Ffmpeg, capability: Capability, *, sandbox: Sandbox, clock: Clock, wall_seconds: float = 6 * 3600
     ) -> None:
         self._ffmpeg = ffmpeg
-        self._encoder = encoder
+        self._encoders = capability.video_encoders
+        self._decoders = capability.gpu_decoders
+        self._failed: set[tuple[str, Route]] = set()
         self._sandbox = sandbox
         self._clock = clock
         self._wall_seconds = wall_seconds
 
-    async def transcode(self, work: TranscodeWork, source: Path, folder: Path, report: Report) -> dict[str, Path]:
-        """As the port says; `source` and `folder` are absolute, and names of renditions differ.
+    async def transcode(
+        self, work: TranscodeWork, source: Path, logo: Path | None, folder: Path, report: Report
+    ) -> dict[str, Path]:
+        """As the port says; the paths are absolute.
 
         Raises ExecutionFailed if the input is at fault, ChildCrashed if the machine is, AttemptTimeout, TooLarge.
         """
-        argv = [str(self._ffmpeg.path), *build(work, source, folder, self._encoder, thread_count())]
-        limits, confinement = limits_of(work, self._wall_seconds), self._confinement(source, folder)
-        async with spawn(argv, limits=limits, confinement=confinement, clock=self._clock) as child:
-            await self._follow(child.stdout, work.media.duration_us, report)
-            status = await child.wait()
-            if status:
-                raise _failure(status, child.stderr, source, folder)
-        files = {rendition.name: folder / file_name(rendition.name) for rendition in work.video}
-        _demand_content(files)
+        means = Means(source, folder, logo, self._encoders, threads=thread_count())
+        levels = {each.name: await self._measure(work, each, means) for each in work.audio if each.loudness is not None}
+        means = replace(means, levels={name: level for name, level in levels.items() if level is not None})
+        for route in routes(work, self._encoders, self._decoders, self._failed):
+            if await self._attempt(work, replace(means, route=route), report):
+                break
+        made = files(work, folder)
+        _demand_content(made)
         report(_DONE, 0.0)
-        return files
+        return made
 
-    def _confinement(self, source: Path, folder: Path) -> Confinement:
-        return Confinement(
-            self._sandbox,
-            readable=(self._ffmpeg.path, source),
-            writable=(folder,),
-            gpu=self._encoder is not VideoEncoder.X264,
-        )
+    async def _attempt(self, work: TranscodeWork, means: Means, report: Report) -> bool:
+        """False if the GPU failed: the way is not to be taken again for such sources."""
+        argv = [str(self._ffmpeg.path), *build(work, means)]
+        limits = limits_of(work, self._wall_seconds)
+        async with spawn(argv, limits=limits, confinement=self._confinement(means), clock=self._clock) as child:
+            await self._follow(child.stdout, work, report)
+            status = await child.wait()
+            stderr = child.stderr
+        if not status:
+            return True
+        if means.route is Route.CPU or not _GPU_FAULTS.search(stderr):
+            raise _failure(status, stderr, means)
+        codec = work.media.video.codec if work.media.video else ""
+        self._failed.add((codec, means.route))
+        log.event(logger, "gpu_failed", codec=codec, route=means.route, detail=_without_paths(stderr, means))
+        return False
 
-    async def _follow(self, progress: asyncio.StreamReader, duration_us: int, report: Report) -> None:
+    async def _measure(self, work: TranscodeWork, asked: AudioRendition, means: Means) -> Level | None:
+        """The first of the two passes for loudness."""
+        argv = [str(self._ffmpeg.path), *build_measurement(work, asked, means)]
+        limits, confinement = limits_of(work, self._wall_seconds), self._confinement(means)
+        done = await run(argv, limits=limits, confinement=confinement, clock=self._clock)
+        if done.status:
+            raise _failure(done.status, done.stderr, means)
+        return parse_level(done.stderr)
+
+    def _confinement(self, means: Means) -> Confinement:
+        logo = () if means.logo is None else (means.logo,)
+        gpu = means.route is not Route.CPU
+        readable = (self._ffmpeg.path, means.source, *logo)
+        return Confinement(self._sandbox, readable=readable, writable=(means.folder,), gpu=gpu)
+
+    async def _follow(self, progress: asyncio.StreamReader, work: TranscodeWork, report: Report) -> None:
         """Reports what ffmpeg says four times a second, until it closes its end."""
         started = self._clock.monotonic()
+        begin = Span.of(work).start + (0 if work.direct or not work.video else _OFFSET_US)
         while line := await _line(progress):
             time = _OUT_TIME.fullmatch(line)
             if time is not None:
-                report(*progress_at(int(time[1]), duration_us, self._clock.monotonic() - started))
+                done = max(0, int(time[1]) - begin)
+                report(*progress_at(done, work.duration_us, self._clock.monotonic() - started))
 
 
 async def _line(progress: asyncio.StreamReader) -> bytes:
@@ -98,8 +134,10 @@ def limits_of(work: TranscodeWork, wall_seconds: float) -> Limits:
     """Generous bounds: several times what an honest transcode takes, so that only a bomb meets them."""
     decoded = work.media.video.width * work.media.video.height * 2 * MAX_THREADS if work.media.video else 0
     encoded = sum(rendition.width * rendition.height for rendition in work.video) * _ENCODER_FRAMES
-    rate = max(each.bitrate or 0 for each in work.video) + sum(each.bitrate or 0 for each in work.audio)
-    seconds = (work.media.duration_us + SLACK_US) // 10**6 + 1
+    capped = [each.bitrate or each.max_bitrate or _MOST_BITS for each in work.video]
+    rate = max(capped, default=0) + sum(each.bitrate or 0 for each in work.audio)
+    rate = max(rate, _MOST_BITS if work.stills or any(each.bitrate is None for each in work.audio) else 0)
+    seconds = (work.duration_us + SLACK_US) // 10**6 + 1
     return Limits(
         memory_mib=_BASE_MIB + (decoded + encoded) * _BYTES_A_PIXEL // _MIB,
         wall_seconds=wall_seconds,
@@ -112,16 +150,23 @@ def thread_count() -> int:
     return min(MAX_THREADS, len(os.sched_getaffinity(0)) + 1)
 
 
-def _failure(status: int, stderr: str, source: Path, folder: Path) -> ExecutionFailed | ChildCrashed:
-    """Without paths, which are this machine's own business."""
-    text = stderr.replace(str(source), "the input").replace(str(folder), "the output").strip()[-_TAIL:]
-    if _NODE_FAULTS.search(text):
+def _failure(status: int, stderr: str, means: Means) -> ExecutionFailed | ChildCrashed:
+    text = _without_paths(stderr, means)
+    if _NODE_FAULTS.search(text) or _GPU_FAULTS.search(text):
         return ChildCrashed(f"expected ffmpeg to find what it needs on this machine, got: {text}")
     return ExecutionFailed(f"expected a file that ffmpeg can decode, got exit status {status}: {text}")
 
 
-def _demand_content(files: dict[str, Path]) -> None:
-    for name, path in files.items():
+def _without_paths(stderr: str, means: Means) -> str:
+    """The end of it, less what is this machine's own business."""
+    named = ((means.source, "the input"), (means.folder, "the output"), (means.logo, "the watermark"))
+    for path, name in named:
+        stderr = stderr.replace(str(path), name) if path is not None else stderr
+    return stderr.strip()[-_TAIL:]
+
+
+def _demand_content(made: dict[str, Path]) -> None:
+    for name, path in made.items():
         # A link would have this process, which no sandbox holds, read and upload what ffmpeg could not.
         if path.is_symlink() or not path.is_file() or not path.stat().st_size:
-            raise ExecutionFailed(f"expected frames for the rendition {name}, got none; is there video in the input?")
+            raise ExecutionFailed(f"expected content for {name}, got none; is there anything of it in the input?")

@@ -1,11 +1,14 @@
 """The command line of a transcode."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.adapters.ffmpeg.arguments import VideoEncoder, build
+from node.adapters.ffmpeg.arguments import Means, build
+from node.adapters.ffmpeg.encoders import VideoEncoder
+from node.adapters.ffmpeg.hardware import Route
 from tandem.protocol.jobs import TranscodeWork
 from tandem.protocol.ladder import AudioRendition, Rendition
 from tandem.protocol.media import AudioCodec, AudioStream, MediaInfo, VideoCodec, VideoStream
@@ -34,8 +37,11 @@ def work(*ladder: Rendition, duration_us: int = 3_000_000) -> TranscodeWork:
     )
 
 
-def arguments(*ladder: Rendition, encoder: VideoEncoder = VideoEncoder.X264) -> list[str]:
-    return build(work(*ladder), SOURCE, FOLDER, encoder, threads=3)
+MEANS = Means(SOURCE, FOLDER, threads=3)
+
+
+def arguments(*ladder: Rendition, means: Means = MEANS) -> list[str]:
+    return build(work(*ladder), means)
 
 
 def values(argv: list[str], option: str) -> list[str]:
@@ -67,8 +73,8 @@ def test_one_decode_feeds_every_rendition() -> None:
 
 def test_an_output_is_bounded_from_its_first_frame() -> None:
     (graph,) = values(arguments(rendition("a", 640, 360)), "-filter_complex")
-    assert "[0:V:0]trim=duration=5.000000" in graph
-    assert "[0:a:0]atrim=duration=5.000000" in graph
+    assert "trim=end=4.999000:start=-0.001000" in graph
+    assert "atrim=end=5.000000:start=0" in graph
 
 
 def test_no_more_frames_are_encoded_than_are_paid_for() -> None:
@@ -81,9 +87,13 @@ def test_without_sound_there_is_no_trace_of_it() -> None:
 
 
 def test_a_hardware_encoder_leaves_tiny_pictures_to_the_processor() -> None:
-    argv = arguments(rendition("a", 640, 360), rendition("b", 96, 54), encoder=VideoEncoder.NVENC)
+    argv = arguments(
+        rendition("a", 640, 360),
+        rendition("b", 96, 54),
+        means=replace(MEANS, route=Route.NVENC, encoders=tuple(VideoEncoder)),
+    )
     assert values(argv, "-c:v") == ["h264_nvenc", "libx264"]
-    assert values(argv, "-forced-idr") == ["1"]
+    assert values(argv, "-forced-idr") == ["1", "1"]
     assert values(argv, "-sc_threshold") == ["0"]
 
 
@@ -94,7 +104,7 @@ def test_a_hardware_encoder_leaves_tiny_pictures_to_the_processor() -> None:
 )
 def test_every_number_comes_out_plain(width: int, rate: int, duration: int) -> None:
     asked = rendition("a", width, 16, rate=rate)
-    argv = build(work(asked, duration_us=duration), SOURCE, FOLDER, VideoEncoder.X264, threads=3)
+    argv = build(work(asked, duration_us=duration), MEANS)
     assert values(argv, "-b:v") == [str(rate)]
     assert int(values(argv, "-maxrate:v")[0]) >= rate
     assert all(isinstance(word, str) and "None" not in word and "e+" not in word for word in argv)

@@ -10,16 +10,16 @@ from tandem.clock import SystemClock
 from tandem.protocol.errors import ConfigurationError
 
 CLOCK = SystemClock()
-TABLES = "encoders) echo ' V libx264 x'; echo ' A aac x';; muxers) echo ' E mp4 x';;"
-FILTERS = "split trim scale setsar format asplit atrim aformat"
+FILTERS = " ".join(sorted(binary._NEEDED["filters"]))
 
 
 def imposter(folder: Path, version: str, filters: str = FILTERS) -> Path:
     """A program that answers as an ffmpeg of that version."""
     path = folder / "ffmpeg"
-    rows = "".join(f"echo ' .. {name} x';" for name in filters.split())
-    script = f"case ${{2#-}} in version) echo 'ffmpeg version {version} built';; {TABLES} filters) {rows};; esac"
-    path.write_text(f"#!/bin/sh\n{script.replace(';;;', ';;')}\n")
+    tables = {kind: " ".join(names) for kind, names in binary._NEEDED.items()} | {"filters": filters}
+    loops = [f'{kind}) for each in {names}; do echo " .. $each x"; done;;' for kind, names in tables.items()]
+    script = f"case ${{2#-}} in version) echo 'ffmpeg version {version} built';; {' '.join(loops)} esac"
+    path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
     return path
 

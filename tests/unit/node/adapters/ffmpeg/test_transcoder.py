@@ -10,13 +10,13 @@ import imageio_ffmpeg
 import pytest
 import pytest_asyncio
 
-from node.adapters.ffmpeg import Ffmpeg, FfmpegTranscoder, VideoEncoder, binary, find_ffmpeg, transcoder
+from node.adapters.ffmpeg import SOFTWARE, Ffmpeg, FfmpegTranscoder, binary, find_ffmpeg, transcoder
 from node.adapters.ffmpeg.transcoder import limits_of, progress_at
 from tandem.clock import SystemClock
 from tandem.inspection.calls import inspect_media
 from tandem.process import Limits
 from tandem.process.tree import descendants
-from tandem.protocol.capacity import Sandbox
+from tandem.protocol.capacity import Capability, Sandbox
 from tandem.protocol.errors import AttemptTimeout, ChildCrashed, ExecutionFailed, TooLarge
 from tandem.protocol.jobs import TranscodeWork
 from tandem.protocol.ladder import RenditionRequest
@@ -56,6 +56,9 @@ def work_for(media: MediaInfo, *heights: int, sound: bool = True) -> TranscodeWo
     return transcode_work(media, *requests)
 
 
+CPU = Capability(video_encoders=SOFTWARE)
+
+
 async def probe(path: Path) -> MediaInfo:
     return (await inspect_media(path, sandbox=Sandbox.LIMITS, clock=CLOCK)).media
 
@@ -64,8 +67,8 @@ async def transcode(
     ffmpeg: Ffmpeg, work: TranscodeWork, source: Path, folder: Path, sandbox: Sandbox = Sandbox.LIMITS
 ) -> tuple[dict[str, Path], Reports]:
     reports: Reports = []
-    runner = FfmpegTranscoder(ffmpeg, VideoEncoder.X264, sandbox=sandbox, clock=CLOCK)
-    files = await runner.transcode(work, source, folder, lambda permille, left: reports.append((permille, left)))
+    runner = FfmpegTranscoder(ffmpeg, CPU, sandbox=sandbox, clock=CLOCK)
+    files = await runner.transcode(work, source, None, folder, lambda permille, left: reports.append((permille, left)))
     return files, reports
 
 
@@ -187,7 +190,7 @@ def taken_over(folder: Path, script: str) -> FfmpegTranscoder:
     path = folder / "ffmpeg"
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
-    return FfmpegTranscoder(Ffmpeg(path, "0"), VideoEncoder.X264, sandbox=Sandbox.LIMITS, clock=CLOCK)
+    return FfmpegTranscoder(Ffmpeg(path, "0"), CPU, sandbox=Sandbox.LIMITS, clock=CLOCK)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +207,7 @@ async def test_nonsense_from_ffmpeg_fails_the_attempt_alone(
 ) -> None:
     with pytest.raises(expected):
         await taken_over(tmp_path, script).transcode(
-            work_for(PICTURE, 136), CLIPS / "bikes_640x272_noaudio.mp4", tmp_path, lambda *_: None
+            work_for(PICTURE, 136), CLIPS / "bikes_640x272_noaudio.mp4", None, tmp_path, lambda *_: None
         )
 
 
@@ -212,7 +215,9 @@ async def test_a_link_in_place_of_a_rendition_is_not_followed(tmp_path: Path) ->
     (tmp_path / "key.json").write_text("secret")
     runner = taken_over(tmp_path, f"ln -s {tmp_path}/key.json {tmp_path}/136p.mp4")
     with pytest.raises(ExecutionFailed, match="136p"):
-        await runner.transcode(work_for(PICTURE, 136), CLIPS / "bikes_640x272_noaudio.mp4", tmp_path, lambda *_: None)
+        await runner.transcode(
+            work_for(PICTURE, 136), CLIPS / "bikes_640x272_noaudio.mp4", None, tmp_path, lambda *_: None
+        )
 
 
 async def test_both_confinements_do(sandbox: Sandbox, tmp_path: Path, newest: Ffmpeg) -> None:
@@ -267,9 +272,9 @@ def test_progress_is_of_the_duration(done_us: int, elapsed: float, expected: tup
 async def test_cancelling_ends_ffmpeg(sandbox: Sandbox, tmp_path: Path, newest: Ffmpeg) -> None:
     source, begun = CLIPS / "bbb_720p25_aac51.mp4", asyncio.Event()
     work = work_for(await probe(source), 540)
-    runner = FfmpegTranscoder(newest, VideoEncoder.X264, sandbox=sandbox, clock=CLOCK)
+    runner = FfmpegTranscoder(newest, CPU, sandbox=sandbox, clock=CLOCK)
     async with asyncio.TaskGroup() as tasks:
-        task = tasks.create_task(runner.transcode(work, source, tmp_path, lambda *_: begun.set()))
+        task = tasks.create_task(runner.transcode(work, source, None, tmp_path, lambda *_: begun.set()))
         await begun.wait()
         assert _children()
         task.cancel()
@@ -279,9 +284,9 @@ async def test_cancelling_ends_ffmpeg(sandbox: Sandbox, tmp_path: Path, newest: 
 async def test_bounds_on_time_and_size_hold(tmp_path: Path, newest: Ffmpeg, monkeypatch: pytest.MonkeyPatch) -> None:
     source = CLIPS / "bbb_720p25_aac51.mp4"
     work = work_for(await probe(source), 540)
-    slow = FfmpegTranscoder(newest, VideoEncoder.X264, sandbox=Sandbox.LIMITS, clock=CLOCK, wall_seconds=0.3)
+    slow = FfmpegTranscoder(newest, CPU, sandbox=Sandbox.LIMITS, clock=CLOCK, wall_seconds=0.3)
     with pytest.raises(AttemptTimeout):
-        await slow.transcode(work, source, tmp_path, lambda *_: None)
+        await slow.transcode(work, source, None, tmp_path, lambda *_: None)
     monkeypatch.setattr(transcoder, "limits_of", lambda *_: Limits(2048, 60, file_bytes=10_000))
     with pytest.raises(TooLarge):
         await transcode(newest, work, source, tmp_path)
