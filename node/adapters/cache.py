@@ -56,7 +56,7 @@ class ArtifactCache:
         for shelf in Shelf:
             folder = self.folder(shelf)
             folder.mkdir(parents=True, exist_ok=True)
-            for partial in folder.glob(f"*{_PARTIAL}"):
+            for partial in folder.glob("*" if shelf is Shelf.PIECES else f"*{_PARTIAL}"):
                 partial.unlink()
             files += [path for path in folder.iterdir() if _DIGEST.fullmatch(path.name)]
         for path in sorted(files, key=lambda path: path.stat().st_mtime):
@@ -65,6 +65,10 @@ class ArtifactCache:
 
     def folder(self, shelf: Shelf) -> Path:
         return self._folder / shelf
+
+    def holds(self, shelf: Shelf, artifact_id: str) -> bool:
+        """Whether it is there, whole, or about to be."""
+        return self.folder(shelf) / _digest(artifact_id) in self._entries
 
     @property
     def size(self) -> int:

@@ -7,7 +7,7 @@ redirect is refused, so that it cannot send the node to addresses inside the nod
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -30,6 +30,7 @@ from node.adapters.cache import ArtifactCache
 from node.ports.transfer import Shelf
 from tandem.clock import Clock
 from tandem.protocol.errors import ConfigurationError, NoCapacity, TransferFailed
+from tandem.protocol.jobs import ByteRange
 
 _CHUNK = 2**18
 _MAX_ANSWER = 2**16
@@ -95,6 +96,30 @@ class HttpTransfer:
 
         return self._cache.use(shelf, artifact_id, size, download)
 
+    @asynccontextmanager
+    async def fetch_ranges(
+        self, artifact_id: str, size: int, ranges: Sequence[ByteRange], url: str
+    ) -> AsyncIterator[Path]:
+        """As the port says. A piece is kept under a digest of what it is a piece of."""
+        if self._cache.holds(Shelf.SOURCES, artifact_id):
+            async with self.fetch(Shelf.SOURCES, artifact_id, size, url) as path:
+                yield path
+            return
+
+        async def download(path: Path) -> None:
+            try:
+                with path.open("wb") as file:
+                    file.truncate(size)
+                    for start, end in ranges:
+                        await self._download(_Piece(file, start, end), self._allowed(url))
+            except OSError as error:
+                raise NoCapacity(f"expected to write {path.name}: {error}; free some disk space") from error
+
+        name = hashlib.sha256(f"{artifact_id} {list(ranges)}".encode()).hexdigest()
+        needed = sum(end - start for start, end in ranges)
+        async with self._cache.use(Shelf.PIECES, f"sha256:{name}", needed, download) as path:
+            yield path
+
     async def upload(self, path: Path, url: str) -> tuple[str, int]:
         """Streams a file to a signed URL: its artifact id and size in bytes. Raises TransferFailed."""
         target = self._allowed(url)
@@ -140,10 +165,10 @@ class HttpTransfer:
     async def _get(self, download: "_Download", url: URL) -> None:
         if download.received == download.size:
             return
-        headers = {"Range": f"bytes={download.received}-"} if download.received else {}
+        headers = {"Range": wanted} if (wanted := download.range) else {}
         async with self._session.get(url, headers=headers, allow_redirects=False) as response:
             _check_status(response, HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT)
-            if not _continues(response, download.received):
+            if not _continues(response, download.offset):
                 download.restart()
             async for chunk in response.content.iter_chunked(_CHUNK):
                 download.write(chunk)
@@ -182,6 +207,16 @@ class _Download:
         self._id = artifact_id
         self._hasher = hashlib.sha256()
 
+    @property
+    def offset(self) -> int:
+        """Of the next byte in the artifact."""
+        return self.received
+
+    @property
+    def range(self) -> str:
+        """To be asked for; empty: all of it."""
+        return f"bytes={self.received}-" if self.received else ""
+
     def write(self, chunk: bytes) -> None:
         self.received += len(chunk)
         if self.received > self.size:
@@ -198,6 +233,29 @@ class _Download:
         digest = f"sha256:{self._hasher.hexdigest()}"
         if digest != self._id:
             raise TransferFailed(f"expected {self._id}, got {digest}")
+
+
+class _Piece(_Download):
+    """A range of an artifact, from `start` up to `end` (exclusive), on its way to the same place of a file."""
+
+    def __init__(self, file: BinaryIO, start: int, end: int) -> None:
+        super().__init__(file, f"bytes {start} to {end}", end - start)
+        self._start, self._end = start, end
+        file.seek(start)
+
+    @property
+    def offset(self) -> int:
+        return self._start + self.received
+
+    @property
+    def range(self) -> str:
+        return f"bytes={self.offset}-{self._end - 1}"
+
+    def restart(self) -> None:
+        raise TransferFailed(f"expected {self.range} of the source, got the whole")
+
+    def check(self) -> None:
+        """Only the whole has a digest."""
 
 
 def _reason(error: Exception) -> str:

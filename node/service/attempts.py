@@ -7,7 +7,7 @@ import asyncio
 import logging
 import tempfile
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -222,9 +222,7 @@ class Attempts:
     async def _transcode(self, assign: Assign, work: TranscodeWork) -> Frame:
         to = self._executors
         async with AsyncExitStack() as kept:
-            source = await kept.enter_async_context(
-                to.transfer.fetch(Shelf.SOURCES, work.source, work.source_size, assign.source_url)
-            )
+            source = await kept.enter_async_context(self._source(assign, work))
             logo, mark = None, work.picture.watermark
             if mark is not None and assign.watermark_url is not None:
                 logo = await kept.enter_async_context(
@@ -234,6 +232,12 @@ class Attempts:
                 files = await to.transcoder.transcode(work, source, logo, Path(folder), self._reporter(assign.ref))
                 results = [await self._upload(name, path, assign.upload_urls[name]) for name, path in files.items()]
         return encode(Envelope(Finished(ref=assign.ref, output=TranscodeOutput(files=tuple(results)))))
+
+    def _source(self, assign: Assign, work: TranscodeWork) -> AbstractAsyncContextManager[Path]:
+        transfer, url = self._executors.transfer, assign.source_url
+        if work.ranges:
+            return transfer.fetch_ranges(work.source, work.source_size, work.ranges, url)
+        return transfer.fetch(Shelf.SOURCES, work.source, work.source_size, url)
 
     async def _upload(self, name: str, path: Path, url: str) -> FileResult:
         artifact, size = await self._executors.transfer.upload(path, url)

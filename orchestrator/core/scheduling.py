@@ -202,7 +202,7 @@ def expected_seconds(work: TranscodeWork | InferenceWork, node: NodeState) -> fl
     match work:
         case TranscodeWork():
             speed = node.offer.capability.encode_speed * (node.pace or 1.0)
-            fetch = 0.0 if work.source in node.sources else work.source_size / _FETCHED_A_SECOND
+            fetch = 0.0 if work.source in node.sources else work.bytes_needed / _FETCHED_A_SECOND
             return fetch + (effort(work) / speed if speed else _UNKNOWN_SPEED_SECONDS)
         case InferenceWork():
             speed = node.offer.capability.inference_speed

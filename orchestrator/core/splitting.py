@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
-from tandem.protocol.jobs import TranscodeWork
+from tandem.protocol.jobs import ByteRange, TranscodeWork
 from tandem.protocol.ladder import Window
+from tandem.protocol.media import Layout
 from tandem.protocol.units import ceil_div
 
 _MICRO = 10**6
@@ -31,6 +32,7 @@ _SLOW = 1 / 8
 """Of the fastest node: one slower than that is not planned for, though it may get a window all the same."""
 _LEEWAY = 4
 """A cut is moved by up to a fourth of its window to be nearer to a keyframe."""
+_NEARLY_ALL = 3 / 4
 _MOST_PREROLL = 1 / 2
 """Of the job's duration: what is decoded only to get to the windows."""
 
@@ -55,11 +57,18 @@ class _Sizes:
     """Begins with short ones, so that players may begin soon."""
 
 
-def split(work: TranscodeWork, keyframes: Sequence[int], speeds: Sequence[float], cell_us: int) -> Split:
+def split(
+    work: TranscodeWork,
+    keyframes: Sequence[int],
+    speeds: Sequence[float],
+    cell_us: int,
+    layout: Layout | None = None,
+) -> Split:
     """Splits a whole transcode over nodes that encode it at `speeds`, in seconds of it a second.
 
     `keyframes`: presentation times in µs, ascending, at which decoding of the source may begin. `cell_us`: the length
-    of a segment, or of a GOP where there are no segments.
+    of a segment, or of a GOP where there are no segments. `layout` has the places of the keyframes in the source; nodes
+    then fetch only the bytes that they need.
     """
     reason = _indivisible(work, keyframes, speeds, cell_us)
     if reason is not None:
@@ -70,7 +79,7 @@ def split(work: TranscodeWork, keyframes: Sequence[int], speeds: Sequence[float]
         return Split((work,), "too short")
     if sum(_preroll(work, keyframes, window.start_us) for window in windows) > _MOST_PREROLL * work.duration_us:
         return Split((work,), "too few keyframes")
-    return Split((*_rest(work), *(_piece(work, window, _seek(keyframes, window.start_us)) for window in windows)))
+    return Split((*_rest(work), *(_piece(work, window, keyframes, layout) for window in windows)))
 
 
 def _indivisible(work: TranscodeWork, keyframes: Sequence[int], speeds: Sequence[float], cell_us: int) -> str | None:
@@ -134,9 +143,32 @@ def _seek(keyframes: Sequence[int], at: int) -> int | None:
     return keyframes[before - 1] if before else None
 
 
-def _piece(work: TranscodeWork, window: Window, seek_us: int | None) -> TranscodeWork:
-    changes = {"window": window, "seek_us": seek_us, "audio": (), "subtitles": (), "stills": None, "direct": False}
-    return TranscodeWork.model_validate(dict(work) | changes)
+def _piece(work: TranscodeWork, window: Window, keyframes: Sequence[int], layout: Layout | None) -> TranscodeWork:
+    part = {
+        "window": window,
+        "seek_us": _seek(keyframes, window.start_us),
+        "ranges": _ranges(work, window, keyframes, layout) if layout else (),
+    }
+    none = {"audio": (), "subtitles": (), "stills": None, "direct": False}
+    return TranscodeWork.model_validate(dict(work) | none | part)
+
+
+def _ranges(work: TranscodeWork, window: Window, keyframes: Sequence[int], layout: Layout) -> tuple[ByteRange, ...]:
+    """What tells what the file holds, what the window needs, and the index if it is at the end; none if nearly all.
+
+    To the second keyframe from the window's end on, since pictures of the window may come after the first in the file.
+    """
+    before, after = bisect_left(keyframes, window.start_us) - 1, bisect_left(keyframes, window.end_us) + 1
+    start = layout.places[before] if before >= 0 else 0
+    end = layout.places[after] if after < len(layout.places) else layout.tail
+    found = [(0, layout.head)]
+    for range_ in ((start, end), (layout.tail, work.source_size)):
+        if range_[0] <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], range_[1]))
+        else:
+            found.append(range_)
+    enough = sum(end - start for start, end in found) < _NEARLY_ALL * work.source_size
+    return tuple(range_ for range_ in found if range_[0] < range_[1]) if enough else ()
 
 
 def _rest(work: TranscodeWork) -> Iterator[TranscodeWork]:

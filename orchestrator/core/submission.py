@@ -79,7 +79,7 @@ def plan_transcode(
     _check_source(found.media)
     work = decide(request, source, found.media)
     price = _price(prices, work)
-    cut = split(work, found.keyframes, speeds(work, price, crew), _cell(request, work))
+    cut = split(work, found.keyframes, speeds(work, price, crew), _cell(request, work), found.layout)
     parts = tuple(Part(part, _price(prices, part)) for part in cut.works)
     return Plan(request, work, parts, (source.id,), whole_because=cut.whole_because)
 

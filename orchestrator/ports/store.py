@@ -203,8 +203,8 @@ class CatalogueStore(Protocol):
         """What an earlier probe of this artifact found."""
         ...
 
-    async def keyframes(self, artifact_id: str) -> tuple[int, ...]:
-        """Of that probe: presentation times in µs at which decoding can begin."""
+    async def source(self, artifact_id: str) -> Source | None:
+        """The same with what only planning needs."""
         ...
 
     async def add_model(self, model: ModelInfo) -> None:

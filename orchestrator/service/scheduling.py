@@ -127,7 +127,8 @@ class Scheduler:
             return False
         deadline = self._timeouts.deadline(attempt, task.work)
         node.loads[attempt.ref] = Load(assignment.need, assignment.price, deadline)
-        node.fetches(_source(task.work))
+        if not (isinstance(task.work, TranscodeWork) and task.work.ranges):
+            node.fetches(_source(task.work))
         node.link.send(self._message(attempt, task.work), tensors)
         return True
 

@@ -80,9 +80,9 @@ class Submissions:
         return await asyncio.to_thread(plan_inference, request, model, self._prices)
 
     async def _source(self, artifact_id: str) -> Source:
-        known = await self._store.media(artifact_id)
+        known = await self._store.source(artifact_id)
         if known is not None:
-            return Source(media=known, keyframes=await self._store.keyframes(artifact_id))
+            return known
         async with self._artifacts.local(artifact_id) as path:
             source = await self._inspector.media(path)
         await self._store.save_media(artifact_id, source)

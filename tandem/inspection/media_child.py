@@ -1,7 +1,8 @@
 """Main of the child process that probes media with PyAV: every packet is read, and one frame decoded."""
 
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -25,6 +26,7 @@ from tandem.inspection.accepted import (
     VIDEO_DECODERS,
 )
 from tandem.inspection.answer import answer
+from tandem.inspection.boxes import is_fragmented
 from tandem.inspection.keyframes import h264_begins, thin
 from tandem.inspection.timeline import MAX_FRAMES, Timeline
 from tandem.protocol.errors import UnreadableMedia
@@ -39,6 +41,8 @@ _KEYFRAME_SPACING_US = 250_000
 _LOOKED_AT = 24
 """Frames that are decoded, to see what only frames tell."""
 _LOOKED_AT_PACKETS = 64
+_PROBED_BYTES = 5_000_000
+"""So many FFmpeg may read before it begins, to find out what a file holds."""
 _LOOKING_SECONDS = 5.0
 """Of processor time."""
 
@@ -49,19 +53,19 @@ def probe(path: Path) -> dict[str, Any]:
         raise UnreadableMedia("expected a media file, got an empty one; upload it again")
     try:
         with av.open(f"file:{path}", "r", options=DEMUXER_OPTIONS, metadata_errors="replace") as container:
-            return _facts(container)
+            return _facts(container, path)
     except av.error.FFmpegError as error:
         raise UnreadableMedia(f"expected a media file such as MP4, Matroska or MPEG-TS, got {_guess(path)}") from error
 
 
-def _facts(container: InputContainer) -> dict[str, Any]:
+def _facts(container: InputContainer, path: Path) -> dict[str, Any]:
     pictures = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     sounds = list(container.streams.audio)
     if not pictures and not any(_decodable(each, AUDIO_DECODERS) for each in sounds):
         raise UnreadableMedia("expected a video or an audio stream, got a file with neither that can be decoded")
     video = _Looked(pictures[0]) if pictures else None
     spans = {stream.index: _Span(stream) for stream in sounds}
-    _read(container, video, spans)
+    places = _read(container, video, spans)
     audio = [_sound(stream, spans[stream.index]) for stream in sounds]
     media = {
         "format": container.format.name,
@@ -71,7 +75,18 @@ def _facts(container: InputContainer) -> dict[str, Any]:
         "video": video.describe() if video else None,
         "unsplittable": video.timeline.fault if video else None,
     }
-    return {"media": media, "keyframes": video.keyframes() if video else []}
+    keyframes = video.keyframes() if video else []
+    layout = None
+    if video is not None and video.in_order and "mp4" in container.format.name and not is_fragmented(path):
+        layout = _layout(video, keyframes, *places)
+    return {"media": media, "keyframes": keyframes, "layout": layout}
+
+
+def _layout(video: "_Looked", keyframes: Sequence[int], first: int, end: int) -> dict[str, Any]:
+    """Of a file that one index describes, as it does in MP4 and MOV that are not fragmented."""
+    places = [video.places[time] for time in keyframes]
+    second = places[1] if len(places) > 1 else end
+    return {"head": min(second, first + _PROBED_BYTES), "tail": end, "places": places}
 
 
 def _decodable(stream: Stream, decoders: tuple[str, ...]) -> bool:
@@ -129,6 +144,11 @@ class _Looked:
     """The first ones, decoded."""
     fed: int = 0
     """Packets that went into decoding them."""
+    places: dict[int, int] = field(default_factory=dict)
+    """Where in the file its keyframes are, by their time in µs."""
+    in_order: bool = True
+    """Whether its packets follow each other in the file as they are decoded."""
+    _place: int = -1
 
     def __post_init__(self) -> None:
         stream = self.stream
@@ -148,9 +168,12 @@ class _Looked:
             self._decode(packet)
         if not packet.size or packet.is_discard:
             return
-        marked = packet.is_keyframe
+        marked, place = packet.is_keyframe, -1 if packet.pos is None else packet.pos
+        self.in_order, self._place = self.in_order and place > self._place, place
         begins = marked and (not self._h264 or h264_begins(bytes(packet), self._extradata))
         self.timeline.add(packet.pts, packet.dts, packet.duration or 0, marked=marked, begins=begins)
+        if begins and packet.pts is not None:
+            self.places.setdefault(self._us(packet.pts), place)
         if self.timeline.frames > MAX_FRAMES:
             raise UnreadableMedia(f"expected at most {MAX_FRAMES} frames, got more; cut the file into parts")
 
@@ -177,8 +200,10 @@ class _Looked:
         return self._h264 and self._interlaced and self.fed >= _LOOKED_AT_PACKETS and 2 * len(self.frames) <= self.fed
 
     def keyframes(self) -> list[int]:
-        us = self.timeline.tick * _MICRO
-        return thin([round(time * us) for time in self.timeline.keys], _KEYFRAME_SPACING_US, MAX_KEYFRAMES)
+        return thin([self._us(time) for time in self.timeline.keys], _KEYFRAME_SPACING_US, MAX_KEYFRAMES)
+
+    def _us(self, time: int) -> int:
+        return round(time * self.timeline.tick * _MICRO)
 
     def describe(self) -> dict[str, Any]:
         if not self.frames:
@@ -223,18 +248,22 @@ class _Looked:
         return "bottom_first" if self.stream.codec_context.field_order in names.BOTTOM_FIRST else "top_first"
 
 
-def _read(container: InputContainer, video: _Looked | None, spans: Mapping[int, _Span]) -> None:
-    """Every packet of the first video stream and of all audio streams."""
+def _read(container: InputContainer, video: _Looked | None, spans: Mapping[int, _Span]) -> tuple[int, int]:
+    """Every packet of the first video stream and of all audio streams; the bytes between which they are."""
+    first, end = sys.maxsize, 0
     wanted = {*spans, video.stream.index} if video else {*spans}
     streams = [stream for stream in container.streams if stream.index in wanted]
     for other in container.streams:
         if other.index not in wanted:
             other.discard = Discard.all
     for packet in container.demux(streams):
+        if packet.pos is not None:
+            first, end = min(first, packet.pos), max(end, packet.pos + packet.size)
         if video is not None and packet.stream_index == video.stream.index:
             video.add(packet)
         elif packet.stream_index in spans:
             spans[packet.stream_index].add(packet)
+    return min(first, end), end
 
 
 def _guess(path: Path) -> str:

@@ -105,6 +105,8 @@ ATTEMPT_TRANSITIONS: Mapping[AttemptState, frozenset[AttemptState]] = {
     AttemptState.CANCELLED: frozenset(),
 }
 
+ByteRange = tuple[Annotated[int, Field(ge=0, lt=2**63)], Annotated[int, Field(ge=1, lt=2**63)]]
+
 PICTURE_OFFSET_TICKS = 900_000
 """Where a job begins in the files of its pictures, in 1/90000 s: after 0, for what is decoded before it is shown."""
 
@@ -197,6 +199,8 @@ class TranscodeWork(Frozen):
     """The part of the job's pictures that is this task's; None: all of them."""
     seek_us: Instant | None = None
     """Where decoding may begin: a keyframe strictly before the window; None: at the file's beginning."""
+    ranges: tuple[ByteRange, ...] = Field(default=(), max_length=3)
+    """Bytes of the source that are enough, as starts and ends (exclusive), ascending; none: all of it is needed."""
     picture: Picture = Picture()
     video: tuple[Rendition, ...] = Field(default=(), max_length=MAX_RENDITIONS)
     audio: tuple[AudioRendition, ...] = Field(default=(), max_length=MAX_AUDIO_RENDITIONS)
@@ -210,9 +214,17 @@ class TranscodeWork(Frozen):
             raise ValueError(f"expected parts with a name each of its own, got {list(self.names)}")
         if self.window is not None and (self.audio or self.subtitles or self.stills or self.direct):
             raise ValueError("only pictures are cut into windows")
+        edges = [edge for span in self.ranges for edge in span]
+        if edges != sorted(set(edges)) or (edges and edges[-1] > self.source_size):
+            raise ValueError(f"expected ranges within the source, ascending and apart, got {self.ranges}")
         if self.media.video is None and (self.video or self.stills):
             raise ValueError("expected a source with a video stream, since pictures are asked for")
         return self
+
+    @property
+    def bytes_needed(self) -> int:
+        """Of the source."""
+        return sum(end - start for start, end in self.ranges) or self.source_size
 
     @property
     def names(self) -> tuple[str, ...]:

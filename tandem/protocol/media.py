@@ -135,9 +135,21 @@ class MediaInfo(Frozen):
         return self.video is not None and self.unsplittable is None
 
 
+class Layout(Frozen):
+    """Where the bytes of a file are whose packets an index names one by one, so that parts of it can be read alone."""
+
+    head: int = Field(ge=0)
+    """Up to here it says what it holds, and begins."""
+    tail: int = Field(ge=0)
+    """From here on there are no packets any more."""
+    places: tuple[Annotated[int, Field(ge=0)], ...] = Field(max_length=MAX_KEYFRAMES)
+    """Of the keyframes, ascending."""
+
+
 class Source(Frozen):
     """A file as an inspection finds it: the facts that nodes are told, and those that only planning needs."""
 
     media: MediaInfo
     keyframes: tuple[Instant, ...] = Field(default=(), max_length=MAX_KEYFRAMES)
     """Presentation times, ascending, at which decoding can really begin; of many close ones, some are left out."""
+    layout: Layout | None = None

@@ -71,7 +71,7 @@ class SqlCatalogue:
         return [artifact_id for artifact_id in artifact_ids if artifact_id not in known]
 
     async def save_media(self, artifact_id: str, source: Source) -> None:
-        found = {"media": source.media, "keyframes": source.keyframes}
+        found = {"media": source.media, "keyframes": source.keyframes, "layout": source.layout}
         statement = update(artifacts).where(artifacts.c.id == artifact_id).values(found)
         if await self._database.write(lambda connection: connection.execute(statement).rowcount) == 0:
             raise _no_artifact(artifact_id)
@@ -81,10 +81,13 @@ class SqlCatalogue:
         found: MediaInfo | None = await self._database.read(lambda connection: connection.scalar(query))
         return found
 
-    async def keyframes(self, artifact_id: str) -> tuple[int, ...]:
-        query = select(artifacts.c.keyframes).where(artifacts.c.id == artifact_id)
-        found: tuple[int, ...] | None = await self._database.read(lambda connection: connection.scalar(query))
-        return found or ()
+    async def source(self, artifact_id: str) -> Source | None:
+        columns = artifacts.c["media", "keyframes", "layout"]
+        query = select(*columns).where(artifacts.c.id == artifact_id)
+        row = await self._database.read(lambda connection: connection.execute(query).one_or_none())
+        if row is None or row.media is None:
+            return None
+        return Source(media=row.media, keyframes=row.keyframes or (), layout=row.layout)
 
     async def add_model(self, model: ModelInfo) -> None:
         def add(connection: Connection) -> None:

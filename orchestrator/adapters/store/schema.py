@@ -43,7 +43,7 @@ from tandem.protocol.jobs import (
     Work,
     is_final,
 )
-from tandem.protocol.media import MediaInfo
+from tandem.protocol.media import Layout, MediaInfo
 from tandem.protocol.messages import SignedTicket
 from tandem.protocol.tensors import TensorMeta
 from tandem.protocol.tickets import TicketParams
@@ -286,6 +286,7 @@ artifacts = Table(
     Column("renewed_at", Double, nullable=False),
     Column("media", Json(TypeAdapter(MediaInfo))),
     Column("keyframes", Json(TypeAdapter(tuple[int, ...])), comment="presentation times in µs; kept beside the media"),
+    Column("layout", Json(TypeAdapter(Layout))),
     CheckConstraint("size >= 0", name="size_not_negative"),
 )
 

@@ -6,7 +6,7 @@ from orchestrator.core.records import ApiKeyRecord, ArtifactRecord
 from orchestrator.ports.store import Store
 from tandem.protocol.errors import Conflict, NotFound
 from tandem.protocol.jobs import ModelInfo
-from tandem.protocol.media import Source
+from tandem.protocol.media import Layout, Source
 from tandem.protocol.tensors import Datatype, TensorSpec
 from tests.conformance.store.samples import (
     MEDIA,
@@ -88,10 +88,12 @@ async def test_artifacts_of_which_nothing_is_known(store: Store) -> None:
 async def test_what_a_probe_found_is_kept(store: Store) -> None:
     await store.add_artifact(digest(1), 10, "video/mp4")
     assert await store.media(digest(1)) is None
-    await store.save_media(digest(1), Source(media=MEDIA, keyframes=(-7, 0, 2_000_000)))
+    layout = Layout(head=5, tail=9, places=(1, 2, 3))
+    source = Source(media=MEDIA, keyframes=(-7, 0, 2_000_000), layout=layout)
+    await store.save_media(digest(1), source)
     assert await store.media(digest(1)) == MEDIA
-    assert await store.keyframes(digest(1)) == (-7, 0, 2_000_000)
-    assert await store.keyframes(digest(2)) == ()
+    assert await store.source(digest(1)) == source
+    assert await store.source(digest(2)) is None
     assert await store.media(digest(2)) is None
     with pytest.raises(NotFound):
         await store.save_media(digest(2), Source(media=MEDIA))

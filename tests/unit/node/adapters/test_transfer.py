@@ -33,6 +33,8 @@ class Shelf:
         self.breaks: dict[str, list[int]] = {}
         self.statuses: list[int] = []
         self.stalling = False
+        self.whole = False
+        """Whether a range is answered with everything."""
         self.requests: list[web.Request] = []
         self.held = asyncio.Event()
         self.answer: dict[str, Any] | None = None
@@ -49,10 +51,11 @@ class Shelf:
         if self.statuses and (status := self.statuses.pop(0)):
             return web.Response(status=status, headers={"Location": "http://127.0.0.1:9/elsewhere"})
         name = request.match_info["name"]
-        start = request.http_range.start or 0
-        body = self.bodies[name][start:]
-        response = web.StreamResponse(status=206 if start else 200, headers={"Content-Length": str(len(body))})
-        if start:
+        asked = "Range" in request.headers and not self.whole
+        start = request.http_range.start or 0 if asked else 0
+        body = self.bodies[name][start : request.http_range.stop if asked else None]
+        response = web.StreamResponse(status=206 if asked else 200, headers={"Content-Length": str(len(body))})
+        if asked:
             response.headers["Content-Range"] = f"bytes {start}-{start + len(body) - 1}/*"
         await response.prepare(request)
         if self.breaks.get(name):
@@ -145,6 +148,45 @@ async def test_broken_download_resumes_where_it_stopped(
     async with transfer.fetch(SOURCES, id_of(BODY), len(BODY), url(server)) as path:
         assert path.read_bytes() == BODY
     assert [request.headers.get("Range") is not None for request in shelf.requests] == [False, True]
+
+
+RANGES = ((0, 1000), (300_000, 700_000), (1_000_000, len(BODY)))
+
+
+async def test_of_a_piece_only_the_ranges_are_fetched(
+    transfer: HttpTransfer, server: TestServer, shelf: Shelf, folder: Path
+) -> None:
+    shelf.breaks["a"] = [1000, 250_000]
+    for _ in range(2):
+        async with transfer.fetch_ranges(id_of(BODY), len(BODY), RANGES, url(server)) as path:
+            found = path.read_bytes()
+    assert len(found) == len(BODY)
+    for start, end in RANGES:
+        assert found[start:end] == BODY[start:end]
+    assert found[1000:300_000].strip(b"\0") == b""
+    wanted = ["0-999", "300000-699999", "550000-699999", "1000000-1048575"]
+    assert [request.headers["Range"] for request in shelf.requests] == [f"bytes={each}" for each in wanted]
+    assert path.stat().st_blocks * 512 < len(BODY)
+    ArtifactCache(folder, len(BODY)).open()
+    assert names(folder) == []
+
+
+async def test_a_piece_of_what_is_here_is_not_fetched(transfer: HttpTransfer, server: TestServer, shelf: Shelf) -> None:
+    async with transfer.fetch(SOURCES, id_of(BODY), len(BODY), url(server)):
+        pass
+    async with transfer.fetch_ranges(id_of(BODY), len(BODY), RANGES, url(server)) as path:
+        assert path.read_bytes() == BODY
+    assert len(shelf.requests) == 1
+
+
+async def test_a_server_that_knows_no_ranges_gives_no_piece(
+    transfer: HttpTransfer, server: TestServer, shelf: Shelf, folder: Path
+) -> None:
+    shelf.whole = True
+    with pytest.raises(TransferFailed, match="expected bytes"):
+        async with transfer.fetch_ranges(id_of(BODY), len(BODY), RANGES[1:], url(server)):
+            pytest.fail("not what was asked for")
+    assert names(folder) == []
 
 
 async def test_passing_status_is_tried_again(transfer: HttpTransfer, server: TestServer, shelf: Shelf) -> None:

@@ -5,6 +5,7 @@ import pytest
 
 from orchestrator.core.splitting import split
 from tandem.protocol.jobs import TranscodeWork
+from tandem.protocol.media import Layout
 from tests.fixtures.protocol import media, transcode_work
 
 SECOND = 10**6
@@ -72,6 +73,22 @@ def test_cuts_are_near_keyframes() -> None:
     assert rolls
     assert max(rolls) <= 8 * SECOND
     assert sorted(rolls)[len(rolls) // 2] == 2 * SECOND
+
+
+def test_nodes_fetch_only_what_they_need() -> None:
+    keyframes = every(2, 120)
+    layout = Layout(head=5000, tail=1_210_000, places=tuple(10_000 + 20_000 * index for index in range(60)))
+    work = film(120, sound=False).model_copy(update={"source_size": 1_220_000})
+    found = split(work, keyframes, [1.0, 1.0], 2 * SECOND, layout)
+    first, second, *_, last = found.works
+    assert first.ranges == ((0, 10_000 + 20_000 * 16), (1_210_000, 1_220_000))
+    assert second.ranges == ((0, 5000), (10_000 + 20_000 * 14, 10_000 + 20_000 * 27), (1_210_000, 1_220_000))
+    assert last.ranges == ((0, 5000), (10_000 + 20_000 * 56, 1_220_000))
+    assert first.bytes_needed == 340_000
+    assert work.bytes_needed == 1_220_000
+    heard = film(120).model_copy(update={"source_size": 1_220_000})
+    (sound, *_) = split(heard, keyframes, [1.0, 1.0], 2 * SECOND, layout).works
+    assert sound.ranges == ()
 
 
 @pytest.mark.parametrize(
