@@ -5,13 +5,16 @@ FORGE := cd contracts && node_modules/.bin/forge
 COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
   --no-emit-index-url --custom-compile-command 'make lock'
 
-.PHONY: demo test check fmt bench contracts docs lock clean setup setup-test
+.PHONY: demo test soak check fmt bench contracts docs lock clean setup setup-test
 
 demo: setup  ## Everything on a local chain; KEEP=1 leaves it running
 	@$(BIN)/python -m demo.run $(if $(KEEP),--keep)
 
 test: check  ## Format, lint, types, walls, contracts, and every test
 	@$(BIN)/python -m pytest -q
+
+soak: setup-test  ## Nodes die by SIGKILL ten times during one job
+	@TANDEM_CHAOS_KILLS=10 $(BIN)/python -m pytest -q --timeout 600 tests/e2e/test_chaos.py
 
 check: setup-test  ## All but the tests in Python
 	@$(BIN)/ruff format --check --quiet

@@ -1,6 +1,7 @@
 """A transcode through Tandem against one bare ffmpeg: same file, same ladder, same program, same arguments.
 
-The clip is the demo's, repeated by stream copy. Each pair of runs has a copy of its own, which differs in a comment,
+The clip is the demo's, enlarged to 1920x1080 and repeated by stream copy to 60 s. Each pair of runs has a copy of its
+own, which differs in a comment,
 so that Tandem has nothing of it in a cache: it uploads, probes, sends to the node, transcodes, gets back, verifies and
 downloads every time. The bare ffmpeg runs outside the sandbox. Outputs differ from run to run by a few bytes, since
 x264's rate control depends on how its threads take turns; that their sizes agree is checked.
@@ -21,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.market import Market, load, market, spread
-from demo.run import CLIP, LADDER
+from demo.run import CLIP
 from node.adapters.ffmpeg.arguments import Means, build
 from node.adapters.ffmpeg.binary import Ffmpeg, find_ffmpeg
 from node.adapters.ffmpeg.transcoder import thread_count
@@ -33,13 +34,15 @@ from tandem.inspection.calls import inspect_media
 from tandem.protocol.api import JobView, TranscodeResult
 from tandem.protocol.capacity import Sandbox
 from tandem.protocol.jobs import JobState
+from tandem.protocol.ladder import RenditionRequest
 from tandem.protocol.media import MediaInfo
 
-_REPEATS = 5
+LADDER = tuple(RenditionRequest(height=height) for height in (1080, 720, 480))
+_REPEATS = 10
 _PAIRS = 3
-_ENOUGH_SECONDS = 120.0
+_ENOUGH_SECONDS = 240.0
 """After which no further pair is begun: a busy machine makes fewer."""
-_PATIENCE_SECONDS = 120.0
+_PATIENCE_SECONDS = 600.0
 _TOLERANCE = 0.01
 _PRICE = ("--prices.megapixel.h264", "0.2 gwei", "--prices.track-minute", "25 gwei")
 """The default, not the demo's, whose tickets would be paid while the next run is timed."""
@@ -79,17 +82,18 @@ def main() -> None:
 async def _compare(running: Market, folder: Path, console: Console) -> None:
     ffmpeg = await find_ffmpeg(SystemClock())
     pairs = []
+    source = _enlarged(ffmpeg, folder / "1080p.mp4")
     async with TandemClient(running.url) as client:
-        await _pair(running, client, ffmpeg, _clip(ffmpeg, folder / "warm-up.mp4", 1))
+        await _pair(running, client, ffmpeg, clip_of(ffmpeg, folder / "warm-up.mp4", 1, source))
         begun = time.monotonic()
         for number in range(_PAIRS):
             if time.monotonic() - begun > _ENOUGH_SECONDS:
                 break
-            clip = _clip(ffmpeg, folder / f"{number}.mp4", _REPEATS)
+            clip = clip_of(ffmpeg, folder / f"{number}.mp4", _REPEATS, source)
             pairs.append(await _pair(running, client, ffmpeg, clip))
     media, size = await _probe(clip), clip.stat().st_size / 10**6
     seconds = media.duration_us / 10**6
-    console.print(f"{CLIP.name} {_REPEATS} times: {seconds:.0f} s, {size:.1f} MB; ffmpeg {ffmpeg.version}")
+    console.print(f"{CLIP.name} at 1080p, {_REPEATS} times: {seconds:.0f} s, {size:.1f} MB; ffmpeg {ffmpeg.version}")
     _show(pairs, console)
 
 
@@ -155,10 +159,17 @@ def _result(job: JobView) -> TranscodeResult:
     return job.result
 
 
-def _clip(ffmpeg: Ffmpeg, clip: Path, repeats: int) -> Path:
+def clip_of(ffmpeg: Ffmpeg, clip: Path, repeats: int, source: Path = CLIP) -> Path:
+    """The source so many times, with a comment of its own."""
     comment = ["-metadata", f"comment={clip.stem}"]
-    source = ["-stream_loop", str(repeats - 1), "-i", str(CLIP)]
-    subprocess.run([str(ffmpeg.path), "-loglevel", "error", *source, "-c", "copy", *comment, str(clip)], check=True)
+    repeated = ["-stream_loop", str(repeats - 1), "-i", str(source)]
+    subprocess.run([str(ffmpeg.path), "-loglevel", "error", *repeated, "-c", "copy", *comment, str(clip)], check=True)
+    return clip
+
+
+def _enlarged(ffmpeg: Ffmpeg, clip: Path) -> Path:
+    encode = ["-vf", "scale=1920:1080", "-c:v", "libx264", "-preset", "veryfast", "-crf", "20", "-c:a", "copy"]
+    subprocess.run([str(ffmpeg.path), "-loglevel", "error", "-i", str(CLIP), *encode, str(clip)], check=True)
     return clip
 
 

@@ -4,9 +4,10 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -21,10 +22,16 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class Market:
-    """A chain, an orchestrator and one node that offers no GPU."""
+    """A chain, an orchestrator and nodes that offer no GPU."""
 
     marketplace: Marketplace
-    node: Running
+    nodes: tuple[Running, ...]
+
+    @property
+    def node(self) -> Running:
+        """The only one."""
+        (node,) = self.nodes
+        return node
 
     @property
     def url(self) -> str:
@@ -52,20 +59,23 @@ class Market:
 
 
 @contextmanager
-def market(*node_flags: str) -> Iterator[Market]:
-    """Leaving it ends and removes all, also by SIGTERM."""
+def market(*node_flags: str, count: int = 1, one_core: bool = False) -> Iterator[Market]:
+    """With `one_core` each node is held to a core. Leaving it ends and removes all, also by SIGTERM."""
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     # Orphans come to this process, which never waits for them: so they stay in /proc with what they used (prctl(2)).
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
     with Processes(PROGRAMS, Console(quiet=True)) as processes:
-        deployed = deploy(processes, start_chain(processes))
-        (name, address), *_ = deployed.nodes.items()
-        marketplace = replace(deployed, nodes={name: address})
+        marketplace = deploy(processes, start_chain(processes), [f"node-{index}" for index in range(1, count + 1)])
         start_orchestrator(marketplace)
-        node = processes.start(name, *marketplace.node(name, "run", "--capacity.gpu", "false", *node_flags))
-        processes.wait_for("the node to measure and connect", lambda: _connected(processes), 120.0)
+        cores = sorted(os.sched_getaffinity(0))
+        nodes = []
+        for name, core in zip(marketplace.nodes, cores * count, strict=False):
+            command = marketplace.node(name, "run", "--capacity.gpu", "false", *node_flags)
+            nodes.append(processes.start(name, *(_pinned(core, command) if one_core else command)))
+            # One after the other, so that each measures its speed alone.
+            processes.wait_for(f"{name} to measure and connect", partial(_connected, processes, len(nodes)), 120.0)
         try:
-            yield Market(marketplace, node)
+            yield Market(marketplace, tuple(nodes))
         except Exception:
             print(processes.logs(), file=sys.stderr)
             raise
@@ -81,9 +91,14 @@ def spread(values: list[float], digits: int = 2) -> str:
     return f"{median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
-def _connected(processes: Processes) -> bool | None:
+def _pinned(core: int, command: Sequence[str]) -> list[str]:
+    set_and_run = f"import os, sys; os.sched_setaffinity(0, [{core}]); os.execvp(sys.argv[1], sys.argv[1:])"
+    return [sys.executable, "-c", set_and_run, *command]
+
+
+def _connected(processes: Processes, count: int) -> bool | None:
     orchestrator = next(each for each in processes.running if each.name == "orchestrator")
-    return True if '"node_connected"' in orchestrator.log.read_text(errors="replace") else None
+    return orchestrator.log.read_text(errors="replace").count('"node_connected"') >= count or None
 
 
 def _stats() -> dict[int, tuple[int, int]]:

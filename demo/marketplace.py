@@ -5,7 +5,7 @@ import secrets
 import socket
 import sys
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,8 +84,8 @@ def start_chain(processes: Processes) -> str:
     return processes.wait_for("anvil to listen", endpoint, _START_SECONDS)
 
 
-def deploy(processes: Processes, rpc: str) -> Marketplace:
-    """The contract, the accounts, and the money behind the tickets."""
+def deploy(processes: Processes, rpc: str, names: Sequence[str] = _NODES) -> Marketplace:
+    """The contract, the accounts, one for each node too, and the money behind the tickets."""
     (processes.folder / "password").write_text(secrets.token_urlsafe() + "\n")
     operator, signer = processes.run_together(*(_create_key(name) for name in ("operator", "signer")))
     _give(rpc, operator, 10 * ETHER)
@@ -93,15 +93,15 @@ def deploy(processes: Processes, rpc: str) -> Marketplace:
     contract = processes.run("tandem", "chain", "deploy", *account, "--unlock-period", "86400")
     account += ["--contract", contract]
     found = Marketplace(
-        processes, rpc, contract, operator, f"http://127.0.0.1:{_free_port()}", dict.fromkeys(_NODES, "")
+        processes, rpc, contract, operator, f"http://127.0.0.1:{_free_port()}", dict.fromkeys(names, "")
     )
-    addresses = processes.run_together(*(found.node(name, "key", "create") for name in _NODES))
+    addresses = processes.run_together(*(found.node(name, "key", "create") for name in names))
     processes.run("tandem", "chain", "fund", *account, "--deposit", "1ether", "--reserve", "1ether")
     processes.run("tandem", "chain", "authorise-signer", *account, signer)
     for address in addresses:
-        processes.run("tandem", "chain", "allocate", *account, address, "0.5ether")
+        processes.run("tandem", "chain", "allocate", *account, address, str(ETHER // len(names)))
         _give(rpc, address, ETHER // 10)
-    nodes = dict(zip(_NODES, addresses, strict=True))
+    nodes = dict(zip(names, addresses, strict=True))
     return Marketplace(processes, rpc, contract, operator, found.url, nodes)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from orchestrator.core.records import AttemptRecord, JobSnapshot, TaskRecord
 from tandem.protocol.ids import AttemptRef
 from tandem.protocol.jobs import AttemptState, TaskState, TranscodeWork
+from tandem.protocol.placement import effort
 
 _DONE = 1000
 _ALMOST = 999
@@ -38,13 +39,13 @@ class _Share:
 
     task: TaskRecord
     permille: int
-    rate: float
-    """Thousandths a second; 0 if nothing is known, or nobody works on it."""
+    rate: float | None = 0.0
+    """Thousandths a second; 0 if nobody works on it, None if nothing was said of it yet."""
 
     @property
     def weight(self) -> int:
-        """Tasks count by what they may cost, which follows from what there is to encode."""
-        return max(1, self.task.price)
+        """Tasks count by what there is to encode."""
+        return max(1, effort(self.task.work)) if isinstance(self.task.work, TranscodeWork) else 1
 
 
 def job_progress(snapshot: JobSnapshot, shown: Mapping[AttemptRef, int], now: float) -> JobProgress:
@@ -53,7 +54,7 @@ def job_progress(snapshot: JobSnapshot, shown: Mapping[AttemptRef, int], now: fl
     if not shares:
         return NOT_BEGUN
     total = sum(share.weight for share in shares)
-    rate = sum(share.weight * share.rate for share in shares) / total
+    rate = _rate(shares, total, now - min((each.started_at for each in snapshot.attempts), default=now))
     return JobProgress(
         permille=min(_ALMOST, _mean(shares)),
         remaining=_remaining(shares, rate),
@@ -64,15 +65,23 @@ def job_progress(snapshot: JobSnapshot, shown: Mapping[AttemptRef, int], now: fl
 
 def _share(task: TaskRecord, attempts: Sequence[AttemptRecord], shown: Mapping[AttemptRef, int], now: float) -> _Share:
     if task.state is TaskState.DONE:
-        return _Share(task, _DONE, 0.0)
-    best, rate = 0, 0.0
+        return _Share(task, _DONE)
+    running = any(attempt.state is AttemptState.RUNNING for attempt in attempts)
+    best, rate = 0, None if running else 0.0
     for attempt in attempts:
         if attempt.state is AttemptState.VERIFYING:
-            return _Share(task, _DONE, 0.0)
+            return _Share(task, _DONE)
         if attempt.state is AttemptState.RUNNING and shown.get(attempt.ref, 0) > best:
             best = shown[attempt.ref]
             rate = best / max(now - attempt.started_at, 0.001)
     return _Share(task, best, rate)
+
+
+def _rate(shares: Sequence[_Share], total: int, elapsed: float) -> float:
+    """Thousandths of the job a second: what is shown at present, or what it was on average while some say nothing."""
+    if any(share.rate is None for share in shares):
+        return sum(share.weight * share.permille for share in shares) / total / max(elapsed, 0.001)
+    return sum(share.weight * (share.rate or 0.0) for share in shares) / total
 
 
 def _mean(shares: Sequence[_Share]) -> int:

@@ -199,6 +199,7 @@ def _attempt(attempt: AttemptRecord) -> AttemptView:
         node=attempt.node,
         state=attempt.state,
         price=attempt.price,
+        earned=attempt.earned,
         started_at=_time(attempt.started_at),
         finished_at=_time_or_none(attempt.finished_at),
         error=_problem(attempt.failure),

@@ -162,6 +162,8 @@ class AttemptView(View):
     state: AttemptState
     price: Wei
     """What it earns if accepted."""
+    earned: Wei = 0
+    """What it earned: its price; or a part, if another attempt at the task was accepted first."""
     started_at: datetime
     finished_at: datetime | None = None
     error: Problem | None = None

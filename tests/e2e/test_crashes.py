@@ -55,7 +55,7 @@ async def test_node_dies_in_mid_transcode(market: Market, tmp_path: Path) -> Non
         done = await client.wait(job.id)
         await check_renditions(client, done, tmp_path)
         assert [attempt.node for attempt in done.attempts if attempt.state is AttemptState.ACCEPTED] != [victim]
-        assert done.attempts[0].state is AttemptState.EXPIRED
+        assert done.attempts[0].state in {AttemptState.EXPIRED, AttemptState.CANCELLED}
         await check_books(market, client, job.id)
 
 

@@ -6,6 +6,7 @@ from orchestrator.core.progress import NOT_BEGUN, JobProgress, job_progress
 from orchestrator.core.records import AttemptRecord, JobRecord, JobSnapshot, TaskRecord
 from tandem.protocol.ids import AttemptRef, task_id
 from tandem.protocol.jobs import ArtifactInput, AttemptState, JobState, TaskState, TranscodeRequest
+from tandem.protocol.ladder import Window
 from tests.fixtures.protocol import JOB, SHA, inference_work, transcode_work
 
 NOW = 1000.0
@@ -14,8 +15,9 @@ RECORD = JobRecord(JOB, "local", REQUEST, JobState.RUNNING, price=100, created_a
 WORK = transcode_work()
 
 
-def task(index: int, state: TaskState, price: int = 100) -> TaskRecord:
-    return TaskRecord(task_id(JOB, index), WORK, state, price)
+def task(index: int, state: TaskState, seconds: int = 2) -> TaskRecord:
+    work = WORK.model_copy(update={"clip": Window(start_us=0, end_us=seconds * 10**6)})
+    return TaskRecord(task_id(JOB, index), work, state, 10)
 
 
 def attempt(
@@ -29,11 +31,18 @@ def progress(tasks: list[TaskRecord], attempts: list[AttemptRecord], *shown: int
     return job_progress(JobSnapshot(RECORD, tuple(tasks), tuple(attempts)), said, NOW)
 
 
-def test_tasks_count_by_what_they_may_cost() -> None:
-    tasks = [task(0, TaskState.DONE, 300), task(1, TaskState.ACTIVE, 100), task(2, TaskState.WAITING, 100)]
+def test_tasks_count_by_what_there_is_to_encode() -> None:
+    tasks = [task(0, TaskState.DONE, 6), task(1, TaskState.ACTIVE, 2), task(2, TaskState.WAITING, 2)]
     found = progress(tasks, [attempt(0, AttemptState.ACCEPTED), attempt(1)], 0, 500)
-    assert found.permille == (300 * 1000 + 100 * 500) // 500
+    assert found.permille == (6 * 1000 + 2 * 500) // 10
     assert {each.permille for each in found.renditions} == {700}
+
+
+def test_while_a_node_says_nothing_the_average_counts() -> None:
+    tasks = [task(0, TaskState.DONE), task(1, TaskState.ACTIVE)]
+    found = progress(tasks, [attempt(0, AttemptState.ACCEPTED, started=NOW - 5), attempt(1, started=NOW - 1)])
+    assert found.remaining == pytest.approx(5)
+    assert found.speed == pytest.approx(0.1 * 2)
 
 
 def test_time_left_and_speed_follow_from_the_present_rate_of_all_nodes() -> None:
