@@ -1,10 +1,10 @@
 """A transcode through Tandem against one bare ffmpeg: same file, same ladder, same program, same arguments.
 
 The clip is the demo's, enlarged to 1920x1080 and repeated by stream copy to 60 s. Each pair of runs has a copy of its
-own, which differs in a comment,
-so that Tandem has nothing of it in a cache: it uploads, probes, sends to the node, transcodes, gets back, verifies and
-downloads every time. The bare ffmpeg runs outside the sandbox. Outputs differ from run to run by a few bytes, since
-x264's rate control depends on how its threads take turns; that their sizes agree is checked.
+own, which differs in a comment, so that Tandem has nothing of it in a cache: it uploads, probes, sends to the node,
+transcodes, gets back, verifies and downloads every time. The bare ffmpeg runs outside the sandbox. Outputs differ from
+run to run by a few bytes, since x264's rate control depends on how its threads take turns; that their sizes agree is
+checked.
 """
 
 import asyncio

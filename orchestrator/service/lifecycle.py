@@ -100,6 +100,12 @@ class Lifecycle:
         """Raises NotFound, or Conflict if the job is over."""
         await self.apply(job, lifecycle.Cancelled())
 
+    async def remind(self, node: str, ref: AttemptRef) -> None:
+        """Tells a node that has returned with an attempt what that has earned, if it was cancelled meanwhile."""
+        attempt, connected = await self._find(ref), self._nodes.get(node)
+        if attempt is not None and connected is not None and attempt.node == node and attempt.earned:
+            connected.link.send(_answer(attempt))
+
     async def _repeat_verdict(self, node: str, ref: AttemptRef, error: StaleAttempt | NotFound) -> None:
         connected = self._nodes.get(node)
         attempt = await self._find(ref)
@@ -159,7 +165,7 @@ class Lifecycle:
 
 def _makes_room(changes: JobChanges) -> bool:
     """For the scheduler. A new attempt takes room, and an accepted one has taken none since it was delivered."""
-    waiting = any(task.state is TaskState.WAITING for task in changes.tasks)
+    waiting = any(task.state is TaskState.WAITING for task in (*changes.tasks, *changes.planned))
     return waiting or any(a.state not in {AttemptState.RUNNING, AttemptState.ACCEPTED} for a in changes.attempts)
 
 

@@ -29,6 +29,8 @@ class ConnectedNode:
     open_payments: int = 0
     """Sent or to be sent again, and not answered."""
     has_terms: bool = False
+    gone: tuple[AttemptRef, ...] = ()
+    """Attempts that it came back with, and that were no longer its own."""
     reliability: float = 1.0
     pace: float | None = None
     sources: dict[str, None] = field(default_factory=dict)

@@ -62,6 +62,7 @@ class Sessions:
             if attempt.ref not in held and attempt.state is AttemptState.RUNNING:
                 await self._lose(attempt)
         kept = [attempt for attempt in active if attempt.ref in held]
+        node.gone = tuple(set(held) - {attempt.ref for attempt in kept})
         lease = self._to.timeouts.lease
         await self._to.store.extend_leases(proven.node, [attempt.ref for attempt in kept], lease)
         await self._restore(node, kept)
@@ -75,6 +76,8 @@ class Sessions:
         node = self._to.nodes.get(address)
         if node is not None:
             await self._to.payer.resume(node)
+            for ref in node.gone:
+                await self._to.lifecycle.remind(address, ref)
             self._to.tasks_waiting.ring()
 
     def closed(self, address: str, link: NodeLink) -> None:

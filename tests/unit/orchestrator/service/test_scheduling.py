@@ -122,3 +122,28 @@ async def test_an_attempt_that_lags_is_begun_beside_and_its_node_paid_for_what_i
     assert isinstance(verdict, Verdict)
     assert (verdict.accepted, verdict.price) == (False, price * 300 // 1000)
     assert (await market.store.account(lagging.address)).earned == price * 300 // 1000
+
+
+async def test_a_node_that_comes_back_hears_what_its_cancelled_attempt_earned(market: Market) -> None:
+    job = await submit(market, 1, duration_us=2_000_000)
+    lagging, _ = market.connect()
+    lagging.has_terms = True
+    lifecycle = lifecycle_of(market)
+    scheduler = scheduler_of(market, lifecycle)
+    await scheduler.place()
+    (first,) = lagging.loads
+    market.clock.advance(30)
+    market.tracker.said(first, 300, market.clock.now())
+    other, _ = market.connect(STRANGER.address)
+    other.has_terms = True
+    await scheduler.double()
+    (second,) = other.loads
+    output = TranscodeOutput(files=(FileResult(name="720p", artifact=SHA, size=1),))
+    await lifecycle.apply(job, Finished(second, other.address, output))
+    await lifecycle.apply(job, Accepted(second))
+    _, again = market.connect()
+    for ref in (first, second):
+        await lifecycle.remind(lagging.address, ref)
+    price = (await market.store.job(job)).attempts[0].earned
+    assert [(message.ref, message.price) for message in again.sent if isinstance(message, Cancel)] == [(first, price)]
+    assert len(again.sent) == 1
