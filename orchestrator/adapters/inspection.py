@@ -18,9 +18,9 @@ class ChildInspector:
         self._clock = clock
         self._turns = asyncio.Semaphore(concurrency)
 
-    async def media(self, path: Path) -> Source:
+    async def media(self, path: Path, *, thorough: bool = False) -> Source:
         async with self._turns:
-            return await inspect_media(path, sandbox=self._sandbox, clock=self._clock)
+            return await inspect_media(path, sandbox=self._sandbox, clock=self._clock, thorough=thorough)
 
     async def model(self, path: Path) -> ModelFacts:
         async with self._turns:

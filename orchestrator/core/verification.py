@@ -1,36 +1,67 @@
 """Whether a result is what was asked, judged from facts that the orchestrator found itself."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
 
 from tandem.protocol.errors import InvalidTensor, ResultRejected
-from tandem.protocol.jobs import FileResult, InferenceWork, TranscodeWork
-from tandem.protocol.ladder import AudioRendition, Rendition
-from tandem.protocol.media import MediaInfo
+from tandem.protocol.jobs import PICTURE_OFFSET_TICKS, FileResult, InferenceWork, TranscodeWork
+from tandem.protocol.ladder import AudioRendition, Rendition, Sprite, Stills, Thumbnails
+from tandem.protocol.media import MediaInfo, Source, VideoStream
 from tandem.protocol.tensors import Tensor, check_tensors
+from tandem.protocol.units import ceil_div
 
 _FRAME_TOLERANCE = 2
 _DURATION_TOLERANCE_US = 500_000
+_TIME_TOLERANCE_US = 2_000
+_SOUND_START_TOLERANCE_US = 60_000
+"""A packet or two of priming."""
 _SHOWN_TOLERANCE = 2
 """Pixels: scaling to even sizes may leave pixels a hair from square."""
 _OVERHEAD_BYTES = 2**20
 _MOST_BITS = 240_000_000
 """A second, of what has no bitrate to go by."""
 _BITRATE_HEADROOM = 4
+_BITRATE_REACH = Fraction(5, 2)
+"""How far the average of a short piece may pass the bitrate, its container included."""
+_SMALL_FILE = 2**18
 _BITS_PER_BYTE = 8
+_MICRO = 10**6
+_OFFSET_US = PICTURE_OFFSET_TICKS * 100 // 9
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was found in one file: media, or JPEG pictures by their sizes, or text."""
+
+    size: int
+    """Bytes."""
+    source: Source | None = None
+    pictures: tuple[tuple[int, int], ...] = ()
+    text: bool = False
+    """Whether it is WebVTT."""
+
+
+Fact = tuple[str, object, object, bool]
+"""What is looked at, what was expected, what was found, and whether that will do."""
 
 
 def upload_limit(work: TranscodeWork, name: str) -> int:
     """The most bytes that a file of the output may have: well above its bitrate, so that only a flood is cut."""
+    rate = _rate(work, name)
+    bits = _MOST_BITS if rate is None else _BITRATE_HEADROOM * rate
+    return _OVERHEAD_BYTES + bits * work.duration_us // (_BITS_PER_BYTE * _MICRO)
+
+
+def _rate(work: TranscodeWork, name: str) -> int | None:
+    """Bits a second that a file is to have, with the sound that comes in it; None if that is not bounded."""
     parts: list[Rendition | AudioRendition] = [*work.video, *work.audio]
-    rates = [each.bitrate + _sound_bits(work, each) for each in parts if each.name == name and each.bitrate is not None]
-    bits = _BITRATE_HEADROOM * rates[0] if rates else _MOST_BITS
-    return _OVERHEAD_BYTES + bits * work.duration_us // (_BITS_PER_BYTE * 10**6)
-
-
-def _sound_bits(work: TranscodeWork, part: Rendition | AudioRendition) -> int:
-    """Of the sound that comes with a rendition."""
-    names = part.audio if work.direct and isinstance(part, Rendition) else ()
-    return sum(each.bitrate or 0 for each in work.audio if each.name in names)
+    for each in parts:
+        most = each.bitrate if isinstance(each, AudioRendition) else each.bitrate or each.max_bitrate
+        if each.name == name and most is not None:
+            sounds = [track.bitrate for track in work.audio if work.direct and track.name in getattr(each, "audio", ())]
+            return None if None in sounds else most + sum(rate or 0 for rate in sounds)
+    return None
 
 
 def check_files(work: TranscodeWork, files: Sequence[FileResult]) -> None:
@@ -40,31 +71,146 @@ def check_files(work: TranscodeWork, files: Sequence[FileResult]) -> None:
         raise ResultRejected(f"expected the files {wanted}, got {given}")
 
 
-def check_media(work: TranscodeWork, probed: Mapping[str, MediaInfo]) -> None:
-    """Raises ResultRejected unless every rendition, as probed, is what the ladder asks for."""
-    for rendition in work.video:
-        for fact, expected, got, fine in _facts(work, rendition, probed[rendition.name]):
+def check_content(work: TranscodeWork, found: Mapping[str, Found]) -> None:
+    """Raises ResultRejected unless every file is what was asked for."""
+    for name, facts in _all_facts(work, found):
+        for fact, expected, got, fine in facts:
             if not fine:
-                raise ResultRejected(f"rendition {rendition.name}: expected {fact} {expected}, got {got}")
+                raise ResultRejected(f"{name}: expected {fact} {expected}, got {got}")
 
 
-def _facts(work: TranscodeWork, asked: Rendition, got: MediaInfo) -> list[tuple[str, object, object, bool]]:
-    if got.video is None:
+def _all_facts(work: TranscodeWork, found: Mapping[str, Found]) -> Iterator[tuple[str, list[Fact]]]:
+    for rendition in work.video:
+        file = found[rendition.name]
+        yield (
+            f"rendition {rendition.name}",
+            [*_picture_facts(work, rendition, file), *_size_facts(work, rendition.name, file)],
+        )
+    for sound in () if work.direct else work.audio:
+        file = found[sound.name]
+        yield sound.name, [*_sound_facts(work, sound, file), *_size_facts(work, sound.name, file)]
+    for subtitles in work.subtitles:
+        yield subtitles.name, [("WebVTT", "text", "something else", found[subtitles.name].text)]
+    if work.stills is not None:
+        for name in work.stills.names:
+            yield name, _still_facts(work, work.stills, name, found[name].pictures)
+
+
+def _picture_facts(work: TranscodeWork, asked: Rendition, file: Found) -> list[Fact]:
+    media = file.source.media if file.source is not None else None
+    if media is None or media.video is None or file.source is None:
         return [("a video stream", "in the file", "none", False)]
-    size = (got.video.width, got.video.height)
-    shown = got.video.display_size
-    frames, duration = got.video.frames, got.duration_us
-    wanted = work.frames_of(asked)
-    sound = tuple(each.codec.value for each in work.audio if each.name in asked.audio) if work.direct else ()
-    codecs = tuple(stream.codec for stream in got.audio)
-    off = abs(duration - work.duration_us)
+    video, fault = media.video, media.unsplittable
+    size, shown = (video.width, video.height), video.display_size
+    off = max(abs(shown[0] - size[0]), abs(shown[1] - size[1]))
+    depth = asked.pixel_format.bit_depth
     return [
-        ("codec", asked.codec.value, got.video.codec, got.video.codec == asked.codec.value),
+        ("codec", asked.codec.value, video.codec, video.codec == asked.codec.value),
         ("size", (asked.width, asked.height), size, size == (asked.width, asked.height)),
-        ("size as shown", size, shown, max(abs(shown[0] - size[0]), abs(shown[1] - size[1])) <= _SHOWN_TOLERANCE),
-        ("frames", wanted, frames, abs(frames - wanted) <= _FRAME_TOLERANCE),
-        ("duration in µs", work.duration_us, duration, off <= _DURATION_TOLERANCE_US),
-        ("audio", sound, codecs, codecs == sound),
+        ("size as shown", size, shown, off <= _SHOWN_TOLERANCE),
+        ("bits a sample", depth, video.bit_depth, video.bit_depth == depth),
+        ("times that rise", "throughout", fault, fault is None),
+        *_time_facts(work, asked, video),
+        *_track_facts(work, asked, media),
+        *([] if work.direct else _keyframe_facts(work, asked, video, file.source.keyframes)),
+    ]
+
+
+def _time_facts(work: TranscodeWork, asked: Rendition, video: VideoStream) -> list[Fact]:
+    """Pieces of a variable rate have as many frames as they have: the sum is looked at when they are put together."""
+    wanted, begin = work.frames_of(asked), _begin(work)
+    start = video.start_us - (0 if work.direct else _OFFSET_US) - begin
+    if _irregular(work, asked):
+        most = work.media.video.frames if work.media.video else 0
+        return [
+            ("frames", f"1 to {most}", video.frames, 1 <= video.frames <= most + _FRAME_TOLERANCE),
+            ("a start in µs from", 0, start, -_TIME_TOLERANCE_US <= start < work.duration_us),
+        ]
+    off = abs(video.duration_us - work.duration_us)
+    return [
+        ("frames", wanted, video.frames, abs(video.frames - wanted) <= _FRAME_TOLERANCE),
+        ("a start in µs from", 0, start, -_TIME_TOLERANCE_US <= start <= _gap_us(work, asked) + _TIME_TOLERANCE_US),
+        ("duration in µs", work.duration_us, video.duration_us, off <= _DURATION_TOLERANCE_US),
+    ]
+
+
+def _begin(work: TranscodeWork) -> int:
+    """When the task's pictures begin, in microseconds of the job's time."""
+    return work.window.start_us - work.origin_us if work.window is not None else 0
+
+
+def _irregular(work: TranscodeWork, asked: Rendition) -> bool:
+    video = work.media.video
+    partial = work.window is not None or work.clip is not None
+    return partial and asked.fps is None and video is not None and (video.variable_rate or not video.frame_rate[0])
+
+
+def _gap_us(work: TranscodeWork, asked: Rendition) -> int:
+    """Between frames."""
+    rate = asked.fps or (work.media.video.frame_rate if work.media.video else (0, 1))
+    return ceil_div(_MICRO * rate[1], rate[0]) if rate[0] else _MICRO
+
+
+def _keyframe_facts(work: TranscodeWork, asked: Rendition, video: VideoStream, keys: Sequence[int]) -> list[Fact]:
+    """One at the first frame, and at the first of each cell of the job's GOPs: else pieces could not be switched."""
+    times = [key - _OFFSET_US for key in keys]
+    start = video.start_us - _OFFSET_US
+    begins = bool(times) and abs(times[0] - start) <= _TIME_TOLERANCE_US
+    facts: list[Fact] = [("a keyframe", "at the start", times[:1], begins)]
+    if _irregular(work, asked) or (work.media.video and work.media.video.variable_rate and asked.fps is None):
+        return facts
+    gop, slack = work.picture.gop_us, _gap_us(work, asked) + _TIME_TOLERANCE_US
+    first, end = ceil_div(start, gop), start + video.duration_us - slack
+    cells = [cell * gop for cell in range(first, ceil_div(max(0, end), gop))]
+    missing = [cell for cell in cells if not any(cell - _TIME_TOLERANCE_US <= time <= cell + slack for time in times)]
+    return [*facts, ("a keyframe at each GOP, from µs", missing[:1], "none", not missing)]
+
+
+def _track_facts(work: TranscodeWork, asked: Rendition, media: MediaInfo) -> list[Fact]:
+    sound = tuple(each.codec.value for each in work.audio if each.name in asked.audio) if work.direct else ()
+    codecs = tuple(stream.codec for stream in media.audio)
+    return [("audio", sound, codecs, codecs == sound)]
+
+
+def _size_facts(work: TranscodeWork, name: str, file: Found) -> list[Fact]:
+    rate = _rate(work, name)
+    if rate is None:
+        return []
+    most = _SMALL_FILE + int(_BITRATE_REACH * rate * work.duration_us) // (_BITS_PER_BYTE * _MICRO)
+    return [("bytes at most", most, file.size, file.size <= most)]
+
+
+def _sound_facts(work: TranscodeWork, asked: AudioRendition, file: Found) -> list[Fact]:
+    media = file.source.media if file.source is not None else None
+    if media is None or media.video is not None or len(media.audio) != 1:
+        return [("an audio stream", "and nothing else", "something else", False)]
+    (got,) = media.audio
+    track = work.media.audio[asked.track]
+    wanted = track.start_us + track.duration_us - work.origin_us
+    wanted = max(0, wanted if work.clip is None else min(wanted, work.clip.duration_us))
+    off = abs(got.start_us + got.duration_us - wanted)
+    return [
+        ("codec", asked.codec.value, got.codec, got.codec == asked.codec.value),
+        ("channels", asked.channels, got.channels, got.channels == asked.channels),
+        ("Hz", asked.sample_rate, got.sample_rate, got.sample_rate == asked.sample_rate),
+        ("a start in µs near", 0, got.start_us, abs(got.start_us) <= _SOUND_START_TOLERANCE_US),
+        ("an end in µs near", wanted, got.start_us + got.duration_us, off <= _DURATION_TOLERANCE_US),
+    ]
+
+
+def _still_facts(work: TranscodeWork, stills: Stills, name: str, pictures: Sequence[tuple[int, int]]) -> list[Fact]:
+    asked = {"thumbnails": stills.thumbnails, "sprite": stills.sprite, "poster": stills.poster}[name]
+    assert asked is not None  # noqa: S101 - it is one of the names
+    size, count, tolerance = (asked.width, asked.height), 1, 0
+    if isinstance(asked, Thumbnails):
+        count, tolerance = ceil_div(work.duration_us, asked.interval_us), 1
+    if isinstance(asked, Sprite):
+        size = (asked.width * asked.columns, asked.height * asked.rows)
+        count = ceil_div(count, asked.columns * asked.rows)
+    wrong = [each for each in pictures if each != size]
+    return [
+        ("pictures", count, len(pictures), abs(len(pictures) - count) <= tolerance and bool(pictures)),
+        ("pictures of the size", size, wrong[:1], not wrong),
     ]
 
 

@@ -21,8 +21,11 @@ class ModelFacts:
 
 
 class Inspector(Protocol):
-    async def media(self, path: Path) -> Source:
-        """Raises UnreadableMedia; Unavailable if the probe itself cannot run."""
+    async def media(self, path: Path, *, thorough: bool = False) -> Source:
+        """What is in the file; `thorough`: it must be decodable to its end, too.
+
+        Raises UnreadableMedia; Unavailable if the probe itself cannot run.
+        """
         ...
 
     async def model(self, path: Path) -> ModelFacts:

@@ -1,16 +1,19 @@
 """Judges results: nothing that a node says is believed before it was looked at."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
 
 from orchestrator.core.lifecycle import Accepted, Event, Rejected
 from orchestrator.core.records import AttemptRecord, Failure, JobSnapshot
-from orchestrator.core.verification import check_files, check_media, check_outputs
+from orchestrator.core.verification import Found, check_content, check_files, check_outputs
 from orchestrator.ports.artifacts import ArtifactStore
 from orchestrator.ports.inspection import Inspector
 from orchestrator.ports.store import Store
 from orchestrator.service.lifecycle import Lifecycle
 from tandem.clock import Clock
+from tandem.inspection.images import jpegs
 from tandem.protocol.errors import NotFound, ResultRejected, StaleAttempt, TandemError, Unavailable, UnreadableMedia
 from tandem.protocol.ids import AttemptRef, job_of
 from tandem.protocol.jobs import (
@@ -20,7 +23,6 @@ from tandem.protocol.jobs import (
     TranscodeOutput,
     TranscodeWork,
 )
-from tandem.protocol.media import MediaInfo
 
 _AGAIN_SECONDS = 2.0
 
@@ -85,28 +87,61 @@ class Verifier:
         match task and task.work, attempt.output:
             case TranscodeWork() as work, TranscodeOutput(files=files):
                 check_files(work, files)
-                check_media(work, await self._probe(files))
+                check_content(work, await self._look(work, files))
             case InferenceWork() as work, InferenceOutput():
                 check_outputs(work, attempt.tensors)
             case _:
                 raise ResultRejected("expected an output of the task's kind, got another")
 
-    async def _probe(self, files: Sequence[FileResult]) -> dict[str, MediaInfo]:
-        return {file.name: await self._media(file) for file in files}
+    async def _look(self, work: TranscodeWork, files: Sequence[FileResult]) -> dict[str, Found]:
+        stills = work.stills.names if work.stills else ()
+        texts = {each.name for each in work.subtitles}
+        found: dict[str, Found] = {}
+        for file in files:
+            async with self._uploaded(file) as path:
+                if file.name in stills:
+                    found[file.name] = await asyncio.to_thread(_pictures, path)
+                elif file.name in texts:
+                    found[file.name] = await asyncio.to_thread(_text, path)
+                else:
+                    found[file.name] = await self._media(file, path)
+        return found
 
-    async def _media(self, file: FileResult) -> MediaInfo:
+    @asynccontextmanager
+    async def _uploaded(self, file: FileResult) -> AsyncIterator[Path]:
+        """Raises ResultRejected if it is not there, or of another size than the node said."""
         try:
             record = await self._store.artifact(file.artifact)
+            if record.size != file.size:
+                raise ResultRejected(f"{file.name}: expected {file.size} bytes, got {record.size}")
             async with self._artifacts.local(file.artifact) as path:
-                source = await self._inspector.media(path)
+                yield path
         except NotFound as error:
             raise ResultRejected(f"{file.name}: expected it to be uploaded, got nothing") from error
+
+    async def _media(self, file: FileResult, path: Path) -> Found:
+        try:
+            source = await self._inspector.media(path, thorough=True)
         except UnreadableMedia as error:
             raise ResultRejected(f"{file.name}: {error.detail}") from error
-        if record.size != file.size:
-            raise ResultRejected(f"{file.name}: expected {file.size} bytes, got {record.size}")
         await self._store.save_media(file.artifact, source)
-        return source.media
+        return Found(file.size, source)
+
+
+def _pictures(path: Path) -> Found:
+    """Their headers are read; nothing is decoded."""
+    data = path.read_bytes()
+    found = tuple(jpegs(data))
+    whole = bool(found) and found[-1].end == len(data)
+    return Found(len(data), pictures=tuple(each.size for each in found) if whole else ())
+
+
+def _text(path: Path) -> Found:
+    data = path.read_bytes()
+    try:
+        return Found(len(data), text=data.decode().startswith("WEBVTT"))
+    except UnicodeDecodeError:
+        return Found(len(data))
 
 
 def _rejected(ref: AttemptRef, error: TandemError) -> Rejected:

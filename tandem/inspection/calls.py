@@ -56,11 +56,16 @@ class _Inspection(Generic[Facts]):
     refusal: type[InvalidRequest]
     """Raised if the file is at fault."""
     limits: Limits
+    options: tuple[str, ...] = ()
 
 
-async def inspect_media(path: Path, *, sandbox: Sandbox, clock: Clock) -> Source:
-    """What is in the file. Raises UnreadableMedia; Unavailable if the probe itself cannot run."""
-    inspection = _Inspection("tandem.inspection.media_child", Source, UnreadableMedia, _media_limits(path))
+async def inspect_media(path: Path, *, sandbox: Sandbox, clock: Clock, thorough: bool = False) -> Source:
+    """What is in the file. `thorough`: it must be decodable to its end, too.
+
+    Raises UnreadableMedia; Unavailable if the probe itself cannot run.
+    """
+    options = ("--thorough",) if thorough else ()
+    inspection = _Inspection("tandem.inspection.media_child", Source, UnreadableMedia, _media_limits(path), options)
     return await _inspect(inspection, path, sandbox, clock)
 
 
@@ -82,7 +87,7 @@ def _model_limits(path: Path) -> Limits:
 
 
 async def _inspect(inspection: _Inspection[Facts], path: Path, sandbox: Sandbox, clock: Clock) -> Facts:
-    argv = python_command(inspection.module, str(path))
+    argv = python_command(inspection.module, str(path), *inspection.options)
     confinement = Confinement(sandbox, readable=(*python_runtime(), path))
     try:
         done = await run(argv, limits=inspection.limits, confinement=confinement, clock=clock, max_output=_MAX_ANSWER)

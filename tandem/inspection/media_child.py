@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from tandem.inspection.accepted import (
 from tandem.inspection.answer import answer
 from tandem.inspection.boxes import is_fragmented
 from tandem.inspection.keyframes import h264_begins, thin
+from tandem.inspection.proof import Proof
 from tandem.inspection.timeline import MAX_FRAMES, Timeline
 from tandem.protocol.errors import UnreadableMedia
 from tandem.protocol.media import MAX_KEYFRAMES
@@ -47,23 +49,26 @@ _LOOKING_SECONDS = 5.0
 """Of processor time."""
 
 
-def probe(path: Path) -> dict[str, Any]:
-    """The fields of a Source; raises UnreadableMedia."""
+def probe(path: Path, *, thorough: bool = False) -> dict[str, Any]:
+    """The fields of a Source; raises UnreadableMedia.
+
+    `thorough`: also if a keyframe, or any picture from the last keyframe on, cannot be decoded.
+    """
     if path.stat().st_size == 0:
         raise UnreadableMedia("expected a media file, got an empty one; upload it again")
     try:
         with av.open(f"file:{path}", "r", options=DEMUXER_OPTIONS, metadata_errors="replace") as container:
-            return _facts(container, path)
+            return _facts(container, path, thorough=thorough)
     except av.error.FFmpegError as error:
         raise UnreadableMedia(f"expected a media file such as MP4, Matroska or MPEG-TS, got {_guess(path)}") from error
 
 
-def _facts(container: InputContainer, path: Path) -> dict[str, Any]:
+def _facts(container: InputContainer, path: Path, *, thorough: bool) -> dict[str, Any]:
     pictures = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     sounds = list(container.streams.audio)
     if not pictures and not any(_decodable(each, AUDIO_DECODERS) for each in sounds):
         raise UnreadableMedia("expected a video or an audio stream, got a file with neither that can be decoded")
-    video = _Looked(pictures[0]) if pictures else None
+    video = _Looked(pictures[0], Proof(pictures[0]) if thorough else None) if pictures else None
     spans = {stream.index: _Span(stream) for stream in sounds}
     places = _read(container, video, spans)
     audio = [_sound(stream, spans[stream.index]) for stream in sounds]
@@ -139,6 +144,7 @@ class _Looked:
     """A video stream that has been read to its end."""
 
     stream: VideoStream
+    proof: Proof | None = None
     timeline: Timeline = field(init=False)
     frames: list[VideoFrame] = field(default_factory=list)
     """The first ones, decoded."""
@@ -168,6 +174,8 @@ class _Looked:
             self._decode(packet)
         if not packet.size or packet.is_discard:
             return
+        if self.proof is not None:
+            self.proof.add(packet)
         marked, place = packet.is_keyframe, -1 if packet.pos is None else packet.pos
         self.in_order, self._place = self.in_order and place > self._place, place
         begins = marked and (not self._h264 or h264_begins(bytes(packet), self._extradata))
@@ -200,7 +208,8 @@ class _Looked:
         return self._h264 and self._interlaced and self.fed >= _LOOKED_AT_PACKETS and 2 * len(self.frames) <= self.fed
 
     def keyframes(self) -> list[int]:
-        return thin([self._us(time) for time in self.timeline.keys], _KEYFRAME_SPACING_US, MAX_KEYFRAMES)
+        spacing = _KEYFRAME_SPACING_US if self.proof is None else 0
+        return thin([self._us(time) for time in self.timeline.keys], spacing, MAX_KEYFRAMES)
 
     def _us(self, time: int) -> int:
         return round(time * self.timeline.tick * _MICRO)
@@ -210,6 +219,8 @@ class _Looked:
             raise UnreadableMedia(
                 "expected a decodable video stream, got one without a single frame; is the upload complete?"
             )
+        if self.proof is not None:
+            self.proof.conclude()
         stream, timeline, frame = self.stream, self.timeline, self.frames[0]
         if self._fields_apart:
             timeline.frames //= 2
@@ -282,4 +293,4 @@ def _guess(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    answer(probe)
+    answer(partial(probe, thorough="--thorough" in sys.argv))

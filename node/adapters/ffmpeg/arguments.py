@@ -10,7 +10,7 @@ import ffmpeg
 from node.adapters.ffmpeg import encoders, sounds
 from node.adapters.ffmpeg.encoders import SOFTWARE
 from node.adapters.ffmpeg.hardware import Route, encoders_on
-from node.adapters.ffmpeg.pictures import MARGIN_US, branches, seconds
+from node.adapters.ffmpeg.pictures import MARGIN_US, Span, branches, seconds
 from node.adapters.ffmpeg.sounds import Level
 from tandem.inspection.accepted import DEMUXER_OPTIONS, MAX_PIXELS
 from tandem.protocol.jobs import PICTURE_OFFSET_TICKS, TranscodeWork
@@ -21,7 +21,7 @@ MAX_THREADS = 16
 """Of each decoder and encoder: more gain little, and each holds frames in memory."""
 
 _TIME_BASE = "1:90000"
-_TICKS = 90_000
+_MOST_LISTED = 10_000
 _MICRO = 10**6
 _MAX_ALLOC = 2**30
 _SPARE_FRAMES = 50
@@ -137,20 +137,31 @@ def _logo(watermark: Watermark, path: Path | None) -> Any:
 
 def _video(work: TranscodeWork, rendition: Rendition, means: Means) -> dict[str, Any]:
     encoder = encoders.choose(rendition, encoders_on(means.route, means.encoders))
-    offset = 0 if work.direct else PICTURE_OFFSET_TICKS // _TICKS
-    gop, margin = seconds(work.picture.gop_us), seconds(MARGIN_US)
-    cell = "floor(({}-" + f"{offset}+{margin})/{gop})"
     expected = work.frames_of(rendition)
     return {
         **encoders.options(rendition, encoder, means.threads),
         "fps_mode:v": "passthrough",
         "enc_time_base:v": _TIME_BASE,
-        # Cells of the job's time, not frame numbers: all renditions and windows have keyframes at the same places.
-        "force_key_frames:v": f"expr:if(isnan(prev_forced_t),1,gt({cell.format('t')},{cell.format('prev_forced_t')}))",
+        "force_key_frames:v": _keyframes(work),
         # No more than is paid for, whatever the source turns out to hold.
         "frames:v": expected + expected // 20 + _SPARE_FRAMES,
         **_color(work, rendition),
     }
+
+
+def _keyframes(work: TranscodeWork) -> str:
+    """At the first frame of each cell of the job's time, so that all renditions and windows have them alike.
+
+    An expression knows times from the first frame on, which is the job's beginning only if nothing is cut. Else the
+    cells' beginnings are listed; of more than fit on a command line none, and the expression has to do.
+    """
+    gop, span = work.picture.gop_us, Span.of(work)
+    cells = range(span.start // gop + 1, -(-span.end // gop))
+    if (work.window or work.clip) and len(cells) < _MOST_LISTED:
+        offset = 0 if work.direct else PICTURE_OFFSET_TICKS * 100 // 9
+        return ",".join(["0", *(f"{(cell * gop + offset - MARGIN_US) / _MICRO:.3f}" for cell in cells)])
+    cell = f"floor(({{}}+{seconds(MARGIN_US)})/{seconds(gop)})"
+    return f"expr:if(isnan(prev_forced_t),1,gt({cell.format('t')},{cell.format('prev_forced_t')}))"
 
 
 def _color(work: TranscodeWork, rendition: Rendition) -> dict[str, str]:

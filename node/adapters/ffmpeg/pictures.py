@@ -126,7 +126,7 @@ def _renderer(rendition: Rendition, mark: Any, work: TranscodeWork, offset: int)
     def render(stream: Any) -> Any:
         if any(each.fps for each in work.video):
             timed = stream if rendition.fps is None else stream.filter("fps", f"{rendition.fps[0]}/{rendition.fps[1]}")
-            stream = _cut(timed, work)
+            stream = _cut(timed.filter("settb", f"1/{_TICKS}"), work)  # boundaries are rounded to the time base
         scaled = stream.filter("scale", rendition.width, rendition.height, out_range="tv").filter("setsar", 1)
         shown = scaled if mark is None or work.picture.watermark is None else _marked(scaled, mark, rendition, work)
         return _delivered(shown.filter("format", str(rendition.pixel_format)), offset)

@@ -1,15 +1,14 @@
 import pytest
 
-from orchestrator.core.verification import check_files, check_media, check_outputs, upload_limit
+from orchestrator.core.verification import Found, check_content, check_files, check_outputs, upload_limit
 from tandem.protocol.errors import ResultRejected
-from tandem.protocol.jobs import FileResult
-from tandem.protocol.ladder import RenditionRequest
-from tandem.protocol.media import MediaInfo
+from tandem.protocol.jobs import FileResult, TranscodeWork
+from tandem.protocol.ladder import RenditionRequest, SubtitleRendition, Window
+from tandem.protocol.media import AudioStream, MediaInfo, Source
 from tandem.protocol.tensors import Datatype, Tensor
 from tests.fixtures.protocol import SHA, inference_work, media, tensor, transcode_work
 
 WORK = transcode_work(media(640, 360), RenditionRequest(height=360), RenditionRequest(height=240))
-GOOD = {"360p": media(640, 360), "240p": media(426, 240)}
 
 
 def results(*names: str) -> list[FileResult]:
@@ -26,35 +25,132 @@ def test_other_renditions_are_rejected(names: tuple[str, ...]) -> None:
         check_files(WORK, results(*names))
 
 
+def found(info: MediaInfo, size: int = 1000, keyframes: tuple[int, ...] = ()) -> Found:
+    return Found(size, Source(media=info, keyframes=keyframes))
+
+
+def check(work: TranscodeWork, **files: Found) -> None:
+    good = {"360p": found(media(640, 360)), "240p": found(media(426, 240))}
+    check_content(work, good | {name.removeprefix("_"): file for name, file in files.items()})
+
+
 def test_a_good_result_passes() -> None:
-    check_media(WORK, GOOD)
-    check_media(WORK, GOOD | {"240p": media(426, 240, frames=52, sample_aspect=(640, 639))})
+    check(WORK)
+    check(WORK, _240p=found(media(426, 240, frames=52, sample_aspect=(640, 639))))
 
 
 @pytest.mark.parametrize(
-    ("found", "said"),
+    ("info", "said"),
     [
         (media(424, 240), "size"),
         (media(240, 426, rotation=90), "size"),
         (media(426, 240, rotation=90), "size as shown"),
         (media(426, 240, sample_aspect=(4, 3)), "size as shown"),
         (media(426, 240, codec="hevc"), "codec h264, got hevc"),
+        (media(426, 240, bit_depth=10), "bits a sample 8, got 10"),
         (media(426, 240, frames=47), "frames 50, got 47"),
         (media(426, 240, frames=0), "frames 50, got 0"),
+        (media(426, 240, start_us=90_000), "a start in µs from 0, got 90000"),
         (media(426, 240, sound=False), "audio"),
-        (media(426, 240).model_copy(update={"duration_us": 1_400_000}), "duration"),
+        (media(426, 240, duration_us=1_400_000), "duration"),
+        (media(426, 240).model_copy(update={"unsplittable": "times that run backwards"}), "times that rise"),
         (MediaInfo(format="mp4", duration_us=2_000_000, video=None), "a video stream"),
     ],
 )
-def test_renditions_that_are_not_what_was_asked(found: MediaInfo, said: str) -> None:
+def test_renditions_that_are_not_what_was_asked(info: MediaInfo, said: str) -> None:
     with pytest.raises(ResultRejected, match=f"rendition 240p: expected {said}"):
-        check_media(WORK, GOOD | {"240p": found})
+        check(WORK, _240p=found(info))
+
+
+def test_a_rendition_far_above_its_bitrate_is_rejected() -> None:
+    with pytest.raises(ResultRejected, match="rendition 240p: expected bytes at most"):
+        check(WORK, _240p=found(media(426, 240), size=2**20))
 
 
 def test_silence_must_be_silent() -> None:
     silent = transcode_work(media(640, 360, sound=False))
     with pytest.raises(ResultRejected, match="audio"):
-        check_media(silent, GOOD)
+        check(silent)
+
+
+PIECE = transcode_work(
+    media(640, 360, start_us=5_000_000, frames=250, duration_us=10_000_000).model_copy(
+        update={"duration_us": 10_000_000}
+    ),
+    RenditionRequest(height=360),
+    output={"container": "hls", "segment_seconds": 2},
+).model_copy(update={"window": Window(start_us=9_000_000, end_us=13_000_000), "audio": ()})
+"""From 4 to 8 s of the job."""
+
+
+def piece(start_us: int = 14_000_000, frames: int = 100, duration_us: int = 4_000_000, **video: object) -> MediaInfo:
+    return media(640, 360, sound=False, start_us=start_us, frames=frames, duration_us=duration_us, **video)
+
+
+def test_a_window_is_on_the_jobs_timeline() -> None:
+    check_content(PIECE, {"360p": found(piece(), keyframes=(14_000_000, 16_000_000))})
+
+
+@pytest.mark.parametrize(
+    ("info", "keyframes", "said"),
+    [
+        (piece(start_us=10_000_000), (10_000_000, 12_000_000), "a start in µs from 0, got -4000000"),
+        (piece(frames=90), (14_000_000, 16_000_000), "frames 100, got 90"),
+        (piece(), (14_000_000,), r"a keyframe at each GOP, from µs \[6000000\]"),
+        (piece(), (14_040_000, 16_000_000), "a keyframe at the start"),
+        (piece(), (), "a keyframe at the start"),
+    ],
+)
+def test_windows_that_would_not_fit_are_rejected(info: MediaInfo, keyframes: tuple[int, ...], said: str) -> None:
+    with pytest.raises(ResultRejected, match=said):
+        check_content(PIECE, {"360p": found(info, keyframes=keyframes)})
+
+
+def test_a_window_of_a_variable_rate_may_have_few_frames() -> None:
+    vague = PIECE.model_copy(update={"media": media(640, 360, start_us=5_000_000, frames=250, variable_rate=True)})
+    check_content(vague, {"360p": found(piece(frames=3, start_us=15_000_000), keyframes=(15_000_000,))})
+    with pytest.raises(ResultRejected, match="frames 1 to 250, got 300"):
+        check_content(vague, {"360p": found(piece(frames=300), keyframes=(14_000_000,))})
+
+
+def sound(channels: int = 2, codec: str = "aac", start_us: int = 0, duration_us: int = 2_000_000) -> MediaInfo:
+    stream = AudioStream(codec=codec, channels=channels, sample_rate=48_000, start_us=start_us, duration_us=duration_us)
+    return MediaInfo(format="mp4", duration_us=duration_us, video=None, audio=(stream,))
+
+
+BESIDE = transcode_work(
+    media(640, 360).model_copy(update={"audio": sound().audio}),
+    RenditionRequest(height=360),
+    output={"container": "hls"},
+    thumbnails={"interval": 0.5, "height": 90},
+    sprite={"interval": 0.5, "height": 18, "columns": 3, "rows": 1},
+).model_copy(update={"video": (), "subtitles": (SubtitleRendition(name="subtitles0", track=0),)})
+STILLS = {"thumbnails": Found(9, pictures=((160, 90),) * 4), "sprite": Found(9, pictures=((96, 18),) * 2)}
+TEXT = {"subtitles0": Found(9, text=True)}
+
+
+def test_sound_stills_and_text_pass() -> None:
+    check_content(BESIDE, {"audio0": found(sound())} | STILLS | TEXT)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "said"),
+    [
+        ("audio0", found(sound(channels=1)), "channels 2, got 1"),
+        ("audio0", found(sound(codec="opus")), "codec aac, got opus"),
+        ("audio0", found(sound(start_us=300_000)), "a start"),
+        ("audio0", found(sound(duration_us=1_000_000)), "an end in µs near 2000000, got 1000000"),
+        ("audio0", found(media()), "an audio stream"),
+        ("audio0", found(sound(), size=2**20), "bytes at most"),
+        ("thumbnails", Found(9, pictures=((160, 90),)), "pictures 4, got 1"),
+        ("thumbnails", Found(9), "pictures 4, got 0"),
+        ("sprite", Found(9, pictures=((96, 18), (96, 17))), r"the size \(96, 18\)"),
+        ("subtitles0", Found(9), "WebVTT"),
+    ],
+)
+def test_what_is_made_beside_the_pictures_is_looked_at_too(name: str, file: Found, said: str) -> None:
+    with pytest.raises(ResultRejected, match=f"{name}: expected .*{said}"):
+        check_content(BESIDE, {"audio0": found(sound())} | STILLS | TEXT | {name: file})
 
 
 def test_uploads_are_bounded_well_above_the_bitrate() -> None:

@@ -20,7 +20,7 @@ from tests.unit.orchestrator.service.test_scheduling import submit
 class Probe:
     """Finds every rendition to be what was asked."""
 
-    async def media(self, path: Path) -> Source:
+    async def media(self, path: Path, *, thorough: bool = False) -> Source:  # noqa: ARG002
         width, height = map(int, path.read_text().split("x"))
         return Source(media=media(width, height))
 

@@ -175,6 +175,24 @@ async def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:
         await probe(path)
 
 
+@pytest.mark.parametrize("name", ["h264.mp4", "hevc10_hlg.mp4", "vp9.webm", "av1.mkv"])
+async def test_a_result_is_decoded_at_its_keyframes_and_its_end(source: Source, name: str) -> None:
+    found = await inspect_media(source(name), sandbox=Sandbox.LIMITS, clock=SystemClock(), thorough=True)
+    assert found.media.video is not None
+    assert found.media.video.frames == 50
+
+
+async def test_a_result_with_a_broken_end_is_refused(source: Source, tmp_path: Path) -> None:
+    data = bytearray(source("h264_mbaff.ts").read_bytes())
+    for offset in range(len(data) - 188 * 40 + 60, len(data), 188):  # what the packets carry, not their headers
+        data[offset : offset + 100] = b"\x55" * 100
+    broken = tmp_path / "broken.ts"
+    broken.write_bytes(data)
+    await probe(broken)
+    with pytest.raises(UnreadableMedia, match="that can be decoded"):
+        await inspect_media(broken, sandbox=Sandbox.LIMITS, clock=SystemClock(), thorough=True)
+
+
 async def test_a_probe_that_passes_its_bounds_blames_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tandem.inspection.calls._media_limits", lambda _path: Limits(memory_mib=64, wall_seconds=0.1))
     monkeypatch.setattr("tandem.inspection.calls.python_command", lambda *_words: ["/usr/bin/sleep", "1000"])
