@@ -7,12 +7,12 @@ one that is running or being verified on the same node, and the count of rows sa
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, bindparam, delete, insert, tuple_, update
+from sqlalchemy import Connection, bindparam, delete, insert, or_, tuple_, update
 
 from orchestrator.adapters.store.ledger import earn
 from orchestrator.adapters.store.queries import refer
 from orchestrator.adapters.store.rows import attempt_values, tensor_values
-from orchestrator.adapters.store.schema import ACTIVE, among, attempts, jobs, tasks, tensors
+from orchestrator.adapters.store.schema import ACTIVE, attempts, jobs, tasks, tensors
 from orchestrator.core.records import AttemptRecord, JobChanges, JobSnapshot
 from tandem.protocol.errors import InvalidTransition, NotFound, StaleAttempt
 from tandem.protocol.ids import job_of
@@ -45,7 +45,7 @@ _UPDATE_ATTEMPT = (
         attempts.c.task == bindparam("of_task"),
         attempts.c.number == bindparam("of_number"),
         attempts.c.node == bindparam("of_node"),
-        among(attempts.c.state, *ACTIVE),
+        or_(*(attempts.c.state == state for state in ACTIVE)),  # `IN` cannot be executed for many rows
     )
     .values({name: bindparam(name) for name in ("state", "lease_until", "output", "failure", "finished_at")})
 )
