@@ -32,7 +32,6 @@ from node.service.terms import Terms
 from node.settings import CapacitySection, NodeSettings
 from tandem import logging as log
 from tandem.chain.keystore import create_keystore, load_keystore
-from tandem.chain.transactions import TransactionPolicy
 from tandem.clock import Clock, SystemClock
 from tandem.folder import held, write_secret
 from tandem.protocol.capacity import Capability, Capacity
@@ -40,7 +39,6 @@ from tandem.protocol.media import VideoCodec
 from tandem.protocol.messages import Offer
 from tandem.protocol.pricing import Prices
 from tandem.protocol.signing import SigningKey
-from tandem.protocol.tickets import Domain
 from tandem.waiting import Bell
 
 logger = logging.getLogger(__name__)
@@ -71,11 +69,11 @@ async def serve(
     settings: NodeSettings, key: SigningKey, detected: Detected, executors: Executors, clock: Clock, stop: asyncio.Event
 ) -> None:
     """Offers what was detected, and works with these executors until `stop` is set."""
-    domain = Domain(chain_id=settings.chain.chain_id, contract=settings.chain.contract)
+    domain = settings.chain.domain
     link, won = Link(), Bell(clock)
     async with (
         SqliteTicketStore(settings.data / "tickets.db", key.address, domain) as store,
-        EthereumTicketContract(settings.chain.rpc, domain, key, store, clock, _fees(settings)) as contract,
+        EthereumTicketContract(settings.chain, key, store, clock) as contract,
     ):
         books = Books(store, won)
         view = BackingView(contract, clock, settings.redemption.refresh)
@@ -182,13 +180,3 @@ async def _executors(settings: NodeSettings, detected: Detected, clock: Clock) -
 
 def _terms_policy(settings: NodeSettings) -> TermsPolicy:
     return TermsPolicy(settings.tickets.expected_value, settings.tickets.odds, settings.tickets.lifetime)
-
-
-def _fees(settings: NodeSettings) -> TransactionPolicy:
-    chain = settings.chain
-    return TransactionPolicy(
-        confirmations=chain.confirmations,
-        max_fee_per_gas=chain.max_fee_per_gas,
-        max_priority_fee_per_gas=chain.max_priority_fee_per_gas,
-        poll_seconds=chain.poll,
-    )

@@ -16,7 +16,6 @@ from tandem.chain.keystore import load_keystore
 from tandem.cli.commands import SettingsCommand, TandemGroup
 from tandem.clock import SystemClock
 from tandem.protocol.errors import ConfigurationError
-from tandem.protocol.tickets import Domain
 from tandem.protocol.units import format_amount
 
 _WEI = frozenset({"earned", "received", "outstanding", "redeemed", "gas_spent"})
@@ -73,6 +72,6 @@ async def _totals(settings: NodeSettings, address: str) -> TicketTotals:
     path = settings.data / "tickets.db"
     if not path.exists():
         raise ConfigurationError(f"expected a ticket store at {path}, found none; start the node first")
-    domain = Domain(chain_id=settings.chain.chain_id, contract=settings.chain.contract)
+    domain = settings.chain.domain
     async with SqliteTicketStore(path, address, domain) as store:
         return await store.totals(SystemClock().now())

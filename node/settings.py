@@ -6,6 +6,7 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tandem.chain.settings import ChainSection
 from tandem.protocol.signing import Address
 from tandem.protocol.units import Amount
 from tandem.settings import Folder
@@ -23,23 +24,6 @@ class OrchestratorSection(_Section):
     """The orchestrator to work for: scheme, host and port, exactly as it calls itself in http.public_url."""
     sender: Address | None = None
     """The account that must back its tickets; by default whichever the orchestrator names and the chain confirms."""
-
-
-class ChainSection(_Section):
-    rpc: str = Field(default="http://127.0.0.1:8545", pattern=r"^https?://")
-    """The Ethereum JSON-RPC endpoint."""
-    chain_id: int = Field(default=31337, ge=1)
-    """The chain that the endpoint must serve."""
-    contract: Address
-    """The TicketBroker contract. Never taken from the orchestrator: who names the contract decides what is money."""
-    max_fee_per_gas: Amount = 200 * 10**9
-    """Wei a unit of gas; while gas costs more, redemptions wait."""
-    max_priority_fee_per_gas: Amount = 2 * 10**9
-    """Wei a unit of gas that goes to the block's producer."""
-    confirmations: int = Field(default=1, ge=1, le=1000)
-    """Blocks after which a redemption counts, its own included."""
-    poll: Seconds = 1.0
-    """Seconds between looks at the chain while a redemption is under way."""
 
 
 class KeySection(_Section):

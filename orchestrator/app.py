@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -46,12 +45,10 @@ from orchestrator.web.signing import UrlSigner
 from tandem import logging as log
 from tandem.chain.broker import TicketBroker
 from tandem.chain.keystore import load_keystore
-from tandem.chain.rpc import connect
 from tandem.clock import Clock, SystemClock
 from tandem.folder import held, write_secret
 from tandem.process import detect_sandbox
 from tandem.protocol.errors import ChainUnavailable, ConfigurationError
-from tandem.protocol.tickets import Domain
 from tandem.waiting import Bell
 
 logger = logging.getLogger(__name__)
@@ -165,17 +162,16 @@ async def _serving(settings: OrchestratorSettings, parts: _Parts) -> AsyncIterat
 async def _identity(settings: OrchestratorSettings) -> Identity:
     chain = settings.chain
     key = await asyncio.to_thread(load_keystore, chain.keystore, chain.password_file)
-    domain = Domain(chain_id=chain.chain_id, contract=chain.contract)
-    identity = Identity(key, chain.sender or key.address, domain, settings.http.origin)
+    identity = Identity(key, chain.sender or key.address, chain.domain, settings.http.origin)
     try:
         await _check_chain(settings, identity)
     except ChainUnavailable as error:  # nodes look for themselves before they work
-        log.event(logger, "chain_unavailable", rpc=urlsplit(chain.rpc).hostname, detail=error.detail)
+        log.event(logger, "chain_unavailable", detail=error.detail)
     return identity
 
 
 async def _check_chain(settings: OrchestratorSettings, identity: Identity) -> None:
-    async with connect(settings.chain.rpc, chain_id=settings.chain.chain_id) as chain:
+    async with settings.chain.connect(SystemClock()) as chain:
         broker = TicketBroker(chain, settings.chain.contract)
         await broker.check()
         if not await broker.is_signer(identity.sender, identity.key.address):

@@ -7,6 +7,7 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tandem.chain.settings import ChainSection
 from tandem.protocol.media import VideoCodec
 from tandem.protocol.pricing import Prices
 from tandem.protocol.signing import Address
@@ -35,13 +36,7 @@ class HttpSettings(_Section):
         return self.public_url or f"http://{host}:{self.port}"
 
 
-class ChainSettings(_Section):
-    rpc: str = "http://127.0.0.1:8545"
-    """The Ethereum JSON-RPC endpoint."""
-    chain_id: int = Field(default=31337, ge=1)
-    """The chain that the endpoint must serve."""
-    contract: Address
-    """The TicketBroker contract."""
+class ChainSettings(ChainSection):
     sender: Address | None = None
     """The account whose deposit and reserve back the tickets; by default the signing key's own."""
     keystore: Path

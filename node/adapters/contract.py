@@ -11,18 +11,17 @@ from node.core.acceptance import Backing
 from node.core.redemption import WinningSet
 from tandem.chain.broker import RedemptionBatch, SenderFunds, TicketBroker
 from tandem.chain.redemption import RedemptionResult, redeem, redemption_result
-from tandem.chain.rpc import connect
+from tandem.chain.settings import ChainSection
 from tandem.chain.transactions import (
     Displaced,
     Mined,
     Outcome,
     TransactionJournal,
-    TransactionPolicy,
     TransactionSender,
 )
 from tandem.clock import Clock
 from tandem.protocol.signing import Address, SigningKey
-from tandem.protocol.tickets import UINT64_MAX, Domain
+from tandem.protocol.tickets import UINT64_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,25 +34,21 @@ class _Connected:
 class EthereumTicketContract:
     """The TicketContract port for the account of `key`.
 
-    Besides ChainUnavailable, calls raise ConfigurationError if `rpc` serves another chain than the domain's, or the
-    contract is not there.
+    Besides ChainUnavailable, calls raise ConfigurationError if the endpoints serve another chain, or the contract is
+    not there.
     """
 
     def __init__(
         self,
-        rpc: str,
-        domain: Domain,
+        settings: ChainSection,
         key: SigningKey,
         journal: TransactionJournal,
         clock: Clock,
-        policy: TransactionPolicy,
     ) -> None:
-        self._rpc = rpc
-        self._domain = domain
+        self._settings = settings
         self._key = key
         self._journal = journal
         self._clock = clock
-        self._policy = policy
         self._stack = AsyncExitStack()
         self._lock = asyncio.Lock()
         self._connected: _Connected | None = None
@@ -101,7 +96,7 @@ class EthereumTicketContract:
         found: dict[int, Outcome] = {}
         while any(left.tx_nonce not in found for left in await self._journal.pending()):
             found |= {outcome.transaction.tx_nonce: outcome for outcome in await connected.sender.outcomes()}
-            await self._clock.sleep(self._policy.poll_seconds)
+            await self._clock.sleep(self._settings.poll)
         for outcome in found.values():
             if isinstance(outcome, Displaced):
                 await connected.sender.acknowledge(outcome)
@@ -111,10 +106,10 @@ class EthereumTicketContract:
         async with self._lock:
             if self._connected is None:
                 async with AsyncExitStack() as attempt:
-                    chain = await attempt.enter_async_context(connect(self._rpc, chain_id=self._domain.chain_id))
-                    broker = TicketBroker(chain, self._domain.contract)
+                    chain = await attempt.enter_async_context(self._settings.connect(self._clock))
+                    broker = TicketBroker(chain, self._settings.contract)
                     await broker.check()
-                    sender = TransactionSender(chain, self._key, self._journal, self._clock, self._policy)
+                    sender = TransactionSender(chain, self._key, self._journal, self._clock, self._settings.policy())
                     self._connected = _Connected(broker, sender, await broker.unlock_period())
                     self._stack.push_async_exit(attempt.pop_all())
             return self._connected

@@ -6,7 +6,8 @@ import pytest
 
 from node.adapters.contract import EthereumTicketContract
 from tandem.chain.broker import TicketBroker
-from tandem.chain.transactions import MemoryJournal, TransactionPolicy
+from tandem.chain.settings import ChainSection
+from tandem.chain.transactions import MemoryJournal
 from tandem.clock import SystemClock
 from tandem.protocol.errors import ChainUnavailable, ConfigurationError
 from tandem.protocol.signing import Address
@@ -16,8 +17,8 @@ ETHER = 10**18
 
 
 def contract_at(url: str, address: Address, anvil: Anvil, broker: TicketBroker) -> EthereumTicketContract:
-    domain = broker.domain.model_copy(update={"contract": address})
-    return EthereumTicketContract(url, domain, anvil.keys[1], MemoryJournal(), SystemClock(), TransactionPolicy())
+    settings = ChainSection(rpc=(url,), contract=address, confirmations=1, stall=0)
+    return EthereumTicketContract(settings, anvil.keys[1], MemoryJournal(), SystemClock())
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from node.app import serve
 from node.ports.execution import Detected
 from node.service.attempts import Executors
 from node.settings import (
-    ChainSection,
     NodeSettings,
     OrchestratorSection,
     PriceSection,
@@ -20,6 +19,7 @@ from node.settings import (
     TicketSection,
 )
 from orchestrator.core.session import Close, Proven
+from tandem.chain.settings import ChainSection
 from tandem.clock import SystemClock
 from tandem.protocol.messages import (
     Assign,
@@ -59,7 +59,13 @@ def settings(data: Path, peer: Peer, **chain: object) -> NodeSettings:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         port = nobody.getsockname()[1]
-    found = {"rpc": f"http://127.0.0.1:{port}", "contract": DOMAIN.contract, "poll": 0.02} | chain
+    found = {
+        "rpc": f"http://127.0.0.1:{port}",
+        "contract": DOMAIN.contract,
+        "poll": 0.02,
+        "confirmations": 1,
+        "stall": 0,
+    } | chain
     return NodeSettings(
         data=data,
         grace=0.3,

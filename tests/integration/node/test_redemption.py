@@ -12,9 +12,10 @@ from node.app import serve
 from node.ports.execution import Detected
 from node.ports.tickets import TicketTotals
 from node.service.attempts import Executors
-from node.settings import ChainSection, NodeSettings, OrchestratorSection, RedemptionSection, TicketSection
+from node.settings import NodeSettings, OrchestratorSection, RedemptionSection, TicketSection
 from orchestrator.core.session import Proven
 from tandem.chain.broker import TicketBroker
+from tandem.chain.settings import ChainSection
 from tandem.clock import SystemClock
 from tandem.protocol.messages import PaymentReceipt, TicketTerms, TicketTermsReply
 from tandem.protocol.tickets import TicketParams
@@ -41,7 +42,7 @@ def settings(data: Path, peer: Peer, anvil: Anvil, broker: TicketBroker) -> Node
         data=data,
         grace=0.2,
         orchestrator=OrchestratorSection(url=peer.origin),
-        chain=ChainSection(rpc=anvil.url, contract=broker.address, poll=0.02),
+        chain=ChainSection(rpc=anvil.url, contract=broker.address, poll=0.02, confirmations=1, stall=0),
         tickets=TicketSection(expected_value=FACE, odds=1, lifetime=1000, max_unpaid=ETHER),
         redemption=RedemptionSection(gas_percent=100, urgent_before=10),
     )
