@@ -8,7 +8,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tandem.chain.settings import ChainSection
 from tandem.protocol.signing import Address
-from tandem.protocol.units import Amount
+from tandem.protocol.units import Amount, ceil_div
 from tandem.settings import Folder
 
 Seconds = Annotated[float, Field(gt=0, le=10**9)]
@@ -42,10 +42,13 @@ class PriceSection(_Section):
 
 
 class TicketSection(_Section):
-    expected_value: Annotated[Amount, Field(ge=1)] = 10**12
-    """Wei that a ticket is worth on average."""
     odds: int = Field(default=100, ge=1, le=10**9)
-    """One ticket in so many wins, and pays expected_value times this. More: lumpier income, less gas for it."""
+    """One ticket in so many wins, and pays the face value. More: lumpier income, and less gas for it."""
+    min_face_value: Annotated[Amount, Field(ge=1)] = 10**14
+    """Wei that a winner pays at least, however cheap gas is; less only if the orchestrator signs for no more."""
+    max_face_value: Annotated[Amount, Field(ge=1)] = 10**17
+    """Wei that a winner pays at most. In between it follows gas, so that redeeming costs about redemption.gas_percent
+    of it, and what the contract promises to this node, so that several winners fit."""
     lifetime: Seconds = 86_400.0
     """Seconds that tickets may be redeemed; at most half the contract's unlock period is used."""
     max_unpaid: Annotated[Amount, Field(ge=1)] = 10**15
@@ -107,9 +110,16 @@ class NodeSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.tickets.expected_value > self.tickets.max_unpaid:
+        tickets = self.tickets
+        if tickets.max_face_value < tickets.min_face_value:
             raise ValueError(
-                "tickets.max_unpaid: expected at least tickets.expected_value "
-                f"({self.tickets.expected_value}), got {self.tickets.max_unpaid}: not one ticket would be earned"
+                f"tickets.max_face_value: expected at least tickets.min_face_value ({tickets.min_face_value}), got "
+                f"{tickets.max_face_value}"
+            )
+        if tickets.min_face_value > tickets.max_unpaid * tickets.odds:
+            raise ValueError(
+                f"tickets.max_unpaid: expected at least tickets.min_face_value / tickets.odds "
+                f"({ceil_div(tickets.min_face_value, tickets.odds)}), got {tickets.max_unpaid}: not one ticket would "
+                "be earned"
             )
         return self

@@ -1,27 +1,31 @@
 """The ticket contract, on a chain that may be away when the node starts: the first call that gets through connects."""
 
 import asyncio
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import AsyncExitStack
+from contextlib import AbstractContextManager, AsyncExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from node.core.acceptance import Backing
 from node.core.redemption import WinningSet
+from node.ports.contract import RedemptionOutcome
 from tandem.chain.broker import RedemptionBatch, SenderFunds, TicketBroker
-from tandem.chain.redemption import RedemptionResult, redeem, redemption_result
+from tandem.chain.redemption import redemption_result
 from tandem.chain.settings import ChainSection
-from tandem.chain.transactions import (
-    Displaced,
-    Mined,
-    Outcome,
-    TransactionJournal,
-    TransactionSender,
-)
+from tandem.chain.transactions import Mined, Outcome, TransactionJournal, TransactionSender
 from tandem.clock import Clock
 from tandem.protocol.signing import Address, SigningKey
 from tandem.protocol.tickets import UINT64_MAX
+
+
+class RedemptionJournal(TransactionJournal, Protocol):
+    """A journal that knows which winners a transaction redeems."""
+
+    def redeeming(self, sets: Sequence[WinningSet], /) -> AbstractContextManager[None]:
+        """The transaction that is recorded within this is the one that redeems these winners, in the same write."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,7 @@ class EthereumTicketContract:
         self,
         settings: ChainSection,
         key: SigningKey,
-        journal: TransactionJournal,
+        journal: RedemptionJournal,
         clock: Clock,
     ) -> None:
         self._settings = settings
@@ -51,6 +55,8 @@ class EthereumTicketContract:
         self._clock = clock
         self._stack = AsyncExitStack()
         self._lock = asyncio.Lock()
+        self._sending = asyncio.Lock()
+        self._final: dict[int, Outcome] = {}
         self._connected: _Connected | None = None
 
     async def __aenter__(self) -> Self:
@@ -82,25 +88,30 @@ class EthereumTicketContract:
     async def gas_price(self) -> int:
         return await (await self._connect()).sender.gas_price()
 
-    async def redeem(self, sets: tuple[WinningSet, ...], rands: tuple[bytes, ...]) -> RedemptionResult:
-        """Raises also ChainError, TransactionReverted among them, if the endpoint or the contract refuses."""
+    async def credit(self) -> int:
+        """Wei that the account did not take, and can withdraw."""
+        return await (await self._connect()).broker.credit(self._key.address)
+
+    async def redeem(self, sets: tuple[WinningSet, ...], rands: tuple[bytes, ...]) -> int:
+        """Raises also FeeCapExceeded, and ChainError if the account, the endpoint or the contract refuses."""
         connected = await self._connect()
         batches = [
             RedemptionBatch(winning.params, rand, winning.tickets) for winning, rand in zip(sets, rands, strict=True)
         ]
-        return await redeem(connected.sender, connected.broker, batches, "redeem tickets")
+        async with self._sending:
+            with self._journal.redeeming(sets):
+                sent = await connected.sender.submit(connected.broker.redeem(batches), "redeem tickets")
+        return sent.tx_nonce
 
-    async def recover(self) -> tuple[RedemptionResult, ...]:
-        """The outcomes of what an earlier process left in flight; a transaction that was reverted paid nothing."""
+    async def outcomes(self) -> tuple[RedemptionOutcome, ...]:
         connected = await self._connect()
-        found: dict[int, Outcome] = {}
-        while any(left.tx_nonce not in found for left in await self._journal.pending()):
-            found |= {outcome.transaction.tx_nonce: outcome for outcome in await connected.sender.outcomes()}
-            await self._clock.sleep(self._settings.poll)
-        for outcome in found.values():
-            if isinstance(outcome, Displaced):
-                await connected.sender.acknowledge(outcome)
-        return tuple(redemption_result(connected.broker, got) for got in found.values() if isinstance(got, Mined))
+        async with self._sending:  # else a replacement might be taken for what is being sent
+            found = await connected.sender.outcomes()
+        self._final = {outcome.transaction.tx_nonce: outcome for outcome in found}
+        return tuple(_outcome(connected.broker, outcome) for outcome in found)
+
+    async def acknowledge(self, outcome: RedemptionOutcome) -> None:
+        await (await self._connect()).sender.acknowledge(self._final.pop(outcome.tx_nonce))
 
     async def _connect(self) -> _Connected:
         async with self._lock:
@@ -117,3 +128,11 @@ class EthereumTicketContract:
 
 def _leaving(funds: SenderFunds) -> bool:
     return funds.unlock_at is not None or funds.lowers_at is not None
+
+
+def _outcome(broker: TicketBroker, outcome: Outcome) -> RedemptionOutcome:
+    tx_nonce = outcome.transaction.tx_nonce
+    if not isinstance(outcome, Mined):
+        return RedemptionOutcome(tx_nonce, None)
+    result = redemption_result(broker, outcome)
+    return RedemptionOutcome(tx_nonce, result, outcome.gas_used, is_reverted=not outcome.succeeded)

@@ -64,13 +64,14 @@ class SignedTransaction:
 class Mined:
     """A confirmed transaction, in the version that was mined; it may have been reverted.
 
-    `gas_cost` in wei, `contract` the address that it deployed, if any.
+    `gas_used` in units, `gas_cost` in wei, `contract` the address that it deployed, if any.
     """
 
     transaction: SignedTransaction
     succeeded: bool
     block_number: int
     block_hash: bytes
+    gas_used: int
     gas_cost: int
     contract: Address | None
     logs: Sequence[LogReceipt] = field(repr=False)
@@ -391,6 +392,7 @@ def _mined(transaction: SignedTransaction, receipt: TxReceipt) -> Mined:
             succeeded=receipt["status"] == 1,
             block_number=receipt["blockNumber"],
             block_hash=bytes(receipt["blockHash"]),
+            gas_used=receipt["gasUsed"],
             gas_cost=receipt["gasUsed"] * receipt["effectiveGasPrice"],
             contract=receipt["contractAddress"],
             logs=tuple(receipt["logs"]),

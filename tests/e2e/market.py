@@ -141,7 +141,8 @@ class Market:
             *("--chain.rpc", self.anvil.url, "--chain.contract", self.contract, "--chain.poll", "0.1"),
             *("--chain.confirmations", "1", "--chain.stall", "0"),
             *("--chain.max-priority-fee-per-gas", "0", "--redemption.refresh", "1"),
-            *("--tickets.expected-value", str(EXPECTED_VALUE), "--tickets.odds", str(ODDS)),
+            *("--tickets.min-face-value", str(FACE_VALUE), "--tickets.odds", str(ODDS)),
+            *("--tickets.max-face-value", str(FACE_VALUE)),
             *flags,
         )
 

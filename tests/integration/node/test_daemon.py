@@ -72,7 +72,7 @@ def settings(data: Path, peer: Peer, **chain: object) -> NodeSettings:
         orchestrator=OrchestratorSection(url=peer.origin),
         chain=ChainSection(**found),
         prices=PriceSection(h264_megapixel=1000, inference_second=10**9),
-        tickets=TicketSection(expected_value=1000, odds=1, lifetime=3600, max_unpaid=10**6),
+        tickets=TicketSection(odds=1, min_face_value=1000, max_face_value=1000, lifetime=3600, max_unpaid=10**6),
         redemption=RedemptionSection(gas_percent=100),
     )
 

@@ -43,7 +43,7 @@ def settings(data: Path, peer: Peer, anvil: Anvil, broker: TicketBroker) -> Node
         grace=0.2,
         orchestrator=OrchestratorSection(url=peer.origin),
         chain=ChainSection(rpc=anvil.url, contract=broker.address, poll=0.02, confirmations=1, stall=0),
-        tickets=TicketSection(expected_value=FACE, odds=1, lifetime=1000, max_unpaid=ETHER),
+        tickets=TicketSection(odds=1, min_face_value=FACE, max_face_value=FACE, lifetime=1000, max_unpaid=ETHER),
         redemption=RedemptionSection(gas_percent=100, urgent_before=10),
     )
 

@@ -1,0 +1,48 @@
+"""How things stand, for `tandem node status`: written down when it changes."""
+
+from enum import StrEnum
+
+from node.ports.tickets import TicketStore
+from tandem.clock import Clock
+from tandem.waiting import Bell
+
+_LOOK_SECONDS = 60.0
+
+
+class Topic(StrEnum):
+    CHAIN = "chain"
+    SESSION = "session"
+    TERMS = "terms"
+    BACKING = "backing"
+    REDEMPTION = "redemption"
+
+
+class Notes:
+    """The newest note on each topic. An empty text stands for: nothing is wrong."""
+
+    def __init__(self, store: TicketStore, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._said: dict[Topic, str] = {}
+        self._new: dict[Topic, tuple[str, float]] = {}
+        self._bell = Bell(clock)
+
+    def say(self, topic: Topic, text: str = "") -> bool:
+        """Whether this is news."""
+        if self._said.get(topic) == text:
+            return False
+        self._said[topic] = text
+        self._new[topic] = text, self._clock.now()
+        self._bell.ring()
+        return True
+
+    async def run(self) -> None:
+        """Until cancelled: writes what is new."""
+        while True:
+            await self.write()
+            await self._bell.wait(_LOOK_SECONDS)
+
+    async def write(self) -> None:
+        while self._new:
+            topic, (text, at) = self._new.popitem()
+            await self._store.note(topic, text, at)
