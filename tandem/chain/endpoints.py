@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout
+from pydantic_core import from_json
 from web3.providers.async_base import AsyncJSONBaseProvider
 from web3.types import RPCEndpoint, RPCResponse
 from yarl import URL
@@ -189,8 +190,8 @@ async def _read(response: ClientResponse) -> bytes:
 def _parse(status: int, raw: bytes) -> RPCResponse:
     """A JSON-RPC answer; some endpoints send errors with a status other than 200."""
     try:
-        answer = json.loads(raw)
-    except (ValueError, RecursionError):
+        answer = from_json(raw)  # unlike json's, this parser bounds how deep it goes
+    except ValueError:
         answer = None
     if not isinstance(answer, dict) or not _well_formed(answer) or (status != _HTTP_OK and "result" in answer):
         raise EndpointFailed(f"HTTP status {status} and no JSON-RPC answer")
