@@ -16,13 +16,16 @@ from prometheus_client import CollectorRegistry
 from orchestrator.adapters.artifacts import open_artifacts
 from orchestrator.adapters.inspection import ChildInspector
 from orchestrator.adapters.store import open_store
+from orchestrator.adapters.visiting import VisitLimits, open_visitor
 from orchestrator.core.lifecycle import RetryPolicy
 from orchestrator.core.paying import PayingPolicy
+from orchestrator.core.preparation import PreparationPolicy
 from orchestrator.core.session import Identity
 from orchestrator.core.views import NodeView
 from orchestrator.ports.artifacts import ArtifactStore
 from orchestrator.ports.inspection import Inspector
 from orchestrator.ports.store import Store
+from orchestrator.ports.visiting import Visitor
 from orchestrator.service.artifacts import Artifacts
 from orchestrator.service.events import JobEvents
 from orchestrator.service.janitor import Janitor
@@ -33,8 +36,11 @@ from orchestrator.service.lifecycle import Lifecycle
 from orchestrator.service.models import Models
 from orchestrator.service.nodes import Nodes
 from orchestrator.service.paying import Payer
+from orchestrator.service.planning import Planning
+from orchestrator.service.preparation import Preparations
 from orchestrator.service.scheduling import Scheduler, Timeouts
 from orchestrator.service.sessions import Collaborators, Sessions
+from orchestrator.service.sources import Sources
 from orchestrator.service.submission import Submissions
 from orchestrator.service.verification import Verifier
 from orchestrator.settings import OrchestratorSettings
@@ -90,20 +96,23 @@ async def _parts(settings: OrchestratorSettings, identity: Identity, clock: Cloc
     async with (
         open_store(store_url(settings.data), clock) as store,
         open_artifacts(settings.data / "artifacts") as artifacts,
+        open_visitor(settings.fetch.guard, _visit_limits(settings)) as visitor,
     ):
-        yield _compose(settings, identity, clock, store, artifacts, inspector)
+        yield _compose(settings, identity, clock, _Outside(store, artifacts, inspector, visitor))
 
 
-def _compose(
-    settings: OrchestratorSettings,
-    identity: Identity,
-    clock: Clock,
-    store: Store,
-    artifacts: ArtifactStore,
-    inspector: Inspector,
-) -> _Parts:
+@dataclass(frozen=True, slots=True)
+class _Outside:
+    store: Store
+    artifacts: ArtifactStore
+    inspector: Inspector
+    visitor: Visitor
+
+
+def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, outside: _Outside) -> _Parts:
+    store, content, inspector = outside.store, outside.artifacts, outside.inspector
     nodes, events = Nodes(), JobEvents()
-    tasks_waiting, money_owed = Bell(clock), Bell(clock)
+    tasks_waiting, money_owed, to_prepare = Bell(clock), Bell(clock), Bell(clock)
     timeouts = Timeouts(
         lease=settings.leases.lease,
         start_to_finish_base=settings.leases.start_to_finish_base,
@@ -115,15 +124,21 @@ def _compose(
     scheduler = Scheduler(store, nodes, lifecycle, signer, tasks_waiting, timeouts)
     paying = PayingPolicy(settings.payment.max_ahead, settings.payment.max_face_value)
     payer = Payer(store, nodes, identity, paying, money_owed)
-    verifier = Verifier(store, artifacts, inspector, lifecycle, clock)
+    verifier = Verifier(store, content, inspector, lifecycle, clock)
+    planning = Planning(store, content, inspector, settings.prices)
+    artifacts = Artifacts(store, content, settings.limits.upload)
+    sources = Sources(artifacts, outside.visitor, events, clock)
+    preparations = Preparations(
+        store, planning, sources, events, lifecycle.apply, to_prepare, _preparation_policy(settings)
+    )
     collaborators = Collaborators(store, nodes, lifecycle, verifier, payer, events, tasks_waiting, clock, timeouts)
     sessions = NodeSessions(identity, Sessions(collaborators), heartbeat=timeouts.lease / 2)
     services = Services(
-        submissions=Submissions(store, artifacts, inspector, settings.prices, tasks_waiting.ring),
+        submissions=Submissions(store, planning, outside.visitor, tasks_waiting.ring, to_prepare.ring),
         jobs=Jobs(store, events, lifecycle.cancel, scheduler.explain),
-        models=Models(store, artifacts, inspector),
+        models=Models(store, content, inspector),
         keys=Keys(store),
-        artifacts=Artifacts(store, artifacts, settings.limits.upload),
+        artifacts=artifacts,
         events=events,
         signer=signer,
         nodes=lambda: _node_views(nodes, store),
@@ -132,13 +147,22 @@ def _compose(
         allow_anonymous_loopback=settings.auth.anonymous_loopback,
         limits=Limits(body=settings.limits.body),
     )
-    janitor = Janitor(store, artifacts, clock, settings.limits.orphan_age)
+    janitor = Janitor(store, content, clock, settings.limits.orphan_age)
     leases = Leases(store, lifecycle, clock, timeouts.lease)
     return _Parts(
         app=build_app(services, [sessions.route()]),
         sessions=sessions,
-        loops=[scheduler.run(), leases.run(), payer.run(), verifier.run(), janitor.run()],
+        loops=[scheduler.run(), leases.run(), payer.run(), verifier.run(), janitor.run(), preparations.run()],
     )
+
+
+def _visit_limits(settings: OrchestratorSettings) -> VisitLimits:
+    return VisitLimits(redirects=settings.fetch.redirects, stall=settings.fetch.stall, total=settings.fetch.total)
+
+
+def _preparation_policy(settings: OrchestratorSettings) -> PreparationPolicy:
+    fetch = settings.fetch
+    return PreparationPolicy(concurrency=fetch.concurrency, per_owner=fetch.per_owner, tries=fetch.tries)
 
 
 @asynccontextmanager

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from orchestrator.core.guard import Guard, parse_allowed
 from tandem.chain.settings import ChainSection
 from tandem.protocol.media import VideoCodec
 from tandem.protocol.pricing import Prices
@@ -72,6 +73,37 @@ class LimitSettings(_Section):
     """Seconds that an artifact to which nothing refers is kept."""
 
 
+class FetchSettings(_Section):
+    ports: Annotated[tuple[Annotated[int, Field(ge=1, le=65535)], ...], Field(min_length=1)] = (80, 443)
+    """Ports of URLs that are visited for submitters: inputs, webhooks."""
+    allow: tuple[str, ...] = ()
+    """Hosts and networks that are visited although they are not public, such as 10.1.0.0/16: every submitter can
+    then reach them through this orchestrator."""
+    redirects: int = Field(default=5, ge=0, le=20)
+    """Redirects that are followed, each judged like the first URL."""
+    stall: Seconds = 30.0
+    """Seconds that a server may send nothing."""
+    total: Seconds = 3600.0
+    """Seconds that the fetch of an input may take."""
+    concurrency: int = Field(default=8, ge=1)
+    """Jobs that are prepared at the same time."""
+    per_owner: int = Field(default=4, ge=1)
+    """Jobs of one submitter that are prepared at the same time."""
+    tries: int = Field(default=5, ge=1)
+    """A job whose input could not be fetched so many times fails."""
+
+    @field_validator("allow")
+    @classmethod
+    def _readable(cls, allow: tuple[str, ...]) -> tuple[str, ...]:
+        for each in allow:
+            parse_allowed(each)
+        return allow
+
+    @property
+    def guard(self) -> Guard:
+        return Guard(frozenset(self.ports), tuple(parse_allowed(each) for each in self.allow))
+
+
 class AuthSettings(_Section):
     anonymous_loopback: bool = True
     """Whether requests from this machine may come without an API key."""
@@ -106,6 +138,7 @@ class OrchestratorSettings(BaseSettings):
     payment: PaymentSettings = PaymentSettings()
     leases: LeaseSettings = LeaseSettings()
     limits: LimitSettings = LimitSettings()
+    fetch: FetchSettings = FetchSettings()
     auth: AuthSettings = AuthSettings()
 
     @model_validator(mode="after")

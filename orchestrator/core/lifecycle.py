@@ -115,7 +115,23 @@ class Cancelled:
     """The submitter wants no more of it."""
 
 
-Event = Assigned | Finished | Accepted | Rejected | Broken | Expired | Abandoned | Cancelled
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The input is there and looked into: what is to be done, at which price in wei, and what must be kept for it."""
+
+    tasks: tuple[TaskRecord, ...]
+    price: int
+    artifacts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unprepared:
+    """The job cannot be prepared."""
+
+    failure: Failure
+
+
+Event = Assigned | Finished | Accepted | Rejected | Broken | Expired | Abandoned | Cancelled | Prepared | Unprepared
 
 
 def decide(  # noqa: C901, PLR0911 - one arm an event
@@ -145,6 +161,12 @@ def decide(  # noqa: C901, PLR0911 - one arm an event
         case Abandoned(ref):
             attempt = _current(snapshot, ref, AttemptState.RUNNING)
             return _lose(snapshot, attempt, "the node came back without the attempt", now, policy)
+        case Prepared(tasks, price, artifacts):
+            queued = replace(_preparing(snapshot), state=JobState.QUEUED, price=price)
+            return JobChanges(job=queued, planned=tasks, artifacts=artifacts)
+        case Unprepared(failure):
+            _preparing(snapshot)
+            return _end_job(snapshot, JobState.FAILED, failure, now)
         case _:
             assert_never(event)
 
@@ -225,6 +247,12 @@ def _evidence(history: Sequence[AttemptRecord]) -> str:
 
 def _backoff(history: Sequence[AttemptRecord], policy: RetryPolicy) -> float:
     return min(policy.backoff_max, policy.backoff * 2.0 ** (len(history) - 1))
+
+
+def _preparing(snapshot: JobSnapshot) -> JobRecord:
+    if snapshot.job.state is not JobState.PREPARING:
+        raise Conflict(f"expected a job that is being prepared, got one that is {snapshot.job.state}")
+    return snapshot.job
 
 
 def _cancel(snapshot: JobSnapshot, now: float) -> JobChanges:

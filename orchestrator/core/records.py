@@ -36,8 +36,8 @@ class JobRecord:
     request: TranscodeRequest | InferenceRequest
     """As it was sent, less the tensors' data."""
     state: JobState
-    price: int
-    """Wei, quoted at submission; a node may cost less, never more."""
+    price: int | None
+    """Wei, quoted at submission or once it is prepared; a node may cost less, never more."""
     created_at: float
     finished_at: float | None = None
     failure: Failure | None = None
@@ -98,10 +98,28 @@ class JobChanges:
     """New ones, and ones that leave the states `running` or `verifying`; written only over such."""
     earned: tuple[AttemptRecord, ...] = ()
     """Accepted attempts whose price is now owed to their nodes."""
+    planned: tuple[TaskRecord, ...] = ()
+    """New tasks, of a job that was being prepared; it takes its price at the same time."""
+    artifacts: tuple[str, ...] = ()
+    """Artifacts that the job refers to from now on."""
 
     @property
     def empty(self) -> bool:
         return self.job is None and not self.tasks and not self.attempts
+
+
+@dataclass(frozen=True, slots=True)
+class PreparationRecord:
+    """How far a job is that is being prepared. It goes when the job leaves that state."""
+
+    job: str
+    owner: str
+    tries: int = 0
+    """That failed."""
+    not_before: float = 0.0
+    """Store time before which it is not tried again."""
+    source: str | None = None
+    """The artifact of its input, once that is fetched."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,17 @@
 """From a request to a job: every check and every default, decided from data alone."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import assert_never
+from typing import TypeGuard, assert_never
 
 from orchestrator.core.records import ArtifactRecord, JobRecord, Submission, TaskRecord
 from tandem.protocol.api import QuoteView
 from tandem.protocol.codec import MAX_CONTROL_BYTES, MAX_FRAME_BYTES
-from tandem.protocol.errors import InvalidLadder, TooLarge, UnreadableMedia
+from tandem.protocol.errors import InvalidLadder, PriceExceeded, TooLarge, UnreadableMedia
 from tandem.protocol.ids import task_id
 from tandem.protocol.jobs import (
+    ArtifactInput,
     InferenceRequest,
     InferenceWork,
     JobState,
@@ -17,6 +19,7 @@ from tandem.protocol.jobs import (
     TaskState,
     TranscodeRequest,
     TranscodeWork,
+    UrlInput,
 )
 from tandem.protocol.media import MAX_DURATION_US, MediaInfo, output_pixels, plan_ladder
 from tandem.protocol.pricing import Prices, inference_cost, inference_price, transcode_price
@@ -38,17 +41,9 @@ class Plan:
     """Those that must be kept for the job."""
     inputs: tuple[Tensor, ...] = ()
 
-    @property
-    def digest(self) -> bytes:
-        """sha256 of the request with its data, to tell a repeat from another request."""
-        digest = hashlib.sha256(self.request.model_dump_json().encode())
-        for tensor in self.inputs:
-            digest.update(tensor.data)
-        return digest.digest()
-
 
 def plan_transcode(request: TranscodeRequest, source: ArtifactRecord, media: MediaInfo, prices: Prices) -> Plan:
-    """Raises UnreadableMedia, TooLarge for a source that runs too long, or InvalidLadder."""
+    """Raises UnreadableMedia, TooLarge for a source that runs too long, InvalidLadder, or PriceExceeded."""
     _check_source(media)
     ladder = plan_ladder(media, request.ladder)
     pixels = output_pixels(media, ladder)
@@ -56,7 +51,17 @@ def plan_transcode(request: TranscodeRequest, source: ArtifactRecord, media: Med
     if price is None:
         raise InvalidLadder(f"expected codecs out of {sorted(prices.megapixel)}, got {sorted(pixels)}")
     work = TranscodeWork(source=source.id, source_size=source.size, media=media, ladder=ladder)
-    return Plan(request, work, price, (source.id,))
+    return _affordable(Plan(request, work, price, (source.id,)))
+
+
+def _affordable(plan: Plan) -> Plan:
+    limit = plan.request.max_price
+    if limit is not None and plan.price > limit:
+        raise PriceExceeded(
+            f"expected a job of at most {limit} wei, its max_price, got one of {plan.price} wei; "
+            "raise max_price or ask for less"
+        )
+    return plan
 
 
 def _check_source(media: MediaInfo) -> None:
@@ -70,7 +75,7 @@ def _check_source(media: MediaInfo) -> None:
 
 
 def plan_inference(request: InferenceRequest, model: ModelInfo, prices: Prices) -> Plan:
-    """Raises InvalidTensor, or TooLarge if inputs or outputs would not fit one message to or from a node."""
+    """Raises InvalidTensor, PriceExceeded, or TooLarge if inputs or outputs fit no message to or from a node."""
     inputs = tuple(tensor_from_json(tensor) for tensor in request.inputs)
     check_tensors(model.inputs, inputs)
     _check_size("inputs", sum(len(tensor.data) for tensor in inputs))
@@ -80,7 +85,8 @@ def plan_inference(request: InferenceRequest, model: ModelInfo, prices: Prices) 
     work = InferenceWork(
         model=model.artifact, model_size=model.size, inputs=metas, outputs=model.outputs, cost_us=cost_us
     )
-    return Plan(_without_data(request), work, inference_price(prices, cost_us), (model.artifact,), inputs)
+    price = inference_price(prices, cost_us)
+    return _affordable(Plan(_without_data(request), work, price, (model.artifact,), inputs))
 
 
 def _check_size(what: str, size: int) -> None:
@@ -108,17 +114,46 @@ def quote_of(plan: Plan) -> QuoteView:
             assert_never(plan.work)
 
 
+def tasks_of(plan: Plan, job: str) -> tuple[TaskRecord, ...]:
+    """The tasks of a job that is about to be queued: one, waiting."""
+    return (TaskRecord(id=task_id(job, 0), work=plan.work, state=TaskState.WAITING, price=plan.price),)
+
+
 def submission_of(plan: Plan, job: str, owner: str, now: float, idempotency_key: str | None) -> Submission:
-    """The rows of a new job: one task, waiting."""
-    record = JobRecord(
-        id=job, owner=owner, request=plan.request, state=JobState.QUEUED, price=plan.price, created_at=now
-    )
-    task = TaskRecord(id=task_id(job, 0), work=plan.work, state=TaskState.WAITING, price=plan.price)
+    """The rows of a new job of which everything is known."""
     return Submission(
-        job=record,
-        tasks=(task,),
+        job=JobRecord(
+            id=job, owner=owner, request=plan.request, state=JobState.QUEUED, price=plan.price, created_at=now
+        ),
+        tasks=tasks_of(plan, job),
         inputs=plan.inputs,
         idempotency_key=idempotency_key,
-        request_digest=plan.digest,
+        request_digest=_digest(plan.request, plan.inputs),
         artifacts=plan.artifacts,
     )
+
+
+def needs_preparation(request: TranscodeRequest | InferenceRequest) -> TypeGuard[TranscodeRequest]:
+    """Whether more has to be found out about the job than a submitter should wait for."""
+    return isinstance(request, TranscodeRequest) and isinstance(request.input, UrlInput)
+
+
+def unprepared_submission(
+    request: TranscodeRequest, job: str, owner: str, now: float, idempotency_key: str | None
+) -> Submission:
+    """The rows of a new job that has to be prepared first: no tasks yet, and no price."""
+    return Submission(
+        job=JobRecord(id=job, owner=owner, request=request, state=JobState.PREPARING, price=None, created_at=now),
+        tasks=(),
+        idempotency_key=idempotency_key,
+        request_digest=_digest(request, ()),
+        artifacts=(request.input.artifact,) if isinstance(request.input, ArtifactInput) else (),
+    )
+
+
+def _digest(request: TranscodeRequest | InferenceRequest, inputs: Sequence[Tensor]) -> bytes:
+    """sha256 of a request with its data, to tell a repeat from another request."""
+    digest = hashlib.sha256(request.model_dump_json().encode())
+    for tensor in inputs:
+        digest.update(tensor.data)
+    return digest.digest()

@@ -61,6 +61,8 @@ class JobProgress:
 
     permille: int
     remaining: float | None = None
+    fetched: int | None = None
+    """Bytes of an input that is being fetched."""
 
 
 NOT_BEGUN = JobProgress(0)
@@ -71,7 +73,9 @@ def artifact_path(artifact_id: str) -> str:
 
 
 def progress_view(progress: JobProgress) -> ProgressView:
-    return ProgressView(percent=progress.permille / 10, remaining_seconds=progress.remaining)
+    return ProgressView(
+        percent=progress.permille / 10, remaining_seconds=progress.remaining, fetched_bytes=progress.fetched
+    )
 
 
 def job_summary(snapshot: JobSnapshot, progress: JobProgress = NOT_BEGUN) -> JobSummary:
@@ -155,7 +159,9 @@ def _request(request: TranscodeRequest | InferenceRequest) -> TranscodeRequest |
             inputs = tuple(
                 TensorEcho(name=each.name, datatype=each.datatype, shape=each.shape) for each in request.inputs
             )
-            return InferenceEcho(model=request.model, version=request.version, inputs=inputs)
+            return InferenceEcho(
+                model=request.model, version=request.version, inputs=inputs, max_price=request.max_price
+            )
         case _:
             assert_never(request)
 

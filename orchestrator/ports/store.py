@@ -24,6 +24,7 @@ from orchestrator.core.records import (
     JobPage,
     JobSnapshot,
     PaymentRecord,
+    PreparationRecord,
     ReadyTask,
     Submission,
 )
@@ -44,6 +45,8 @@ class JobStore(Protocol):
 
     async def submit(self, submission: Submission) -> str:
         """Writes a new job and returns its id; under a known idempotency key, the id of the first one.
+
+        One in the state `preparing` has a preparation from now on, until it leaves the state.
 
         Raises IdempotencyConflict if the key came with another request, NotFound if an artifact is gone.
         """
@@ -68,6 +71,17 @@ class JobStore(Protocol):
         Raises NotFound for a job, or for an accepted artifact that is gone; InvalidTransition; StaleAttempt for a row
         of `attempts` whose stored state is final or whose node is another. In each case nothing is written.
         `earned` raises the nodes' accounts in the same transaction, and may name only attempts that it accepts.
+        """
+        ...
+
+    async def preparations(self) -> list[PreparationRecord]:
+        """Every job that is being prepared, oldest first."""
+        ...
+
+    async def save_preparation(self, record: PreparationRecord) -> None:
+        """Writes how far it is, and keeps its source for the job. Nothing, if the job is not being prepared any more.
+
+        Raises NotFound if the source is gone.
         """
         ...
 

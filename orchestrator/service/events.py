@@ -72,9 +72,11 @@ class JobEvents:
             self._progress.pop(job_id, None)
         self._tell(job_id, StateChanged(state))
 
-    def publish_progress(self, job_id: str, permille: int, remaining: float | None = None) -> None:
-        """`permille` of the whole job, `remaining` in seconds."""
-        progress = JobProgress(permille, remaining)
+    def publish_progress(
+        self, job_id: str, permille: int, remaining: float | None = None, fetched: int | None = None
+    ) -> None:
+        """`permille` of the whole job, or of the fetch of its input; `remaining` in seconds, `fetched` in bytes."""
+        progress = JobProgress(permille, remaining, fetched)
         self._progress[job_id] = progress
         self._tell(job_id, progress)
 

@@ -124,7 +124,7 @@ class Lifecycle:
 
 def _makes_room(changes: JobChanges) -> bool:
     """For the scheduler. A new attempt takes room, and an accepted one has taken none since it was delivered."""
-    waiting = any(task.state is TaskState.WAITING for task in changes.tasks)
+    waiting = any(task.state is TaskState.WAITING for task in (*changes.tasks, *changes.planned))
     return waiting or any(a.state not in {AttemptState.RUNNING, AttemptState.ACCEPTED} for a in changes.attempts)
 
 

@@ -1,76 +1,65 @@
-"""Taking jobs in: look things up, probe what is new, decide, write."""
+"""Taking jobs in: decide all that can be decided at once, write, and leave the rest to the preparation."""
 
-import asyncio
 import os
 from collections.abc import Callable
-from typing import assert_never
 
-from orchestrator.core.submission import Plan, plan_inference, plan_transcode, quote_of, submission_of
-from orchestrator.ports.artifacts import ArtifactStore
-from orchestrator.ports.inspection import Inspector
+from orchestrator.core.submission import needs_preparation, quote_of, submission_of, unprepared_submission
 from orchestrator.ports.store import Store
+from orchestrator.ports.visiting import Visitor
+from orchestrator.service.planning import Planning
 from tandem.protocol.api import QuoteView
 from tandem.protocol.ids import job_id
-from tandem.protocol.jobs import InferenceRequest, TranscodeRequest
-from tandem.protocol.media import MediaInfo
-from tandem.protocol.pricing import Prices
+from tandem.protocol.jobs import InferenceRequest, TranscodeRequest, UrlInput
 
 
 class Submissions:
-    """Quotes and new jobs. `wake` is called after each submission, to have it scheduled now rather than soon."""
+    """Quotes and new jobs.
+
+    After each submission `tasks_waiting` or `to_prepare` is called, to have it go on now rather than soon.
+    """
 
     def __init__(
         self,
         store: Store,
-        artifacts: ArtifactStore,
-        inspector: Inspector,
-        prices: Prices,
-        wake: Callable[[], None],
+        planning: Planning,
+        visitor: Visitor,
+        tasks_waiting: Callable[[], None],
+        to_prepare: Callable[[], None],
     ) -> None:
         self._store = store
-        self._artifacts = artifacts
-        self._inspector = inspector
-        self._prices = prices
-        self._wake = wake
+        self._planning = planning
+        self._visitor = visitor
+        self._tasks_waiting = tasks_waiting
+        self._to_prepare = to_prepare
 
     async def quote(self, request: TranscodeRequest | InferenceRequest) -> QuoteView:
-        """What the job would cost; raises whatever `submit` would. Nothing is stored but the probe of the source."""
-        return quote_of(await self._plan(request))
+        """What the job would cost; raises what `submit` would, and InvalidRequest for an input by URL.
+
+        Nothing is stored but the probe of the source.
+        """
+        return quote_of(await self._planning.plan(request))
 
     async def submit(
         self, request: TranscodeRequest | InferenceRequest, owner: str, idempotency_key: str | None = None
     ) -> str:
         """Writes the job and returns its id; under an idempotency key that the owner used before, the first one's.
 
-        Raises NotFound (artifact, model), UnreadableMedia, InvalidLadder, InvalidTensor, TooLarge,
-        IdempotencyConflict, Unavailable.
+        Raises NotFound (artifact, model), UnreadableMedia, InvalidLadder, InvalidTensor, TooLarge, PriceExceeded,
+        UrlForbidden, IdempotencyConflict, Unavailable.
         """
-        plan = await self._plan(request)
+        if needs_preparation(request):
+            return await self._submit_unprepared(request, owner, idempotency_key)
+        plan = await self._planning.plan(request)
         now = await self._store.now()
         job = await self._store.submit(submission_of(plan, job_id(now, os.urandom(8)), owner, now, idempotency_key))
-        self._wake()
+        self._tasks_waiting()
         return job
 
-    async def _plan(self, request: TranscodeRequest | InferenceRequest) -> Plan:
-        match request:
-            case TranscodeRequest():
-                source = await self._store.artifact(request.input.artifact)
-                return plan_transcode(request, source, await self._media(source.id), self._prices)
-            case InferenceRequest():
-                return await self._plan_inference(request)
-            case _:
-                assert_never(request)
-
-    async def _plan_inference(self, request: InferenceRequest) -> Plan:
-        model = await self._store.model(request.model, request.version)
-        # Lists of millions of numbers take seconds to convert: the event loop keeps turning meanwhile.
-        return await asyncio.to_thread(plan_inference, request, model, self._prices)
-
-    async def _media(self, artifact_id: str) -> MediaInfo:
-        known = await self._store.media(artifact_id)
-        if known is not None:
-            return known
-        async with self._artifacts.local(artifact_id) as path:
-            media = await self._inspector.media(path)
-        await self._store.save_media(artifact_id, media)
-        return media
+    async def _submit_unprepared(self, request: TranscodeRequest, owner: str, idempotency_key: str | None) -> str:
+        if isinstance(request.input, UrlInput):
+            self._visitor.check(request.input.url)
+        now = await self._store.now()
+        new = unprepared_submission(request, job_id(now, os.urandom(8)), owner, now, idempotency_key)
+        job = await self._store.submit(new)
+        self._to_prepare()
+        return job

@@ -17,7 +17,7 @@ SUMMARIES: Final = {
     "node": "Works for an orchestrator with this machine, and is paid for it.",
     "nodes": "List the nodes that are connected.",
     "orchestrator": "Takes jobs over HTTP, schedules them over its nodes, checks the results and pays.",
-    "transcode": "Transcode FILE into renditions.",
+    "transcode": "Transcode FILE, or the file at URL, into renditions.",
 }
 """The commands' own first lines, so that listing them takes no import of what they need: that is seconds."""
 

@@ -18,9 +18,10 @@ def job(console: Console, view: JobView) -> None:
     if isinstance(view.result, TranscodeResult):
         _renditions(console, view.result)
     done_by = ", ".join(each.node for each in view.attempts if each.state is AttemptState.ACCEPTED)
+    quoted = "nothing" if view.price.quoted is None else format_amount(view.price.quoted)
     console.print(
         f"{view.id}: {view.state}, charged {format_amount(view.price.charged)} of "
-        f"{format_amount(view.price.quoted)} quoted, done by {done_by or 'nobody'}",
+        f"{quoted} quoted, done by {done_by or 'nobody'}",
         highlight=False,
         soft_wrap=True,
     )

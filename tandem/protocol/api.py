@@ -81,6 +81,7 @@ class TensorEcho(View):
 
 class InferenceEcho(View):
     kind: Literal["inference"] = "inference"
+    max_price: Wei | None = None
     model: str
     version: str
     inputs: tuple[TensorEcho, ...]
@@ -102,11 +103,15 @@ class QuoteView(View):
 
 class ProgressView(View):
     percent: float
+    """While the job is preparing: of the fetch. From then on: of the work."""
     remaining_seconds: float | None = None
+    fetched_bytes: int | None = None
+    """Of an input that is being fetched."""
 
 
 class PriceView(View):
-    quoted: Wei
+    quoted: Wei | None
+    """None as long as the job is not prepared."""
     charged: Wei
     """The sum of what accepted attempts cost; other attempts cost nothing."""
 

@@ -8,15 +8,19 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from tandem.protocol.errors import InvalidTransition
 from tandem.protocol.ids import ArtifactId, Frozen, Name
 from tandem.protocol.media import MAX_RENDITIONS, MediaInfo, OutputSettings, Rendition, RenditionRequest
 from tandem.protocol.tensors import MAX_TENSORS, TensorJson, TensorMeta, TensorSpec
+from tandem.protocol.units import Wei
+from tandem.protocol.urls import WebUrl
 
 
 class JobState(StrEnum):
+    PREPARING = "preparing"
+    """Its input is being fetched and looked into; its tasks and its price are not known yet."""
     QUEUED = "queued"
     RUNNING = "running"
     VERIFYING = "verifying"
@@ -48,6 +52,7 @@ class AttemptState(StrEnum):
 
 
 JOB_TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
+    JobState.PREPARING: frozenset({JobState.QUEUED, JobState.FAILED, JobState.CANCELLED}),
     JobState.QUEUED: frozenset({JobState.RUNNING, JobState.FAILED, JobState.CANCELLED}),
     JobState.RUNNING: frozenset({JobState.QUEUED, JobState.VERIFYING, JobState.FAILED, JobState.CANCELLED}),
     JobState.VERIFYING: frozenset(
@@ -105,15 +110,38 @@ class ArtifactInput(Frozen):
     artifact: ArtifactId
 
 
-class TranscodeRequest(Frozen):
+class UrlInput(Frozen):
+    """Fetched by the orchestrator while the job is `preparing`."""
+
+    url: WebUrl
+
+
+def _input_kind(value: object) -> str:
+    has_url = "url" in value if isinstance(value, Mapping) else isinstance(value, UrlInput)
+    return "from_url" if has_url else "from_artifact"
+
+
+JobInput = Annotated[
+    Annotated[ArtifactInput, Tag("from_artifact")] | Annotated[UrlInput, Tag("from_url")], Discriminator(_input_kind)
+]
+
+
+class NewJob(Frozen):
+    """What every request may say."""
+
+    max_price: Wei | None = None
+    """A job that costs more is refused, or fails if its price is known only once it is prepared."""
+
+
+class TranscodeRequest(NewJob):
     kind: Literal["transcode"]
-    input: ArtifactInput
+    input: JobInput
     ladder: Annotated[tuple[RenditionRequest, ...], Field(min_length=1, max_length=MAX_RENDITIONS)] | None = None
     """None: an ABR ladder that never upscales."""
     output: OutputSettings = OutputSettings()
 
 
-class InferenceRequest(Frozen):
+class InferenceRequest(NewJob):
     kind: Literal["inference"]
     model: Name
     version: Name = "1"

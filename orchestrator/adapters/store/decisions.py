@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection, bindparam, delete, insert, or_, tuple_, update
 
 from orchestrator.adapters.store.ledger import earn
+from orchestrator.adapters.store.preparations import end_preparation
 from orchestrator.adapters.store.queries import refer
 from orchestrator.adapters.store.rows import attempt_values, tensor_values
 from orchestrator.adapters.store.schema import ACTIVE, attempts, jobs, tasks, tensors
@@ -22,6 +23,7 @@ from tandem.protocol.jobs import (
     TASK_TRANSITIONS,
     AttemptState,
     InferenceOutput,
+    JobState,
     TranscodeOutput,
     is_final,
     step,
@@ -32,7 +34,7 @@ _KEEP_TENSORS = (*ACTIVE, AttemptState.ACCEPTED)
 _UPDATE_JOB = (
     update(jobs)
     .where(jobs.c.id == bindparam("of_job"))
-    .values(state=bindparam("state"), finished_at=bindparam("finished_at"), failure=bindparam("failure"))
+    .values({name: bindparam(name) for name in ("state", "price", "finished_at", "failure")})
 )
 _UPDATE_TASK = (
     update(tasks)
@@ -65,6 +67,8 @@ class Writes:
     """Those of them that now have a result."""
     earned: list[AttemptRecord] = field(default_factory=list)
     """Those whose price is owed from now on."""
+    prepared: list[JobChanges] = field(default_factory=list)
+    """Of jobs that leave the state `preparing`."""
 
 
 def check(snapshots: Sequence[JobSnapshot], changes: Sequence[JobChanges]) -> Writes:
@@ -77,6 +81,8 @@ def check(snapshots: Sequence[JobSnapshot], changes: Sequence[JobChanges]) -> Wr
         _check_tasks(snapshot, change)
         if change.job is not None:
             step(JOB_TRANSITIONS, snapshot.job.state, change.job.state)
+            if snapshot.job.state is JobState.PREPARING:
+                writes.prepared.append(change)
         writes.earned.extend(_earned(snapshot, change))
     return writes
 
@@ -84,6 +90,8 @@ def check(snapshots: Sequence[JobSnapshot], changes: Sequence[JobChanges]) -> Wr
 def write(connection: Connection, writes: Writes, now: float) -> None:
     """Attempts that end are written before those that begin: a task has one active attempt at any time."""
     _write_states(connection, writes.changes)
+    for change in writes.prepared:
+        end_preparation(connection, change)
     if writes.moved:
         _move(connection, writes.moved)
         _write_tensors(connection, writes)
@@ -138,7 +146,13 @@ def _earned(snapshot: JobSnapshot, change: JobChanges) -> list[AttemptRecord]:
 
 def _write_states(connection: Connection, changes: Sequence[JobChanges]) -> None:
     job_rows = [
-        {"of_job": job.id, "state": job.state, "finished_at": job.finished_at, "failure": job.failure}
+        {
+            "of_job": job.id,
+            "state": job.state,
+            "price": job.price,
+            "finished_at": job.finished_at,
+            "failure": job.failure,
+        }
         for job in (change.job for change in changes)
         if job is not None
     ]

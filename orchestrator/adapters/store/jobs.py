@@ -6,14 +6,14 @@ from sqlalchemy import Connection, func, insert, select, tuple_, update
 
 from orchestrator.adapters.store.decisions import check, write
 from orchestrator.adapters.store.engine import Database
-from orchestrator.adapters.store.queries import refer
+from orchestrator.adapters.store.preparations import begin_preparation
+from orchestrator.adapters.store.queries import insert_tasks, refer
 from orchestrator.adapters.store.rows import (
     attempt_record,
     attempt_ref,
     job_record,
     job_values,
     task_record,
-    task_values,
     tensor_values,
     tensors_of,
 )
@@ -133,8 +133,8 @@ def _submit(connection: Connection, submission: Submission) -> str:
         return first
     job = submission.job.id
     connection.execute(insert(jobs).values(job_values(submission)))
-    rows = [task_values(job, position, task) for position, task in enumerate(submission.tasks)]
-    connection.execute(insert(tasks), rows)
+    insert_tasks(connection, job, submission.tasks)
+    begin_preparation(connection, submission)
     if submission.inputs:
         connection.execute(insert(tensors).values(tensor_values(submission.tasks[0].id, 0, submission.inputs)))
     refer(connection, job, submission.artifacts)

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 
 from sqlalchemy import BindParameter, Connection, bindparam, insert, select, update
 
-from orchestrator.adapters.store.rows import account_record, account_values
-from orchestrator.adapters.store.schema import accounts, artifacts, job_artifacts
-from orchestrator.core.records import AccountRecord
+from orchestrator.adapters.store.rows import account_record, account_values, task_values
+from orchestrator.adapters.store.schema import accounts, artifacts, job_artifacts, tasks
+from orchestrator.core.records import AccountRecord, TaskRecord
 from tandem.protocol.errors import NotFound
 
 _ACCOUNT = select(accounts).where(accounts.c.node == bindparam("node")).with_for_update()
@@ -26,6 +26,11 @@ def save_account(connection: Connection, account: AccountRecord) -> None:
     values = account_values(account)
     if connection.execute(_UPDATE_ACCOUNT, {"of_node": account.node, **values}).rowcount == 0:
         connection.execute(_INSERT_ACCOUNT, values)
+
+
+def insert_tasks(connection: Connection, job: str, new: Sequence[TaskRecord]) -> None:
+    if new:
+        connection.execute(insert(tasks), [task_values(job, position, task) for position, task in enumerate(new)])
 
 
 def demand_artifacts(connection: Connection, wanted: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from orchestrator.core.records import (
     AttemptRecord,
     JobRecord,
     PaymentRecord,
+    PreparationRecord,
     Submission,
     TaskRecord,
 )
@@ -49,6 +50,12 @@ def job_values(submission: Submission) -> Values:
         "idempotency_key": submission.idempotency_key,
         "request_digest": submission.request_digest,
     }
+
+
+def preparation_record(row: AnyRow) -> PreparationRecord:
+    return PreparationRecord(
+        job=row.job, owner=row.owner, tries=row.tries, not_before=row.not_before, source=row.source
+    )
 
 
 def task_record(row: AnyRow) -> TaskRecord:

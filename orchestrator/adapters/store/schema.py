@@ -129,7 +129,7 @@ jobs = Table(
     Column("owner", Text, nullable=False),
     Column("request", Json(TypeAdapter(JobRequest)), nullable=False),
     Column("state", _one_of(JobState), nullable=False),
-    Column("price", WeiText, nullable=False),
+    Column("price", WeiText),
     Column("created_at", Double, nullable=False),
     Column("finished_at", Double),
     Column("failure", _FAILURE),
@@ -138,6 +138,7 @@ jobs = Table(
     UniqueConstraint("owner", "idempotency_key"),
     CheckConstraint(f"(state IN ({_OVER})) = (finished_at IS NOT NULL)", name="over_has_a_time"),
     CheckConstraint("(state = 'failed') = (failure IS NOT NULL)", name="failed_says_why"),
+    CheckConstraint("state IN ('preparing', 'failed', 'cancelled') OR price IS NOT NULL", name="prepared_has_a_price"),
     Index(None, "owner", "id"),
 )
 
@@ -288,6 +289,15 @@ job_artifacts = Table(
     metadata,
     Column("job", ForeignKey(jobs.c.id), primary_key=True),
     Column("artifact", ForeignKey(artifacts.c.id), primary_key=True, index=True),
+)
+
+preparations = Table(
+    "preparations",
+    metadata,
+    Column("job", ForeignKey(jobs.c.id), primary_key=True),
+    Column("tries", Integer, nullable=False),
+    Column("not_before", Double, nullable=False),
+    Column("source", ForeignKey(artifacts.c.id)),
 )
 
 models = Table(

@@ -9,10 +9,11 @@ from orchestrator.adapters.store.chain import SqlLedger
 from orchestrator.adapters.store.engine import open_database
 from orchestrator.adapters.store.jobs import SqlJobs
 from orchestrator.adapters.store.migrate import upgrade
+from orchestrator.adapters.store.preparations import SqlPreparations
 from tandem.clock import Clock
 
 
-class SqlStore(SqlJobs, SqlAccounts, SqlLedger, SqlCatalogue):
+class SqlStore(SqlJobs, SqlPreparations, SqlAccounts, SqlLedger, SqlCatalogue):
     """Implements `orchestrator.ports.store.Store`."""
 
 

@@ -98,10 +98,9 @@ def test_the_stored_request_has_no_data() -> None:
 
 
 def test_the_digest_covers_the_data_and_not_their_nesting() -> None:
-    flat = plan_inference(inference((1, 2), [1, 2]), MODEL, PRICES)
-    nested = plan_inference(inference((1, 2), [[1, 2]]), MODEL, PRICES)
-    other = plan_inference(inference((1, 2), [1, 3]), MODEL, PRICES)
-    assert flat.digest == nested.digest != other.digest
+    plans = [plan_inference(inference((1, 2), data), MODEL, PRICES) for data in ([1, 2], [[1, 2]], [1, 3])]
+    flat, nested, other = [submission_of(plan, job_id(5.0, bytes(8)), "key_1", 5.0, None) for plan in plans]
+    assert flat.request_digest == nested.request_digest != other.request_digest
 
 
 @pytest.mark.parametrize(
@@ -126,4 +125,3 @@ def test_a_submission_is_one_waiting_task() -> None:
     assert submission.job.price == submission.tasks[0].price == plan.price
     assert [(task.id, task.state) for task in submission.tasks] == [(f"{job}.0", TaskState.WAITING)]
     assert submission.artifacts == (SOURCE.id,)
-    assert submission.request_digest == plan.digest

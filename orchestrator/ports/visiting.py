@@ -1,0 +1,27 @@
+"""What services ask of the one who visits URLs of submitters, behind the guard of `core.guard`."""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A file that has begun to come."""
+
+    chunks: AsyncIterator[bytes]
+    """Its bytes. Raises UrlUnavailable where they end early, stall or take too long."""
+    size: int | None
+    """Bytes, if the server says."""
+    media_type: str
+
+
+class Visitor(Protocol):
+    def check(self, url: str) -> None:
+        """Raises UrlForbidden for what is refused without a visit."""
+        ...
+
+    def fetch(self, url: str) -> AbstractAsyncContextManager[Fetched]:
+        """Follows redirects. Raises UrlForbidden, UrlRefused, or UrlUnavailable if another time may be better."""
+        ...
