@@ -75,7 +75,7 @@ class Preparations:
                     await asyncio.wait([work])
                     watch.cancel()
         finally:
-            del self._running[record.job]
+            self._running.pop(record.job, None)
             self._bell.ring()
 
     async def _prepare(self, record: PreparationRecord) -> None:

@@ -3,7 +3,7 @@
 from sqlalchemy import Connection, delete, insert, select, update
 
 from orchestrator.adapters.store.engine import Database
-from orchestrator.adapters.store.queries import insert_tasks, refer
+from orchestrator.adapters.store.queries import demand_artifacts, insert_tasks, refer
 from orchestrator.adapters.store.rows import preparation_record
 from orchestrator.adapters.store.schema import jobs, preparations
 from orchestrator.core.records import JobChanges, PreparationRecord, Submission
@@ -30,9 +30,10 @@ class SqlPreparations:
         )
 
         def save(connection: Connection) -> None:
-            if record.source is not None:
-                refer(connection, record.job, [record.source])
-            connection.execute(statement)
+            kept = [] if record.source is None else [record.source]
+            demand_artifacts(connection, kept)
+            if connection.execute(statement).rowcount:
+                refer(connection, record.job, kept)
 
         await self._database.write(save)
 

@@ -31,6 +31,7 @@ from tandem.protocol.jobs import (
     TranscodeOutput,
     TranscodeRequest,
     TranscodeWork,
+    UrlInput,
 )
 from tandem.protocol.media import AudioStream, MediaInfo, VideoStream, plan_ladder
 from tandem.protocol.messages import SignedTicket
@@ -108,6 +109,16 @@ def transcode(number: int = 0) -> Submission:
         tasks=(TaskRecord(id=task_id(job, 0), work=work, state=TaskState.WAITING, price=5),),
         artifacts=(digest(7),),
     )
+
+
+def unprepared(number: int = 0, url: str = "https://files.example/clip.mp4") -> Submission:
+    job = replace(
+        transcode(number).job,
+        request=TranscodeRequest(kind="transcode", input=UrlInput(url=url)),
+        state=JobState.PREPARING,
+        price=None,
+    )
+    return Submission(job=job, tasks=())
 
 
 def renditions(*numbers: int) -> TranscodeOutput:

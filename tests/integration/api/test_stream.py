@@ -40,11 +40,11 @@ async def test_a_stream_tells_states_and_progress_and_ends_with_the_job(api: Api
     job_id = await job(api, clip)
     async with stream(api, job_id, {"Last-Event-ID": "nonsense"}) as response:
         assert await event(response) == ("state", '{"state":"queued"}')
-        assert await event(response) == ("progress", '{"percent":0.0,"remaining_seconds":null}')
+        assert await event(response) == ("progress", '{"percent":0.0,"remaining_seconds":null,"fetched_bytes":null}')
         ref = await api.assign(job_id)
         assert await event(response) == ("state", '{"state":"running"}')
         api.events.publish_progress(job_id, 425, 1.5)
-        assert await event(response) == ("progress", '{"percent":42.5,"remaining_seconds":1.5}')
+        assert await event(response) == ("progress", '{"percent":42.5,"remaining_seconds":1.5,"fetched_bytes":null}')
         assert (await api.call("GET", f"/v1/jobs/{job_id}"))[1]["progress"]["percent"] == 42.5
         rendition = RenditionResult(name="120p", artifact=await api.upload(b"x"), size=1)
         await api.apply(lifecycle.Finished(ref, NODE, TranscodeOutput(renditions=(rendition,))), job_id)

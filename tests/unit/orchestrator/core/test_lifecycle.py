@@ -11,8 +11,10 @@ from orchestrator.core.lifecycle import (
     Event,
     Expired,
     Finished,
+    Prepared,
     Rejected,
     RetryPolicy,
+    Unprepared,
     decide,
     failed_on,
 )
@@ -240,3 +242,30 @@ def test_a_decision_changes_only_what_it_must() -> None:
     assert [task.id for task in changes.tasks] == [task_id(JOB, 1)]
     assert [attempt.ref for attempt in changes.attempts] == [ref(1, 1)]
     assert replace(changes, tasks=(), attempts=()).empty
+
+
+def preparing() -> JobSnapshot:
+    return JobSnapshot(replace(new_job().job, state=JobState.PREPARING, price=None), (), ())
+
+
+def test_a_job_that_is_prepared_is_queued_at_its_price() -> None:
+    tasks = new_job(2).tasks
+    changes = decide(preparing(), Prepared(tasks, 77, (SHA,)), NOW, POLICY)
+    assert changes.job is not None
+    assert (changes.job.state, changes.job.price, changes.job.finished_at) == (JobState.QUEUED, 77, None)
+    assert (changes.planned, changes.artifacts) == (tasks, (SHA,))
+
+
+def test_a_job_that_cannot_be_prepared_fails_and_one_may_be_cancelled() -> None:
+    failed = after(preparing(), Unprepared(BAD_INPUT))
+    assert (failed.job.state, failed.job.failure, failed.job.finished_at) == (JobState.FAILED, BAD_INPUT, NOW)
+    assert after(preparing(), Cancelled()).job.state is JobState.CANCELLED
+
+
+def test_a_job_is_prepared_once() -> None:
+    for job in (new_job(), after(preparing(), Cancelled())):
+        for event in (Prepared((), 1, ()), Unprepared(BAD_INPUT)):
+            with pytest.raises(Conflict, match="being prepared"):
+                decide(job, event, NOW, POLICY)
+    with pytest.raises(StaleAttempt):
+        decide(preparing(), assigned(), NOW, POLICY)

@@ -5,12 +5,14 @@ import pytest
 from orchestrator.core.records import ArtifactRecord
 from orchestrator.core.submission import (
     MAX_TENSOR_BYTES,
+    needs_preparation,
     plan_inference,
     plan_transcode,
     quote_of,
     submission_of,
+    unprepared_submission,
 )
-from tandem.protocol.errors import InvalidLadder, InvalidTensor, TooLarge, UnreadableMedia
+from tandem.protocol.errors import InvalidLadder, InvalidTensor, PriceExceeded, TooLarge, UnreadableMedia
 from tandem.protocol.ids import job_id
 from tandem.protocol.jobs import (
     ArtifactInput,
@@ -21,6 +23,7 @@ from tandem.protocol.jobs import (
     TaskState,
     TranscodeRequest,
     TranscodeWork,
+    UrlInput,
 )
 from tandem.protocol.media import MAX_DURATION_US, MediaInfo, RenditionRequest, VideoCodec, VideoStream
 from tandem.protocol.pricing import Prices
@@ -98,7 +101,8 @@ def test_the_stored_request_has_no_data() -> None:
 
 
 def test_the_digest_covers_the_data_and_not_their_nesting() -> None:
-    plans = [plan_inference(inference((1, 2), data), MODEL, PRICES) for data in ([1, 2], [[1, 2]], [1, 3])]
+    given: list[list[object]] = [[1, 2], [[1, 2]], [1, 3]]
+    plans = [plan_inference(inference((1, 2), data), MODEL, PRICES) for data in given]
     flat, nested, other = [submission_of(plan, job_id(5.0, bytes(8)), "key_1", 5.0, None) for plan in plans]
     assert flat.request_digest == nested.request_digest != other.request_digest
 
@@ -115,6 +119,24 @@ def test_outputs_that_no_message_could_carry_are_refused() -> None:
     wide = TensorSpec(name="y", datatype=Datatype.UINT8, shape=(-1, MAX_TENSOR_BYTES + 1))
     with pytest.raises(TooLarge, match="outputs"):
         plan_inference(inference((1, 2), [1, 2]), MODEL.model_copy(update={"outputs": (wide,)}), PRICES)
+
+
+def test_a_job_that_costs_more_than_it_may_is_refused() -> None:
+    request = transcode(360).model_copy(update={"max_price": 10})
+    with pytest.raises(PriceExceeded, match="at most 10 wei"):
+        plan_transcode(request, SOURCE, MEDIA, PRICES)
+    dear = inference((3, 2), [1, 2, 3, 4, 5, 6])
+    with pytest.raises(PriceExceeded, match="got one of 21 wei"):
+        plan_inference(dear.model_copy(update={"max_price": 20}), MODEL, PRICES)
+    assert plan_inference(dear.model_copy(update={"max_price": 21}), MODEL, PRICES).price == 21
+
+
+def test_a_job_with_a_url_has_neither_tasks_nor_price_at_first() -> None:
+    request = TranscodeRequest(kind="transcode", input=UrlInput(url="https://files.example/clip.mp4"))
+    assert needs_preparation(request)
+    assert not needs_preparation(transcode())
+    submission = unprepared_submission(request, job_id(5.0, bytes(8)), "key_1", 5.0, "again")
+    assert (submission.job.state, submission.job.price, submission.tasks) == (JobState.PREPARING, None, ())
 
 
 def test_a_submission_is_one_waiting_task() -> None:
