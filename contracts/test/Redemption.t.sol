@@ -315,7 +315,7 @@ contract RedemptionTest is Base {
         broker.redeem(batches);
         vm.assertEq(depositOf(), 2 ether);
         vm.assertEq(address(reenterer).balance + broker.credit(address(reenterer)), 1 ether);
-        vm.assertEq(reenterer.entered(), 1);
+        vm.assertTrue(reenterer.entered());
     }
 
     // ---- golden vectors, shared with the Python side
