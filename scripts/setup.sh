@@ -77,6 +77,18 @@ python_packages() {
   { stamp "${run[@]}"; stamp "${all[@]}"; } > "$VENV/.installed"
 }
 
+# The contract's static analyser, apart from the rest: it asks for an older web3.
+slither() {
+  local home=$VENV/slither stamp
+  stamp=$(sha256sum < requirements/slither.txt)
+  if grep -qsxF "$stamp" "$home/.installed"; then return; fi
+  say "installing slither into $home"
+  "$VENV/bin/python" -m venv --clear "$home"
+  "$home/bin/python" -m pip --quiet --disable-pip-version-check --no-input install --require-hashes \
+    --requirement=requirements/slither.txt
+  echo "$stamp" > "$home/.installed"
+}
+
 system_programs() {
   local missing=()
   have ffmpeg || missing+=(ffmpeg)
@@ -107,5 +119,6 @@ npm_packages() {
 
 make_venv
 python_packages
+if [ "$MODE" = test ]; then slither; fi
 system_programs
 npm_packages

@@ -337,7 +337,9 @@ contract TicketBroker is ITicketBroker {
         emit PaymentCredited(recipient, amount);
     }
 
+    /// @dev The caller's own money, to where it says, with all the gas there is: whatever fails is undone as a whole.
     function _send(address payable to, uint256 amount) private {
+        // slither-disable-next-line arbitrary-send-eth,low-level-calls
         (bool taken,) = to.call{ value: amount }("");
         require(taken, TransferFailed(to, amount));
     }

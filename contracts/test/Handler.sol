@@ -114,8 +114,10 @@ contract Handler is Model {
         broker.unlock();
     }
 
+    /// @dev Rarely, so that there is more to withdraw.
     function cancelUnlock(uint256 from) external {
         address sender = senderAt(from);
+        if (from / senders.length % 3 != 0) return;
         if (unlockAt[sender] == 0) {
             refuses(sender, abi.encodeCall(ITicketBroker.cancelUnlock, ()));
             return;
@@ -136,7 +138,7 @@ contract Handler is Model {
         address payable to = destination(seed);
         amount = bound(amount, 0, held);
         didWithdraw(sender, to, amount, 0);
-        arm(seed);
+        arm(seed, Nested.WithdrawDeposit);
         vm.prank(sender);
         broker.withdrawDeposit(uint96(amount), to);
         settle();
@@ -154,7 +156,7 @@ contract Handler is Model {
         address payable to = destination(seed);
         amount = bound(amount, 0, free);
         didWithdraw(sender, to, 0, amount);
-        arm(seed);
+        arm(seed, Nested.WithdrawReserve);
         vm.prank(sender);
         broker.withdrawReserve(uint96(amount), to);
         settle();
@@ -170,7 +172,7 @@ contract Handler is Model {
             drafts[i] = i == 1 && seed % 3 == 0 ? drafts[0] : draftOf(next(seed + i));
             batches[i] = batchOf(drafts[i]);
         }
-        arm(seed);
+        arm(seed, Nested.RedeemTheSame);
         if (nested == Nested.RedeemTheSame) {
             nestedDraft = drafts[0];
             reenterer.arm(abi.encodeCall(ITicketBroker.redeem, (batches)));
@@ -187,17 +189,20 @@ contract Handler is Model {
 
     function withdrawCredit(bool ofReenterer, uint256 seed) external {
         address recipient = ofReenterer ? address(reenterer) : address(refuser);
-        if (broker.credit(recipient) == 0) return;
-        creditWithdrawn[recipient] += broker.credit(recipient);
-        withdrawnTo[destination(seed)] += broker.credit(recipient);
-        arm(seed);
+        uint256 amount = broker.credit(recipient);
+        if (amount == 0) return;
+        address payable to = destination(seed);
+        creditWithdrawn[recipient] += amount;
+        withdrawnTo[to] += amount;
+        arm(seed, Nested.WithdrawCredit);
         vm.prank(recipient);
-        broker.withdrawCredit(destination(seed));
+        broker.withdrawCredit(to);
         settle();
     }
 
-    function refuse(bool takes) external {
-        refuser.take(takes);
+    function refuse(bool takes, uint256 which) external {
+        if (which % 3 != 0) refuser.take(takes);
+        else reenterer.take(takes);
     }
 
     function warp(uint256 by) external {
@@ -251,10 +256,11 @@ contract Handler is Model {
 
     // ---- re-entering
 
-    function arm(uint256 seed) private {
+    /// @dev With anything, or with the same that is about to be done.
+    function arm(uint256 seed, Nested same) private {
         seed = next(~seed);
         ITicketBroker.Funds memory funds = broker.funds(address(reenterer), recipientAt(seed));
-        nested = Nested(seed % (uint256(type(Nested).max) + 1));
+        nested = seed % 2 == 0 ? same : Nested(seed / 2 % (uint256(type(Nested).max) + 1));
         nestedRecipient = recipientAt(seed);
         bytes memory call;
         if (nested == Nested.Redeem) {
@@ -313,7 +319,10 @@ contract Handler is Model {
 
     /// @dev Few nonces and face values, so that many tickets are tried again; or all that there is, or a wei more.
     function draftOf(uint256 seed) private view returns (Draft memory draft) {
-        (address sender, address recipient) = (senderAt(seed), recipientAt(seed / 7));
+        // The re-entering contract to itself more often than chance would have it.
+        bool toItself = next(seed + 9) % 4 == 0;
+        uint256 from = toItself ? 3 : seed % senders.length;
+        (address sender, address recipient) = (senderAt(from), recipientAt(toItself ? 3 : seed / 7));
         uint256 everything = deposit[sender] + promised(sender, recipient);
         uint256 kind = next(seed) % 8;
         uint256 faceValue = kind < 4 ? 1 ether : kind < 6 ? 3 ether : kind == 6 ? everything : everything + 1;
@@ -324,13 +333,13 @@ contract Handler is Model {
         draft.keys = new uint256[](3);
         for (uint256 i = 0; i < 3; ++i) {
             draft.senderNonces[i] = uint32(next(seed + 2 + i) % SENDER_NONCES);
-            draft.keys[i] = keyOf(seed, next(seed + 5 + i) % 8);
+            draft.keys[i] = keyOf(from, next(seed + 5 + i) % 8);
         }
     }
 
     /// @dev The sender's own, one of its signers', another sender's signer's, or a stranger's.
     function keyOf(uint256 from, uint256 kind) private view returns (uint256) {
-        if (kind < 3) return from % senders.length == 3 ? signerKey(3, kind) : 0xA11CE + from % senders.length;
+        if (kind < 3) return from == 3 ? signerKey(from, kind) : 0xA11CE + from;
         if (kind < 6) return signerKey(from, kind);
         return kind == 6 ? signerKey(from + 1, 0) : STRANGER;
     }
@@ -394,7 +403,7 @@ contract Handler is Model {
     }
 
     function destination(uint256 seed) private view returns (address payable) {
-        return seed % 2 == 0 ? AWAY : payable(address(reenterer));
+        return seed % 4 == 0 || !reenterer.takes() ? AWAY : payable(address(reenterer));
     }
 
     function next(uint256 seed) private pure returns (uint256) {

@@ -40,6 +40,7 @@ contract Bomber {
 contract Reenterer {
     ITicketBroker private immutable broker;
     bytes private call;
+    bool public takes = true;
     bool public transient entered;
     bool public transient succeeded;
 
@@ -47,18 +48,31 @@ contract Reenterer {
         broker = broker_;
     }
 
+    function take(bool takes_) external {
+        takes = takes_;
+    }
+
     function arm(bytes calldata call_) external {
         (call, entered, succeeded) = (call_, false, false);
     }
 
-    function withdraw(address payable to) external {
-        broker.withdrawCredit(to);
-    }
-
     receive() external payable {
-        if (msg.sender != address(broker) || entered) return;
+        require(takes, "no");
+        if (entered) return;
         entered = true;
         (bool ok,) = address(broker).call(call);
         succeeded = ok;
+    }
+}
+
+/// @notice Takes a payment as a contract wallet does: with a slot written anew and an event.
+contract Wallet {
+    event Received(address from, uint256 amount);
+
+    uint256 public received;
+
+    receive() external payable {
+        received += msg.value;
+        emit Received(msg.sender, msg.value);
     }
 }
