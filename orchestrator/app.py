@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry
 
+from orchestrator.accounting import Accounting, accounting, store_url
 from orchestrator.adapters.artifacts import open_artifacts
 from orchestrator.adapters.inspection import ChildInspector
 from orchestrator.adapters.store import open_store
@@ -79,10 +79,6 @@ async def run(settings: OrchestratorSettings) -> None:
     log.event(logger, "orchestrator_stopped")
 
 
-def store_url(data: Path) -> str:
-    return f"sqlite:///{data.resolve() / 'tandem.db'}"
-
-
 @dataclass(frozen=True, slots=True)
 class _Parts:
     app: web.Application
@@ -92,13 +88,14 @@ class _Parts:
 
 @asynccontextmanager
 async def _parts(settings: OrchestratorSettings, identity: Identity, clock: Clock) -> AsyncIterator[_Parts]:
-    inspector = ChildInspector(sandbox=await detect_sandbox(), clock=clock)
+    inspector, nodes = ChildInspector(sandbox=await detect_sandbox(), clock=clock), Nodes()
     async with (
         open_store(store_url(settings.data), clock) as store,
         open_artifacts(settings.data / "artifacts") as artifacts,
         open_visitor(settings.fetch.guard, _visit_limits(settings)) as visitor,
+        accounting(settings, identity, clock, store, nodes) as accounts,
     ):
-        yield _compose(settings, identity, clock, _Outside(store, artifacts, inspector, visitor))
+        yield _compose(settings, identity, clock, _Outside(store, artifacts, inspector, visitor, nodes, accounts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +104,13 @@ class _Outside:
     artifacts: ArtifactStore
     inspector: Inspector
     visitor: Visitor
+    nodes: Nodes
+    accounting: Accounting
 
 
 def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, outside: _Outside) -> _Parts:
-    store, content, inspector = outside.store, outside.artifacts, outside.inspector
-    nodes, events = Nodes(), JobEvents()
+    store, content, inspector, nodes = outside.store, outside.artifacts, outside.inspector, outside.nodes
+    events = JobEvents()
     tasks_waiting, money_owed, to_prepare = Bell(clock), Bell(clock), Bell(clock)
     timeouts = Timeouts(
         lease=settings.leases.lease,
@@ -143,7 +142,8 @@ def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, o
         signer=signer,
         nodes=lambda: _node_views(nodes, store),
         ready=store.now,
-        registry=CollectorRegistry(),
+        registry=outside.accounting.registry,
+        measure=outside.accounting.meters.measure,
         allow_anonymous_loopback=settings.auth.anonymous_loopback,
         limits=Limits(body=settings.limits.body),
     )
@@ -152,7 +152,15 @@ def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, o
     return _Parts(
         app=build_app(services, [sessions.route()]),
         sessions=sessions,
-        loops=[scheduler.run(), leases.run(), payer.run(), verifier.run(), janitor.run(), preparations.run()],
+        loops=[
+            scheduler.run(),
+            leases.run(),
+            payer.run(),
+            verifier.run(),
+            janitor.run(),
+            preparations.run(),
+            *outside.accounting.loops(),
+        ],
     )
 
 

@@ -48,9 +48,50 @@ class ChainSettings(ChainSection):
 
 class PaymentSettings(_Section):
     max_ahead: Amount = 10**15
-    """Wei of expected value that a node may hold beyond what it has earned, refused tickets included."""
+    """Wei of expected value that a node may hold beyond what it has earned; and, with 1 % of what was signed for it,
+    the most in refused tickets that is made good."""
     max_face_value: Amount = 10**17
     """Wei that a single winning ticket may pay."""
+
+
+class LedgerSettings(_Section):
+    from_block: int | None = Field(default=None, ge=0)
+    """The first block whose events are read; by default the contract's first, which takes an endpoint that keeps old
+    state to find."""
+    most_blocks: int = Field(default=2000, ge=1, le=10**6)
+    """Blocks whose events are asked for at once; halved as long as the endpoint refuses."""
+    poll: Seconds = 15.0
+    """Seconds between looks for new blocks."""
+
+
+class FundingSettings(_Section):
+    keystore: Path | None = None
+    """The encrypted key of chain.sender, with which deposit, reserve and allocations are kept at these levels. Without
+    it, the orchestrator says what is low and which command mends it."""
+    password_file: Path | None = None
+    """The file whose first line opens the keystore."""
+    deposit: Amount = 10**17
+    """Wei to keep in the deposit, from which all winners are paid first; 0: whatever is there will do."""
+    reserve: Amount = 10**18
+    """Wei to keep in the reserve, of which parts are promised to nodes; 0: whatever is there will do."""
+    allocation: Amount = 10**17
+    """The most to promise to one node, in wei; 0: allocations are left alone."""
+    trial: Amount = 10**16
+    """Of it, what a node is promised that has not earned anything yet; what it earns comes on top."""
+    trial_percent: int = Field(default=20, ge=0, le=100)
+    """The share of the reserve that all nodes together may be promised that have earned less than a trial."""
+    refill_below_percent: int = Field(default=50, ge=1, le=100)
+    """A level is restored when less than this share of it is left."""
+    max_a_day: Amount = 2 * 10**18
+    """Wei that may be moved into the contract within any 24 hours."""
+    idle_after: Seconds = 7 * 86_400.0
+    """Seconds after which the allocation of a node that is away, or has not earned its trial, is given back."""
+
+    @model_validator(mode="after")
+    def _both(self) -> Self:
+        if (self.keystore is None) != (self.password_file is None):
+            raise ValueError("expected keystore and password_file, or neither of them")
+        return self
 
 
 class LeaseSettings(_Section):
@@ -136,6 +177,8 @@ class OrchestratorSettings(BaseSettings):
     prices: PriceSettings = PriceSettings()
     """What submitters pay; a node that asks more gets no work."""
     payment: PaymentSettings = PaymentSettings()
+    ledger: LedgerSettings = LedgerSettings()
+    funding: FundingSettings = FundingSettings()
     leases: LeaseSettings = LeaseSettings()
     limits: LimitSettings = LimitSettings()
     fetch: FetchSettings = FetchSettings()

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from orchestrator.core.ledger import EntryKind, Totals
+from orchestrator.core.ledger import EntryKind, Totals, TrialBalance
 from tandem.protocol.ids import AttemptRef
 from tandem.protocol.jobs import (
     AttemptState,
@@ -167,8 +167,8 @@ class AccountRecord:
     redeemed: int = 0
     unissued: int = 0
     """What of `redeemed` paid for tickets that were never issued here: somebody else has the signing key."""
-    earned_at: float | None = None
-    """Store time of the newest accepted attempt that earned something."""
+    active_at: float | None = None
+    """Store time at which it last earned something, or its allocation was seen to change."""
     params: TicketParams | None = None
     """The terms in force, as the node issued them."""
     next_nonce: int = 0
@@ -221,6 +221,15 @@ class ChainEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class ChainEvents:
+    """What some blocks mean for the books."""
+
+    entries: tuple[ChainEntry, ...] = ()
+    recipients: frozenset[str] = frozenset()
+    """To whom parts of the reserve were promised."""
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """A redemption that is not as it should be."""
 
@@ -230,6 +239,17 @@ class Finding:
     """Wei, at face value, for tickets that were never issued here."""
     voided: int = 0
     """Wei of expected value of tickets that the recipient had refused, and redeemed all the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """The whole ledger, as of one moment."""
+
+    accounts: tuple[AccountRecord, ...]
+    balance: TrialBalance
+    cursor: Cursor | None
+    findings: tuple[Finding, ...]
+    """Redemptions of tickets that were never issued here."""
 
 
 @dataclass(frozen=True, slots=True)

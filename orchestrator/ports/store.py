@@ -9,14 +9,14 @@ Leases live on the store's clock: `now()` is its time, and no method takes a tim
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from orchestrator.core.ledger import TrialBalance
 from orchestrator.core.records import (
     AccountChanges,
     AccountRecord,
     ApiKeyRecord,
     ArtifactRecord,
     AttemptRecord,
-    ChainEntry,
+    Books,
+    ChainEvents,
     Cursor,
     Failure,
     Finding,
@@ -28,6 +28,7 @@ from orchestrator.core.records import (
     ReadyTask,
     Submission,
 )
+from tandem.chain.transactions import TransactionJournal
 from tandem.protocol.ids import AttemptRef
 from tandem.protocol.jobs import JobState, ModelInfo
 from tandem.protocol.media import MediaInfo
@@ -161,12 +162,13 @@ class LedgerStore(Protocol):
         ...
 
     async def record_blocks(
-        self, cursor: Cursor, block_number: int, block_hash: bytes, found: Sequence[ChainEntry]
+        self, cursor: Cursor, block_number: int, block_hash: bytes, events: ChainEvents
     ) -> list[Finding]:
         """Writes the events of the blocks after `cursor` up to the given one, and moves the cursor, all or nothing.
 
-        Redeemed tickets are matched with those that were issued: returns what is not as it should be. A refusal of
-        tickets that were redeemed is void from then on. Raises Conflict if the cursor has moved.
+        Recipients of allocations have an account from then on. Redeemed tickets are matched with those that were
+        issued: returns what is not as it should be. A refusal of tickets that were redeemed is void from then on.
+        Raises Conflict if the cursor has moved.
         """
         ...
 
@@ -181,12 +183,28 @@ class LedgerStore(Protocol):
         """
         ...
 
-    async def trial_balance(self) -> TrialBalance:
-        """All entries, added up."""
+    async def books(self, source: str) -> Books:
+        """All of it as of one moment, with every entry added up again."""
         ...
 
-    async def findings(self) -> list[Finding]:
-        """Redemptions of tickets that were never issued here."""
+
+class FundingStore(Protocol):
+    """What must outlive the process about the funding key's transactions."""
+
+    def journal(self, account: str) -> TransactionJournal:
+        """Of one account on one chain."""
+        ...
+
+    async def spend(self, amount: int) -> int:
+        """Counts wei as spent from now on, and returns a number for it."""
+        ...
+
+    async def unspend(self, spending: int) -> None:
+        """It was not spent after all."""
+        ...
+
+    async def spent_since(self, time: float) -> int:
+        """Wei counted as spent after that time; known for a week."""
         ...
 
 
@@ -243,5 +261,5 @@ class CatalogueStore(Protocol):
         ...
 
 
-class Store(JobStore, AccountStore, LedgerStore, CatalogueStore, Protocol):
+class Store(JobStore, AccountStore, LedgerStore, FundingStore, CatalogueStore, Protocol):
     """All of it."""

@@ -42,6 +42,8 @@ class Services:
     ready: Callable[[], Awaitable[object]]
     """Raises a TandemError if jobs cannot be taken now."""
     registry: CollectorRegistry
+    measure: Callable[[], Awaitable[object]]
+    """Brings the registry's gauges up to date."""
     allow_anonymous_loopback: bool = False
     limits: Limits = Limits()
 

@@ -39,7 +39,7 @@ def _renditions(console: Console, result: TranscodeResult) -> None:
         )
         for each in result.renditions
     ]
-    _print(console, ("rendition", "picture", "frames", "bitrate", "size", "artifact"), rows)
+    show(console, ("rendition", "picture", "frames", "bitrate", "size", "artifact"), rows)
 
 
 def explanation(console: Console, found: Explanation) -> None:
@@ -51,7 +51,7 @@ def explanation(console: Console, found: Explanation) -> None:
         for obstacle in node.obstacles
     ]
     if rows:
-        _print(console, ("task", "node", "obstacle", "detail"), rows)
+        show(console, ("task", "node", "obstacle", "detail"), rows)
     elif found.waiting:
         console.print("it waits for a node: none is connected, or one is about to take it")
     else:
@@ -70,14 +70,14 @@ def jobs(console: Console, page: JobList) -> None:
         )
         for each in page.jobs
     ]
-    _print(console, ("job", "kind", "state", "progress", "charged", "submitted (UTC)"), rows)
+    show(console, ("job", "kind", "state", "progress", "charged", "submitted (UTC)"), rows)
 
 
 def models(console: Console, found: Sequence[ModelInfo]) -> None:
     rows = [
         (each.name, each.version, _tensors(each.inputs), _tensors(each.outputs), f"{each.cost_us} µs") for each in found
     ]
-    _print(console, ("model", "version", "inputs", "outputs", "cost"), rows)
+    show(console, ("model", "version", "inputs", "outputs", "cost"), rows)
 
 
 def nodes(console: Console, found: NodeList) -> None:
@@ -92,14 +92,15 @@ def nodes(console: Console, found: NodeList) -> None:
         )
         for each in found.nodes
     ]
-    _print(console, ("node", "can", "running", "state", "earned", "in tickets"), rows)
+    show(console, ("node", "can", "running", "state", "earned", "in tickets"), rows)
 
 
 def _tensors(specs: Sequence[TensorSpec]) -> str:
     return ", ".join(f"{spec.name} {spec.datatype} {list(spec.shape)}" for spec in specs)
 
 
-def _print(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def show(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table whose cells are shown whole."""
     table = Table()
     for column in columns:
         table.add_column(column, overflow="fold")  # ids are to be copied whole

@@ -137,7 +137,7 @@ def account_record(row: AnyRow) -> AccountRecord:
         refused=row.refused,
         redeemed=row.redeemed,
         unissued=row.unissued,
-        earned_at=row.earned_at,
+        active_at=row.active_at,
         params=row.params,
         next_nonce=row.next_nonce,
     )
@@ -151,7 +151,7 @@ def account_values(account: AccountRecord) -> Values:
         "refused": account.refused,
         "redeemed": account.redeemed,
         "unissued": account.unissued,
-        "earned_at": account.earned_at,
+        "active_at": account.active_at,
         "params": account.params,
         "next_nonce": account.next_nonce,
     }

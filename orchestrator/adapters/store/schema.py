@@ -206,7 +206,7 @@ accounts = Table(
     Column("next_nonce", BigInteger, nullable=False),
     Column("redeemed", WeiText, nullable=False, server_default="0"),
     Column("unissued", WeiText, nullable=False, server_default="0"),
-    Column("earned_at", Double),
+    Column("active_at", Double),
     CheckConstraint("next_nonce BETWEEN 0 AND 4294967296", name="nonce_is_uint32"),
 )
 
@@ -270,6 +270,26 @@ chain_entries = Table(
     Column("unissued", WeiText, nullable=False, comment="what of the amount paid for tickets never issued here"),
     Index(None, "source", "block_number"),
     comment="entries that the contract's events wrote and that stand: a block that vanishes takes its rows along",
+)
+
+transactions = Table(
+    "transactions",
+    metadata,
+    Column("tx_hash", LargeBinary, primary_key=True),
+    Column("account", Text, nullable=False),
+    Column("tx_nonce", BigInteger, nullable=False),
+    Column("raw", LargeBinary, nullable=False),
+    Column("purpose", Text, nullable=False),
+    Column("signed_at", Double, nullable=False),
+    Index(None, "account", "tx_nonce"),
+)
+
+spendings = Table(
+    "spendings",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("at", Double, nullable=False, index=True),
+    Column("amount", WeiText, nullable=False),
 )
 
 artifacts = Table(

@@ -92,7 +92,7 @@ async def test_accounts_of_the_first_schema_open_the_ledger(empty: Database) -> 
         bound = text(statement).bindparams(**values) if ":params" in statement else text(statement)
         await empty.write(partial(Connection.execute, statement=bound))
     await empty.write(upgrade)
-    balance = await SqlLedger(empty).trial_balance()
+    balance = (await SqlLedger(empty).books("")).balance
     assert balance.accounts() == ["owed:0xa1", "tickets:0xa1", "work"]
     assert balance.totals("0xa1") == Totals(700, 600, 100)
     assert (await SqlAccounts(empty).account("0xa1")).totals == Totals(700, 600, 100)
