@@ -19,9 +19,10 @@ from node.core.acceptance import AcceptedPayment
 from node.core.exposure import Balance
 from node.core.gas import GasPrice
 from node.core.redemption import WinningSet
+from node.core.standing import Note
 from node.core.terms import Epochs
 from node.ports.contract import RedemptionOutcome
-from node.ports.tickets import Note, TicketTotals
+from node.ports.tickets import TicketTotals
 from tandem.chain.events import Refusal
 from tandem.chain.redemption import RedemptionResult, Refused
 from tandem.chain.transactions import SignedTransaction

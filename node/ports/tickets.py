@@ -9,6 +9,7 @@ from node.core.acceptance import AcceptedPayment
 from node.core.exposure import Balance
 from node.core.gas import GasPrice
 from node.core.redemption import WinningSet
+from node.core.standing import Note
 from node.core.terms import Epochs
 from node.ports.contract import RedemptionOutcome
 from tandem.protocol.ids import AttemptRef
@@ -36,15 +37,6 @@ class TicketTotals:
     gas_spent: int
     refused: Mapping[str, int]
     """Winners that the contract will not pay, by its reason."""
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """How things stand on a topic, since when, in seconds of Unix time. An empty text: nothing is wrong."""
-
-    topic: str
-    text: str
-    at: float
 
 
 class TicketStore(Protocol):

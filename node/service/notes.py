@@ -1,20 +1,9 @@
 """How things stand, for `tandem node status`: written down when it changes."""
 
-from enum import StrEnum
-
+from node.core.standing import ALIVE_SECONDS, Topic
 from node.ports.tickets import TicketStore
 from tandem.clock import Clock
 from tandem.waiting import Bell
-
-_LOOK_SECONDS = 60.0
-
-
-class Topic(StrEnum):
-    CHAIN = "chain"
-    SESSION = "session"
-    TERMS = "terms"
-    BACKING = "backing"
-    REDEMPTION = "redemption"
 
 
 class Notes:
@@ -37,12 +26,13 @@ class Notes:
         return True
 
     async def run(self) -> None:
-        """Until cancelled: writes what is new."""
+        """Until cancelled: writes what is new, and now and then that the node is alive."""
+        said_at: float | None = None
         while True:
-            await self.write()
-            await self._bell.wait(_LOOK_SECONDS)
-
-    async def write(self) -> None:
-        while self._new:
-            topic, (text, at) = self._new.popitem()
-            await self._store.note(topic, text, at)
+            if said_at is None or self._clock.monotonic() - said_at >= ALIVE_SECONDS:
+                said_at = self._clock.monotonic()
+                self.say(Topic.ALIVE, str(int(self._clock.now())))
+            while self._new:
+                topic, (text, at) = self._new.popitem()
+                await self._store.note(topic, text, at)
+            await self._bell.wait(ALIVE_SECONDS)

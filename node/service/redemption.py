@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from node.core.redemption import Market, RedemptionPolicy, Setback, WinningSet, plan
+from node.core.standing import Topic
 from node.core.terms import recipient_rand
 from node.ports.contract import RedemptionOutcome
 from node.ports.tickets import TicketStore
-from node.service.notes import Topic
 from node.service.terms import Surroundings, Terms
 from tandem import logging as log
 from tandem.chain.events import Refusal
@@ -29,6 +29,10 @@ _MAX_WAIT_SECONDS = 120.0
 _AGREE_SECONDS = 120.0
 _MOST_AT_ONCE = 16
 """Transactions in a round."""
+_SET_BACK = (
+    "the contract could not pay winners that were sent, for want of the sender's funds or of gas; they are sent again "
+    "when it holds more, or after a while"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,8 @@ class Redeemer:
         self._sent: dict[int, tuple[Address, int]] = {}
         """By tx_nonce, whose winners are in it, and what was available for them."""
         self._setbacks: dict[Address, Setback] = {}
+        self._set_back = False
+        """Whether winners wait because of one."""
 
     async def run(self) -> None:
         """Until cancelled. A chain that is away is asked again, less and less often."""
@@ -95,12 +101,15 @@ class Redeemer:
         for _ in range(_MOST_AT_ONCE):
             winners = await self._store.winners(self._clock.now())
             plans = await self._plans([winning for winning in winners if winning.epoch <= epochs.closed])
+            if not plans:
+                self._around.notes.say(Topic.REDEMPTION, _SET_BACK if self._set_back else "")
             if not plans or not await self._redeem(plans[0]):
                 return
 
     async def _plans(self, winners: Iterable[WinningSet]) -> list[tuple[WinningSet, ...]]:
         """What to redeem now, a transaction each: the winners of one sender."""
         in_flight = await self._store.in_flight()
+        self._set_back = False
         plans = []
         for sender, group in groupby(sorted(winners, key=_sender), key=_sender):
             sets = tuple(group)
@@ -118,6 +127,7 @@ class Redeemer:
         if setback is None or setback.is_over(available, now):
             return True
         self._setbacks[sender] = setback.see(available)
+        self._set_back = True
         return False
 
     async def _close(self, plans: list[tuple[WinningSet, ...]]) -> None:
@@ -150,7 +160,6 @@ class Redeemer:
             if self._around.notes.say(Topic.REDEMPTION, error.detail):
                 log.event(logger, "redemption_refused", level=logging.WARNING, code=error.code, detail=error.detail)
             return False
-        self._around.notes.say(Topic.REDEMPTION)
         self._sent[tx_nonce] = sender, backing.available
         tickets = sum(len(winning.tickets) for winning in planned)
         log.event(logger, "redemption_sent", tx_nonce=tx_nonce, sets=len(planned), tickets=tickets)

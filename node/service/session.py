@@ -19,11 +19,12 @@ from node.core.session import (
     Orchestrator,
     Send,
 )
+from node.core.standing import Topic
 from node.ports.dialling import Connection, Dialler
 from node.service.attempts import Attempts
 from node.service.books import Books
 from node.service.link import Link
-from node.service.notes import Notes, Topic
+from node.service.notes import Notes
 from node.service.payments import Payments
 from node.service.terms import Terms
 from tandem import logging as log
@@ -194,6 +195,7 @@ class _Conversation:
         self._to.attempts.resume(welcome.keep)
         self._to.terms.opened(self._sender, welcome.limits)
         self._to.notes.say(Topic.SESSION)
+        self._to.notes.say(Topic.SENDER, self._sender)
         log.event(logger, "session_opened", sender=self._sender, kept=len(welcome.keep))
 
     async def _deliver(self, envelope: Envelope) -> None:

@@ -6,13 +6,14 @@ import asyncio
 import logging
 from dataclasses import dataclass
 
+from node.core.standing import Topic
 from node.core.terms import Stakes, TermsPolicy, issue, moved, stakes
 from node.ports.contract import TicketContract
 from node.ports.tickets import TicketStore
 from node.service.backing import BackingView
 from node.service.gas import GasMeter
 from node.service.link import Link
-from node.service.notes import Notes, Topic
+from node.service.notes import Notes
 from tandem import logging as log
 from tandem.clock import Clock
 from tandem.protocol.errors import ChainError, ChainUnavailable

@@ -10,9 +10,9 @@ from node.core.acceptance import AcceptedPayment, check, fund
 from node.core.exposure import Balance
 from node.core.gas import GasPrice
 from node.core.redemption import WinningSet
+from node.core.standing import Note
 from node.core.terms import Epochs, Stakes
 from node.ports.contract import RedemptionOutcome
-from node.ports.tickets import Note
 from tandem.chain.events import Refusal
 from tandem.chain.redemption import RedemptionResult, Refused
 from tandem.chain.transactions import SignedTransaction

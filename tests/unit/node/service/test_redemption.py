@@ -6,12 +6,12 @@ import pytest
 
 from node.adapters.ticket_store import SqliteTicketStore
 from node.core.redemption import RedemptionPolicy
+from node.core.standing import Topic
 from node.core.terms import Epochs
-from node.service.notes import Topic
 from node.service.redemption import Redeemer
 from tandem.chain.events import Refusal
 from tandem.protocol.errors import FeeCapExceeded, InsufficientFunds, TandemError, TransactionReverted
-from tandem.protocol.messages import TicketTerms, TicketTermsReply
+from tandem.protocol.messages import PaymentReceipt, TicketTerms, TicketTermsReply
 from tandem.protocol.tickets import TicketParams, commitment_to
 from tests.fixtures.clock import ManualClock
 from tests.fixtures.node import ALWAYS, DOMAIN, NODE, SENDER, SIGNER, payment, policy_for, until
@@ -40,6 +40,11 @@ class Shop(Till):
         self.agreed = await self.agree()
         await until(lambda: len(self.contract.redeemed) > sent)
         return params
+
+    def ticking(self) -> bool:
+        """Lets time pass; whether something was said."""
+        self.clock.advance(1)
+        return not self.queue.empty()
 
     async def rounds(self, count: int) -> None:
         """Lets the redeemer have another look."""
@@ -162,6 +167,7 @@ async def test_winners_without_funds_wait_until_funds_return(shop: Shop) -> None
         shop.clock.advance(16)
         await shop.rounds(2)
     assert len(shop.contract.redeemed) == 1
+    assert "want of the sender's funds" in shop.notes._said[Topic.REDEMPTION]
     assert (await shop.pay(payment(params, [7], number=9))).code == "ticket_revealed"
     shop.contract.available = 2 * 10**18
     shop.clock.advance(16)
@@ -193,7 +199,7 @@ async def test_what_cannot_be_sent_is_noted_and_tried_again(shop: Shop, error: T
     shop.contract.refuses = None
     shop.bell.ring()
     await until(lambda: shop.contract.redeemed)
-    assert shop.notes._said[Topic.REDEMPTION] == ""
+    await until(lambda: shop.notes._said[Topic.REDEMPTION] == "")
 
 
 async def test_the_revocation_of_a_signer_is_watched_after_a_restart(tmp_path: Path, clock: ManualClock) -> None:
@@ -208,3 +214,22 @@ async def test_the_revocation_of_a_signer_is_watched_after_a_restart(tmp_path: P
         again = Shop(store, clock)
         await again.redeemer._plans(await store.winners(0))
         assert again.view._readings[SENDER.address].backing.signers.keys() == {SIGNER.address}
+
+
+async def test_what_is_mined_and_not_final_is_no_reason_to_refuse(shop: Shop) -> None:
+    """The promise has fallen already, and the winners are not written off yet."""
+    shop.contract.mines = False
+    await shop.sell_and_redeem(range(3))
+    shop.contract.promised = 2000
+    shop.clock.advance(16)
+    assert shop.agreed is not None
+    shop.payments.receive(SENDER.address, payment(shop.agreed, [7], number=9))
+    await until(shop.payments._queue.empty)
+    await shop.rounds(2)
+    assert shop.queue.empty()
+    shop.contract.mines = True
+    await shop.settled()
+    await until(shop.ticking)
+    receipt = await shop.said()
+    assert isinstance(receipt, PaymentReceipt)
+    assert receipt.accepted
