@@ -108,11 +108,13 @@ async def test_an_orchestrator_that_is_silent_does_not_keep_the_money(shop: Shop
 
 async def test_winners_wait_while_gas_is_dear(shop: Shop) -> None:
     shop.contract.gas = 1
+    shop.clock.advance(15)
     await shop.sell()
     await shop.rounds(2)
     assert shop.queue.empty()
     shop.contract.gas = 0
     shop.clock.advance(15)
+    shop.bell.ring()
     assert (await shop.new_terms()).params.expiry
 
 
