@@ -111,7 +111,7 @@ npm_packages() {
   sed 's/"node": ">=20"/"node": "*"/' contracts/package-lock.json > "$build/package-lock.json"
   (cd "$build" && npm ci --ignore-scripts --loglevel=error --no-progress >/dev/null)
   for program in anvil forge; do
-    "$build/node_modules/.bin/$program" --version >/dev/null || fail "npm installed no $program that runs here"
+    "$build/node_modules/@foundry-rs/$program"-*/bin/"$program" --version >/dev/null || fail "npm installed no $program that runs here"
   done
   rm -rf contracts/node_modules && mv "$build/node_modules" contracts/ && rm -rf "$build"
   echo "$stamp" > contracts/node_modules/.installed
