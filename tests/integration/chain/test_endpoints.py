@@ -142,7 +142,7 @@ async def test_an_endpoint_of_another_chain_is_passed_over(anvil: Anvil, first: 
 async def test_the_first_chain_is_the_one_for_all(anvil: Anvil, first: UnreliableEndpoint) -> None:
     async with connect(anvil.url, first.url) as chain:
         first.change = lambda method, result: "0x1" if method == "eth_chainId" else result
-        with pytest.raises(ConfigurationError):
+        with pytest.raises(ChainUnavailable, match="it serves chain 1"):
             await chain.witnesses[1].head()
 
 

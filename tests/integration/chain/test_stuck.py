@@ -310,6 +310,46 @@ async def test_what_an_endpoint_refuses_for_good_leaves_no_gap(stuck: Anvil, clo
         assert await chain.balance(AWAY) == 5
 
 
+class UnforgettingJournal(MemoryJournal):
+    """The process dies before a transaction that was refused is forgotten."""
+
+    async def forget(self, tx_nonce: int) -> None:  # noqa: ARG002
+        raise Killed
+
+
+async def test_what_endpoints_refuse_for_good_does_not_hold_up_the_account(stuck: Anvil, clock: ManualClock) -> None:
+    journal = UnforgettingJournal()
+    async with unreliable(stuck.url) as endpoint, connect(endpoint.url) as chain:
+        endpoint.refusal = "tx fee exceeds the configured cap"
+        with pytest.raises(Killed):
+            await sender(chain, stuck, clock, journal).submit(Call(AWAY, value=7), "transfer")
+        (refused,) = await journal.pending()
+        revived = sender(chain, stuck, clock, journal)
+        assert await revived.outcomes() == ()
+        clock.advance(60)
+        endpoint.refusal = None
+        assert await revived.outcomes() == ()
+        stuck.mine()
+        assert await revived.outcomes() == (Displaced(refused),)
+        assert await chain.balance(AWAY) == 0
+
+
+async def test_a_refusal_is_not_believed_if_another_endpoint_may_have_taken_it(
+    stuck: Anvil, clock: ManualClock
+) -> None:
+    async with (
+        unreliable(stuck.url) as taking,
+        unreliable(stuck.url) as refusing,
+        connect(taking.url, refusing.url) as chain,
+    ):
+        transactions = sender(chain, stuck, clock)
+        taking.swallow, refusing.refusal = "eth_sendRawTransaction", "exceeds block gas limit"
+        sent = await transactions.submit(Call(AWAY, value=7), "transfer")
+        stuck.mine()
+        (mined,) = await transactions.outcomes()
+        assert mined.transaction == sent
+
+
 @pytest.mark.parametrize(("field", "lie"), [("number", hex(10**6)), ("number", "0x6"), ("hash", "0x" + "ee" * 32)])
 async def test_a_head_that_is_a_lie_confirms_nothing(
     stuck: Anvil, chain: Chain, clock: ManualClock, field: str, lie: str
