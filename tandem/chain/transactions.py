@@ -377,7 +377,7 @@ class TransactionSender:
                 said = await _settled(witness, self.address, versions, self._policy.confirmations)
             except (ChainUnavailable, ChainError):
                 continue
-            if not _agree(said, outcome):
+            if _essence(said) != _essence(outcome):
                 return None
         return outcome
 
@@ -403,13 +403,12 @@ async def _settled(
     return Displaced(versions[-1]) if await chain.block(deep.number) == deep else None
 
 
-def _agree(one: Outcome | None, other: Outcome | None) -> bool:
-    """Not all of it is compared: clients add fields of their own to logs."""
-    return (type(one), _block_hash(one)) == (type(other), _block_hash(other))
-
-
-def _block_hash(outcome: Outcome | None) -> bytes | None:
-    return outcome.block_hash if isinstance(outcome, Mined) else None
+def _essence(outcome: Outcome | None) -> tuple[Any, ...]:
+    """What endpoints must agree on; clients add fields of their own to logs."""
+    if not isinstance(outcome, Mined):
+        return (outcome,)
+    logs = tuple((entry["address"], *entry["topics"], entry["data"]) for entry in outcome.logs)
+    return outcome.transaction, outcome.succeeded, outcome.block_hash, outcome.gas_used, outcome.gas_cost, logs
 
 
 def _mined(transaction: SignedTransaction, receipt: TxReceipt) -> Mined:

@@ -384,6 +384,25 @@ async def test_no_endpoint_alone_is_believed(stuck: Anvil, clock: ManualClock) -
             assert isinstance(mined, Mined)
 
 
+async def test_what_a_transaction_did_is_not_believed_of_one_endpoint(stuck: Anvil, clock: ManualClock) -> None:
+    """The first one says that there was an event, which there was not."""
+
+    def lie(method: str, result: Any) -> Any:
+        event = {"address": AWAY, "topics": [], "data": "0x", "blockNumber": "0x1", "logIndex": "0x0"}
+        return result | {"logs": [event]} if method == "eth_getTransactionReceipt" else result
+
+    async with unreliable(stuck.url) as endpoint, connect(endpoint.url, stuck.url) as chain:
+        transactions = sender(chain, stuck, clock)
+        await transactions.submit(Call(AWAY, value=7), "transfer")
+        stuck.mine()
+        endpoint.change = lie
+        assert await transactions.outcomes() == ()
+        endpoint.change = lambda _method, result: result
+        (mined,) = await transactions.outcomes()
+        assert isinstance(mined, Mined)
+        assert mined.logs == ()
+
+
 async def test_an_impossible_receipt_is_no_outcome(stuck: Anvil, clock: ManualClock) -> None:
     def change(method: str, result: Any) -> Any:
         return result | {"gasUsed": hex(2**60)} if method == "eth_getTransactionReceipt" else result
