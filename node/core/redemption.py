@@ -13,6 +13,8 @@ _GAS_SET = 40_000
 _GAS_TICKET = 8_000
 """Gas of a redemption, rounded up: the contract uses 75,000 for one winner, 434,000 for fifty under one set of
 parameters, 154,000 for three under three."""
+_LEAST_URGENT_SECONDS = 300.0
+"""That long it may take to agree on other terms, and to be mined."""
 _SETBACK_SECONDS = 600.0
 _MAX_SETBACK_SECONDS = 86_400.0
 
@@ -43,7 +45,8 @@ class RedemptionPolicy:
     gas_percent: int
     """A redemption is worth it once gas is at most so many percent of what it pays."""
     urgent_before: float
-    """Seconds before expiry from which on winners are redeemed whatever the gas, if they pay for it at all."""
+    """Seconds before expiry from which on winners are redeemed whatever the gas, if they pay for it at all; of short
+    lives at most the last quarter."""
     max_tickets: int = 200
     """In one transaction."""
     max_gas: int = 5_000_000
@@ -140,7 +143,10 @@ def _payable(sets: Iterable[WinningSet], market: Market, policy: RedemptionPolic
 
 
 def _urgent(sets: Sequence[WinningSet], market: Market, policy: RedemptionPolicy) -> bool:
-    expiring = any(winning.params.expiry - market.now <= policy.urgent_before for winning in sets)
+    # Terms live for half the unlock period at most, which is what separates `good_until` from the reading.
+    last_part = max(_LEAST_URGENT_SECONDS, (market.backing.good_until - market.now) / 8)
+    soon = market.now + min(policy.urgent_before, last_part)
+    expiring = any(winning.params.expiry <= soon for winning in sets)
     # Without room for one more winner the node can take no tickets, and so no work, until these are paid. It is how a
     # sender that runs dry shows too: others may empty its deposit, but what is promised to this node is its own.
     more = max(winning.params.face_value for winning in sets)

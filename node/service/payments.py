@@ -111,7 +111,7 @@ class Payments:
             expiry_margin=_EXPIRY_MARGIN,
         )
         seen = await self._store.seen(payment.params.hash(), nonces)
-        # Recovering the signers of a hundred tickets takes tens of milliseconds, most of it without Python's lock.
+        # Recovering the signers of a hundred tickets takes ten milliseconds and more, half of it without Python's lock.
         return await asyncio.to_thread(check, payment, till, seen)
 
     async def _take(self, checked: CheckedPayment, digest: bytes) -> None:

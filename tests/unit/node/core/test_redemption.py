@@ -46,6 +46,15 @@ def test_expiry_hurries_but_never_at_a_loss() -> None:
     assert plan([won], market(gas_price_for(101, won), now=late), POLICY) == ()
 
 
+def test_short_lives_are_urgent_in_their_last_quarter_only() -> None:
+    won = big(2)
+    price, hour = gas_price_for(90, won), 3600.0
+    patient = RedemptionPolicy(gas_percent=10, urgent_before=hour)
+    for left, is_urgent in ((449.0, True), (451.0, False)):
+        now = won.params.expiry - left
+        assert bool(plan([won], market(price, backing(good_until=now + hour), now), patient)) is is_urgent
+
+
 def test_a_sender_that_leaves_hurries() -> None:
     won = big(2)
     assert plan([won], market(gas_price_for(90, won), backing(leaving=True)), POLICY) == (won,)
