@@ -113,7 +113,9 @@ def plan(held: Held, recipients: Sequence[Recipient], policy: FundingPolicy, *, 
     reserve = _refill(held.reserve, policy.reserve, policy)
     add_deposit = min(deposit, left)
     add_reserve = min(reserve, left - add_deposit)
-    actions: list[Action] = []
+    # First, since it costs gas alone; what is about to be added to the reserve is promised next time, once it is there.
+    allocations, short = _allocations(held, recipients, policy, now)
+    actions: list[Action] = [Allocate(allocations)] if allocations else []
     if add_deposit:
         actions.append(FundDeposit(add_deposit))
     if add_reserve:
@@ -124,10 +126,6 @@ def plan(held: Held, recipients: Sequence[Recipient], policy: FundingPolicy, *, 
             f"deposit and reserve lack {deposit + reserve} wei, and funding.max_a_day leaves {left} of "
             f"{policy.max_a_day}: raise it, or look where the money goes"
         )
-    # What is about to be added to the reserve is promised next time, once it is there.
-    allocations, short = _allocations(held, recipients, policy, now)
-    if allocations:
-        actions.append(Allocate(allocations))
     return FundingPlan(tuple(actions), (*warnings, *short))
 
 

@@ -83,8 +83,14 @@ class FundsWatcher:
             self._warn({_topic(action): self._by_hand(action) for action in decided.actions}, decided.warnings)
             return
         self._warn({}, decided.warnings)
+        refused = None
         for action in decided.actions:
-            await self._send(treasury, action)
+            try:
+                await self._send(treasury, action)
+            except ChainError as error:  # what one action lacks, such as funds, another may not need
+                refused = refused or error
+        if refused is not None:
+            raise refused
 
     async def _send(self, treasury: Treasury, action: Action) -> None:
         amount = 0 if isinstance(action, Allocate) else action.amount

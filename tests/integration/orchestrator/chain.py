@@ -3,23 +3,29 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from orchestrator.adapters.contract import EthereumTicketContract
+from orchestrator.adapters.contract import EthereumTicketContract, EthereumTreasury
+from orchestrator.core.funding import FundingPolicy
 from orchestrator.core.paying import PayingPolicy, pay
 from orchestrator.core.records import AccountChanges, AccountRecord, ChainEvents
 from orchestrator.core.session import Identity
 from orchestrator.ports.contract import BlockRef
 from orchestrator.ports.store import Store
+from orchestrator.service.funding import FundsWatcher
+from orchestrator.service.nodes import ConnectedNode, Nodes
 from orchestrator.service.watching import ChainWatcher, WatchPolicy
 from tandem.chain.broker import RedemptionBatch, SenderFunds, TicketBroker
 from tandem.chain.redemption import RedemptionResult, redeem
 from tandem.chain.rpc import Chain
-from tandem.chain.transactions import Call
+from tandem.chain.transactions import Call, TransactionPolicy
+from tandem.clock import SystemClock
 from tandem.protocol.errors import ChainError, ChainUnavailable
-from tandem.protocol.signing import SigningKey
+from tandem.protocol.signing import Address, SigningKey
 from tandem.protocol.tickets import Ticket, TicketParams, commitment_to, sign_ticket, win_prob_from_odds
 from tests.conformance.store.samples import earn
 from tests.fixtures.anvil import Anvil, transaction_sender
 from tests.fixtures.clock import ManualClock
+from tests.fixtures.protocol import offer
+from tests.unit.orchestrator.service.conftest import Recorder
 
 ETHER = 10**18
 FACE = ETHER // 100
@@ -150,6 +156,52 @@ class Books:
     async def redeem(self, tickets: Sequence[Ticket], rand: bytes = RAND) -> RedemptionResult:
         batch = RedemptionBatch(tickets[0].params, rand, tuple(tickets))
         return await redeem(transaction_sender(self.chain, self.node), self.broker, [batch], "redeem")
+
+
+FUNDING = FundingPolicy(
+    deposit=ETHER,
+    reserve=2 * ETHER,
+    allocation=ETHER,
+    trial=ETHER // 10,
+    trial_percent=20,
+    refill_below_percent=50,
+    max_a_day=10 * ETHER,
+    idle_seconds=1000,
+)
+ADVICE = ('--rpc "$RPC"', "--contract 0xc0")
+
+
+@dataclass
+class Purse:
+    """A funds watcher with the sender's key, over and over again as after a restart."""
+
+    books: Books
+    nodes: Nodes
+
+    def watcher(self, *, key: bool = True, **changes: object) -> FundsWatcher:
+        books = self.books
+        policy = replace(FUNDING, **changes)  # type: ignore[arg-type]
+        return FundsWatcher(
+            books.store, books.contract, self.nodes, books.clock, policy, self.treasury() if key else None, ADVICE
+        )
+
+    async def look(self, watcher: FundsWatcher, times: int = 1) -> None:
+        """So often, each time until all that was sent is mined, which takes anvil a moment."""
+        for _ in range(times):
+            await watcher.look()
+            while not await self.treasury().settle():
+                pass
+
+    def treasury(self) -> EthereumTreasury:
+        journal = self.books.store.journal("account")
+        contract = self.books.contract.contract
+        return EthereumTreasury(contract, self.books.operator, journal, SystemClock(), TransactionPolicy())
+
+    def connect(self, node: Address) -> None:
+        self.nodes.add(ConnectedNode(node, Recorder(), offer(), self.books.clock.now()))
+
+    async def funds(self, node: Address | None = None) -> SenderFunds:
+        return await self.books.broker.funds(self.books.operator.address, node or self.books.node.address)
 
 
 async def catch_up(watcher: ChainWatcher) -> None:
