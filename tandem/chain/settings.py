@@ -54,7 +54,7 @@ class ChainSection(BaseModel):
     """The chain that the endpoints must serve."""
     contract: Address
     """The TicketBroker contract. A node never takes it from the orchestrator: who names it decides what is money."""
-    max_fee_per_gas: Annotated[Amount, Field(ge=1)] = 200 * 10**9
+    max_fee_per_gas: Amount = 200 * 10**9
     """Wei a unit of gas; while gas costs more, transactions wait."""
     max_priority_fee_per_gas: Amount = 2 * 10**9
     """Wei a unit of gas that goes to the block's producer; the replacement of a stuck transaction offers more."""
