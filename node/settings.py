@@ -59,7 +59,8 @@ class RedemptionSection(_Section):
     gas_percent: int = Field(default=10, ge=1, le=100)
     """Winners are redeemed once gas is at most so many percent of what they pay."""
     urgent_before: Seconds = 3600.0
-    """Seconds before winners expire from which on they are redeemed if they pay for their gas at all."""
+    """Seconds before winners expire from which on they are redeemed if they pay for their gas at all; of short lives at
+    most the last quarter."""
     refresh: Seconds = 15.0
     """Seconds for which a look at the sender's funds is good enough for taking tickets."""
 

@@ -24,6 +24,7 @@ class BackingView:
         self._clock = clock
         self._refresh = refresh
         self._readings: dict[Address, _Reading] = {}
+        self._failed_at: float | None = None
 
     def forget(self) -> None:
         """Funds have moved: read again."""
@@ -34,7 +35,12 @@ class BackingView:
         known = self._readings.get(sender)
         # The others would each cost a question for ever, and anybody can make up a million of them.
         kept = {signer for signer, until in known.backing.signers.items() if until} if known else set()
-        backing = await self._contract.backing(sender, signers | kept)
+        try:
+            backing = await self._contract.backing(sender, signers | kept)
+        except (ChainUnavailable, ChainError):
+            self._failed_at = self._clock.monotonic()
+            raise
+        self._failed_at = None
         self._readings[sender] = _Reading(backing, self._clock.monotonic())
         return backing
 
@@ -48,6 +54,8 @@ class BackingView:
     async def promised(self, sender: Address) -> int | None:
         """Wei; while the chain is away, by the last reading. None if there is none."""
         known = self._readings.get(sender)
+        if known is not None and self._failed_lately():
+            return known.backing.promised
         try:
             return (await self.recent(sender)).promised
         except (ChainUnavailable, ChainError):
@@ -61,7 +69,7 @@ class BackingView:
         """
         signers -= {params.sender}  # which need not be authorised
         old = self._usable(params, signers)
-        if old is not None and self._is_fresh(old):
+        if old is not None and (self._is_fresh(old) or self._failed_lately()):
             return old.backing
         try:
             return await self.read(params.sender, signers)
@@ -75,6 +83,10 @@ class BackingView:
         if reading is None or not signers <= reading.backing.signers.keys():
             return None
         return reading if backed(params, reading.backing) else None
+
+    def _failed_lately(self) -> bool:
+        """An endpoint that does not answer takes its time over it, and payments wait for each other."""
+        return self._failed_at is not None and self._clock.monotonic() - self._failed_at < self._refresh
 
     def _is_fresh(self, reading: _Reading) -> bool:
         return self._clock.monotonic() - reading.at < self._refresh

@@ -68,6 +68,8 @@ class Redeemer:
         self._setbacks: dict[Address, Setback] = {}
         self._set_back = False
         """Whether winners wait because of one."""
+        self._refused = False
+        """Whether the last transaction could not be sent."""
 
     async def run(self) -> None:
         """Until cancelled. A chain that is away is asked again, less and less often."""
@@ -96,13 +98,15 @@ class Redeemer:
             await self._settle(outcome)
         await self._store.prune(self._clock.now())
         await self._around.gas.price()
-        await self._close(await self._plans(await self._store.winners(self._clock.now())))
+        if not self._refused or self._rotation is not None:  # else every winner would turn to new terms for nothing
+            await self._close(await self._plans(await self._store.winners(self._clock.now())))
         epochs = await self._store.epochs()
         for _ in range(_MOST_AT_ONCE):
             winners = await self._store.winners(self._clock.now())
             plans = await self._plans([winning for winning in winners if winning.epoch <= epochs.closed])
             if not plans:
                 self._around.notes.say(Topic.REDEMPTION, _SET_BACK if self._set_back else "")
+                self._refused = False
             if not plans or not await self._redeem(plans[0]):
                 return
 
@@ -154,12 +158,14 @@ class Redeemer:
         sender = _sender(planned[0])
         backing = await self._around.view.recent(sender)
         rands = tuple(recipient_rand(self._store.secret, winning.params, winning.epoch) for winning in planned)
+        self._refused = True
         try:
             tx_nonce = await self._around.contract.redeem(planned, rands)
         except (ChainError, FeeCapExceeded) as error:
             if self._around.notes.say(Topic.REDEMPTION, error.detail):
                 log.event(logger, "redemption_refused", level=logging.WARNING, code=error.code, detail=error.detail)
             return False
+        self._refused = False
         self._sent[tx_nonce] = sender, backing.available
         tickets = sum(len(winning.tickets) for winning in planned)
         log.event(logger, "redemption_sent", tx_nonce=tx_nonce, sets=len(planned), tickets=tickets)

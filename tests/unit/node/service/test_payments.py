@@ -1,11 +1,14 @@
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from node.adapters.ticket_store import SqliteTicketStore
+from node.core.redemption import WinningSet
+from node.core.standing import Topic
 from node.core.terms import TermsPolicy
+from node.ports.contract import RedemptionOutcome
 from node.service.backing import BackingView
 from node.service.books import Books
 from node.service.gas import GasMeter
@@ -14,9 +17,10 @@ from node.service.notes import Notes
 from node.service.payments import Account, Payments
 from node.service.terms import Surroundings, Terms
 from tandem.protocol.codec import Frame, decode
+from tandem.protocol.errors import ChainUnavailable
 from tandem.protocol.messages import Payment, PaymentReceipt, TicketTerms, TicketTermsReply
 from tandem.protocol.signing import SigningKey
-from tandem.protocol.tickets import TicketParams
+from tandem.protocol.tickets import Ticket, TicketParams
 from tandem.waiting import Bell
 from tests.fixtures.clock import ManualClock
 from tests.fixtures.node import (
@@ -29,6 +33,7 @@ from tests.fixtures.node import (
     SIGNER,
     STAKES,
     ScriptedContract,
+    paid,
     payment,
     policy_for,
     terms,
@@ -288,3 +293,94 @@ async def test_a_sender_that_signs_itself_needs_no_second_look(till: Till) -> No
     for number in range(1, 4):
         assert (await till.pay(payment(params, [number], number=number, key=SENDER))).accepted
     assert till.contract.reads == 1
+
+
+async def test_while_the_chain_is_away_it_is_not_asked_for_every_payment(till: Till) -> None:
+    params = await till.agree()
+    assert (await till.pay(payment(params))).accepted
+    till.contract.away = True
+    till.clock.advance(16)
+    asked = till.contract.asked
+    for number in range(2, 6):
+        assert (await till.pay(payment(params, [number * 10], number=number))).accepted
+    assert till.contract.asked - asked <= 4  # the loop of terms among them
+
+
+GWEI, ETHER = 10**9, 10**18
+FOLLOWING = TermsPolicy(
+    odds=100, lifetime=LIFETIME, gas_percent=10, min_face_value=10**14, max_face_value=ETHER, max_unpaid=ETHER
+)
+
+
+@pytest.fixture
+async def following(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Till]:
+    """Terms whose face value follows gas, at 10 gwei to begin with."""
+    async with SqliteTicketStore(tmp_path / "tickets.db", NODE.address, DOMAIN) as store:
+        till = Till(store, clock, FOLLOWING)
+        till.contract.gas, till.contract.promised = 10 * GWEI, 10 * ETHER
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(loop) for loop in (till.terms.run(), till.payments.run())]
+            await till.open()
+            yield till
+            for task in tasks:
+                task.cancel()
+
+
+async def after(till: Till, seconds: int) -> TicketParams:
+    """The terms that are issued within this time."""
+    for _ in range(seconds // 15):
+        till.clock.advance(15)
+        await until(lambda: till.clock._sleepers or not till.queue.empty())
+        if not till.queue.empty():
+            return await till.agree()
+    raise AssertionError("none were issued")
+
+
+async def test_terms_follow_gas_but_not_a_spike(following: Till) -> None:
+    assert (await following.agree()).face_value == 10 * 100_000 * 10 * GWEI
+    following.contract.gas = 1000 * GWEI
+    with pytest.raises(AssertionError):
+        await after(following, 60)
+    following.contract.gas = 20 * GWEI
+    risen = await after(following, 3600)
+    assert 15 * 10**15 < risen.face_value < 16 * 10**15
+
+
+async def test_terms_follow_what_the_contract_promises(following: Till) -> None:
+    await following.agree()
+    following.contract.promised = 8 * 10**15
+    assert (await after(following, 30)).face_value == 10**15
+    assert following.notes._said[Topic.BACKING] == ""
+
+
+async def test_a_node_that_is_promised_too_little_says_so(following: Till, caplog: pytest.LogCaptureFixture) -> None:
+    await following.agree()
+    following.contract.promised = 10**13
+    assert (await after(following, 30)).face_value == 10**14
+    assert "found 0.00001 ether" in following.notes._said[Topic.BACKING]
+    assert [record.message for record in caplog.records if record.message == "not_backed"] == ["not_backed"]
+
+
+async def test_terms_by_the_measured_gas_of_redemptions(following: Till) -> None:
+    await following.agree()
+    result = paid([WinningSet(terms(), 1, tuple(_tickets(10)))])
+    await following.store.settle(RedemptionOutcome(1, result, 200_000), NOW)
+    assert (await after(following, 30)).face_value == 10 * 20_000 * 10 * GWEI
+
+
+def _tickets(count: int) -> Iterator[Ticket]:
+    return (Ticket(params=terms(), sender_nonce=nonce, signature=bytes(64)) for nonce in range(count))
+
+
+async def test_the_last_gas_price_serves_while_the_chain_is_away(following: Till) -> None:
+    first = await following.agree()
+    following.contract.away = True
+    following.clock.advance(60)
+    gas = await GasMeter(following.store, following.contract, following.clock).of_redemption()
+    assert gas.cost * 10 == first.face_value
+
+
+async def test_without_any_price_the_chain_must_answer(tmp_path: Path, clock: ManualClock) -> None:
+    async with SqliteTicketStore(tmp_path / "tickets.db", NODE.address, DOMAIN) as store:
+        with pytest.raises(ChainUnavailable):
+            await GasMeter(store, ScriptedContract(away=True), clock).of_redemption()
