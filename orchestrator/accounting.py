@@ -140,7 +140,7 @@ def _demand_intent(settings: OrchestratorSettings, keystore: Path) -> None:
 def _advice(settings: OrchestratorSettings) -> tuple[str, ...]:
     """How to name endpoint, contract and key in a command. An endpoint's URL may hold a key of its own."""
     return (
-        '--rpc "$RPC"',
+        f'--rpc "$RPC" --chain-id {settings.chain.chain_id}',
         f"--contract {settings.chain.contract}",
         "--keystore KEYSTORE_OF_THE_SENDER",
         "--password-file ITS_PASSWORD_FILE",

@@ -146,7 +146,7 @@ def _allocations(
 ) -> tuple[tuple[tuple[Address, int], ...], tuple[str, ...]]:
     """What to set, and what there is no room for. Lowerings come first in one call: they free nothing at once."""
     if not policy.allocation:
-        return (), tuple(_too_small(recipients, {}))
+        return (), tuple(_too_small(recipients))
     changes = [(each.node, each.lowered_to) for each in recipients if each.to_be_freed]
     changes += [(each.node, 0) for each in recipients if _goes_back(each, policy, now)]
     settled = {node for node, _ in changes}
@@ -165,8 +165,9 @@ def _allocations(
         changes.append((each.node, target(each, policy)))
         free -= more
         trials -= more if _on_trial(each, policy) else 0
-    set_to = dict(changes)
-    return tuple(changes), (*_no_room(refused), *_too_small(recipients, set_to))
+    changing = {node for node, _ in changes}
+    left = [each for each in recipients if each.node not in changing]  # the others may turn to other terms
+    return tuple(changes), (*_no_room(refused), *_too_small(left))
 
 
 def _no_room(refused: int) -> Iterator[str]:
@@ -177,10 +178,10 @@ def _no_room(refused: int) -> Iterator[str]:
         )
 
 
-def _too_small(recipients: Sequence[Recipient], set_to: dict[Address, int]) -> Iterator[str]:
-    """Of connected nodes; the others learn of it from their own."""
+def _too_small(recipients: Sequence[Recipient]) -> Iterator[str]:
+    """Of connected nodes, which get no work for it."""
     for each in recipients:
-        promised = set_to.get(each.node, each.lowered_to if each.falls else each.allocation)
+        promised = each.lowered_to if each.falls else each.allocation
         if each.connected and promised < each.face_value:
             yield (
                 f"the allocation of {each.node}, {promised} wei, is less than the {each.face_value} of one winning "

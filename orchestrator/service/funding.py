@@ -48,8 +48,9 @@ class FundsWatcher:
         self._advice = advice
         self._failures = 0
         self._warned: frozenset[str] = frozenset()
-        self._nothing: dict[Address, AccountRecord | None] = {}
-        """Nodes that are away and to whom nothing was promised, with their accounts when that was read."""
+        self._read: dict[Address, tuple[AccountRecord | None, SenderFunds]] = {}
+        """What each node was promised, and how its account was then: every event that changes the one is seen in the
+        other, so a thousand idle nodes are asked about once."""
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -101,46 +102,51 @@ class FundsWatcher:
             if spending is not None:
                 await self._store.unspend(spending)
             raise
+        if isinstance(action, Allocate):
+            for node, _ in action.allocations:
+                self._read.pop(node, None)
         log.event(logger, "funds_moved", action=_topic(action), wei=amount or None)
 
     async def _recipients(self) -> list[Recipient]:
         """All that are connected, and all others to whom something may be promised."""
         accounts = {account.node: account for account in await self._store.accounts()}
         connected = {node.address for node in self._nodes}
-        found = []
-        for node in sorted(accounts.keys() | connected):
-            account = accounts.get(node)
-            if node not in connected and self._nothing.get(node, self) == account:
-                continue
-            funds = await self._contract.funds(node)
-            if node not in connected and not funds.allocation and funds.lowers_at is None:
-                self._nothing[node] = account
-                continue
-            self._nothing.pop(node, None)
-            found.append(_recipient(node, funds, account, connected=node in connected))
-        return found
+        promised = {node for node, account in accounts.items() if account.active_at is not None}
+        return [
+            _recipient(node, await self._promised(node, accounts.get(node)), accounts.get(node), node in connected)
+            for node in sorted(promised | connected)
+        ]
 
-    def _warn(self, commands: Mapping[str, Sequence[str]], warnings: Iterable[str]) -> None:
+    async def _promised(self, node: Address, account: AccountRecord | None) -> SenderFunds:
+        if node in self._read:
+            then, funds = self._read[node]
+            if then == account and funds.lowers_at is None:  # a lowering takes effect without an event
+                return funds
+        funds = await self._contract.funds(node)
+        self._read[node] = account, funds
+        return funds
+
+    def _warn(self, commands: Mapping[str, str], warnings: Iterable[str]) -> None:
         """What was not said before. What is no longer so may be said again."""
-        topics = {topic: " && ".join(lines) for topic, lines in commands.items()}
-        said = {*topics, *warnings}
+        said = {*commands, *warnings}
         for topic in sorted(said - self._warned):
             log.event(
                 logger,
                 "funds_low",
                 level=logging.WARNING,
-                detail=f"{topic}; run: {topics[topic]}" if topic in topics else topic,
+                detail=f"{topic}; run: {commands[topic]}" if topic in commands else topic,
             )
         if self._warned and not said:
             log.event(logger, "funds_sufficient")
         self._warned = frozenset(said)
 
-    def _by_hand(self, action: Action) -> list[str]:
+    def _by_hand(self, action: Action) -> str:
         account = " ".join(self._advice)
         if isinstance(action, Allocate):
-            return [f"tandem chain allocate {account} {node} {amount}" for node, amount in action.allocations]
+            pairs = " ".join(f"{node} {amount}" for node, amount in action.allocations)
+            return f"tandem chain allocate {account} {pairs}"
         what = "deposit" if isinstance(action, FundDeposit) else "reserve"
-        return [f"tandem chain fund {account} --sender {self._contract.sender} --{what} {action.amount}"]
+        return f"tandem chain fund {account} --sender {self._contract.sender} --{what} {action.amount}"
 
 
 def _topic(action: Action) -> str:
@@ -150,7 +156,7 @@ def _topic(action: Action) -> str:
     return "the deposit is low" if isinstance(action, FundDeposit) else "the reserve is low"
 
 
-def _recipient(node: Address, funds: SenderFunds, account: AccountRecord | None, *, connected: bool) -> Recipient:
+def _recipient(node: Address, funds: SenderFunds, account: AccountRecord | None, connected: bool) -> Recipient:
     return Recipient(
         node=node,
         allocation=funds.allocation,
