@@ -14,7 +14,7 @@ from orchestrator.service.funding import FundsWatcher
 from orchestrator.service.nodes import ConnectedNode, Nodes
 from orchestrator.service.watching import ChainWatcher, WatchPolicy
 from tandem.chain.broker import RedemptionBatch, SenderFunds, TicketBroker
-from tandem.chain.redemption import RedemptionResult, redeem
+from tandem.chain.redemption import RedemptionResult, redemption_result
 from tandem.chain.rpc import Chain
 from tandem.chain.transactions import Call, TransactionPolicy
 from tandem.clock import SystemClock
@@ -155,7 +155,8 @@ class Books:
 
     async def redeem(self, tickets: Sequence[Ticket], rand: bytes = RAND) -> RedemptionResult:
         batch = RedemptionBatch(tickets[0].params, rand, tuple(tickets))
-        return await redeem(transaction_sender(self.chain, self.node), self.broker, [batch], "redeem")
+        mined = await transaction_sender(self.chain, self.node).send(self.broker.redeem([batch]), "redeem")
+        return redemption_result(self.broker, mined)
 
 
 FUNDING = FundingPolicy(
