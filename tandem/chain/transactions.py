@@ -346,11 +346,13 @@ class TransactionSender:
         latest = versions[-1]
         waits = self._clock.now() - latest.signed_at
         if next_up and not 0 <= waits < self._policy.replace_after_seconds:  # a clock that was set back counts too
-            latest = await self._raised(versions) or latest
+            raised = await self._raised(versions)
+            versions = versions if raised is None else [*versions, raised]
+        latest = versions[-1]
         done = (latest.tx_hash, head.hash)
         if self._broadcast_at.get(latest.tx_nonce) == done:
             return
-        await self._broadcast_any([*versions, latest])
+        await self._broadcast_any(versions)
         self._broadcast_at[latest.tx_nonce] = done
 
     async def _broadcast_any(self, versions: Sequence[SignedTransaction]) -> None:
