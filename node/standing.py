@@ -55,7 +55,8 @@ async def standing(settings: NodeSettings, key: SigningKey, clock: Clock) -> dic
         shown["allocation"] = Wei(look.backing.promised)
     if look.credit:
         shown["credit"] = Wei(look.credit)
-    exposure = Exposure(unpaid, settings.tickets.max_unpaid)
+    tickets, promised = settings.tickets, look.backing.promised if look.backing else None
+    exposure = Exposure(unpaid, tickets.max_unpaid, totals["outstanding"], promised, tickets.min_face_value)
     return shown | {"problems": obstacles(notes, exposure, clock.now())}
 
 

@@ -1,6 +1,6 @@
 """How a node stands, and what keeps it from earning, in sentences for its operator."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -36,10 +36,24 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Exposure:
-    """Wei of work that no ticket covers, and how much of it the node lets itself be owed."""
+    """What the node is owed, and how much of it it lets itself be owed. All in wei."""
 
     unpaid: int
+    """Of work that no ticket covers."""
     most: int
+    outstanding: int = 0
+    """Of winners that are not paid yet."""
+    promised: int | None = None
+    """By the contract; None if the chain does not say."""
+    face_value: int = 0
+    """Of a winner, at least."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether what is promised has no room for one more winner, because of those that wait."""
+        if self.promised is None or not self.outstanding:
+            return False
+        return self.outstanding + self.face_value > self.promised
 
 
 def is_running(notes: Mapping[str, Note], now: float) -> bool:
@@ -60,13 +74,20 @@ def obstacles(notes: Mapping[str, Note], exposure: Exposure, now: float) -> tupl
         Topic.REDEMPTION: "winners are not redeemed",
     }
     found = [f"{what}, {_noted(notes[topic])}" for topic, what in beginnings.items() if _is_wrong(notes, topic)]
+    return (*_full(exposure), *found)
+
+
+def _full(exposure: Exposure) -> Iterator[str]:
     if exposure.unpaid >= exposure.most:
-        found.insert(
-            0,
+        yield (
             f"{format_amount(exposure.unpaid)} of work is unpaid and tickets.max_unpaid is "
-            f"{format_amount(exposure.most)}: no work is taken until tickets come",
+            f"{format_amount(exposure.most)}: no work is taken until tickets come"
         )
-    return tuple(found)
+    if exposure.is_full:
+        yield (
+            f"winners of {format_amount(exposure.outstanding)} are not paid yet and the contract promises "
+            f"{format_amount(exposure.promised or 0)}: tickets are refused until there is room for one more"
+        )
 
 
 def chain_standing(notes: Mapping[str, Note], failure: str | None) -> str:

@@ -38,6 +38,22 @@ def test_a_node_that_is_owed_too_much_takes_no_work() -> None:
     assert "gone" in second
 
 
+@pytest.mark.parametrize(
+    ("exposure", "count"),
+    [
+        (Exposure(0, 1, outstanding=7 * 10**9, promised=8 * 10**9, face_value=10**9), 0),
+        (Exposure(0, 1, outstanding=7 * 10**9 + 1, promised=8 * 10**9, face_value=10**9), 1),
+        (Exposure(0, 1, outstanding=0, promised=0, face_value=10**9), 0),
+        (Exposure(0, 1, outstanding=7 * 10**9, promised=None, face_value=10**9), 0),
+    ],
+    ids=["room", "full", "nothing promised", "not known"],
+)
+def test_a_promise_that_is_used_up_is_named(exposure: Exposure, count: int) -> None:
+    problems = obstacles(notes(), exposure, NOW)
+    assert len(problems) == count
+    assert all("the contract promises 8 gwei" in problem for problem in problems)
+
+
 def test_a_chain_that_is_away_is_away_since_a_time_if_the_node_noted_it() -> None:
     assert chain_standing(notes(chain="timeout"), None) == "answers"
     assert chain_standing(notes(), "refused") == "no answer: refused"
