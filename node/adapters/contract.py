@@ -3,19 +3,20 @@
 import asyncio
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import AbstractContextManager, AsyncExitStack
+from contextlib import AbstractContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
 from node.core.acceptance import Backing
 from node.core.redemption import WinningSet
-from node.ports.contract import RedemptionOutcome
+from node.ports.contract import Paid, RedemptionOutcome
 from tandem.chain.broker import RedemptionBatch, SenderFunds, TicketBroker
 from tandem.chain.redemption import redemption_result
 from tandem.chain.settings import ChainSection
 from tandem.chain.transactions import Mined, Outcome, TransactionJournal, TransactionSender
 from tandem.clock import Clock
+from tandem.protocol.errors import ChainUnavailable
 from tandem.protocol.signing import Address, SigningKey
 from tandem.protocol.tickets import UINT64_MAX
 
@@ -110,6 +111,13 @@ class EthereumTicketContract:
         self._final = {outcome.transaction.tx_nonce: outcome for outcome in found}
         return tuple(_outcome(connected.broker, outcome) for outcome in found)
 
+    async def is_undone(self, paid: Paid) -> bool:
+        chain, broker = (connected := await self._connect()).sender.chain, connected.broker
+        with suppress(ChainUnavailable):  # the chain may be shorter now; then it will grow again
+            block = await chain.block(paid.block_number)
+            return block.hash != paid.block_hash and not await broker.is_redeemed(paid.params, paid.sender_nonce)
+        return False
+
     async def acknowledge(self, outcome: RedemptionOutcome) -> None:
         await (await self._connect()).sender.acknowledge(self._final.pop(outcome.tx_nonce))
 
@@ -135,4 +143,11 @@ def _outcome(broker: TicketBroker, outcome: Outcome) -> RedemptionOutcome:
     if not isinstance(outcome, Mined):
         return RedemptionOutcome(tx_nonce, None)
     result = redemption_result(broker, outcome)
-    return RedemptionOutcome(tx_nonce, result, outcome.gas_used, is_reverted=not outcome.succeeded)
+    return RedemptionOutcome(
+        tx_nonce,
+        result,
+        outcome.gas_used,
+        is_reverted=not outcome.succeeded,
+        block_number=outcome.block_number,
+        block_hash=outcome.block_hash,
+    )

@@ -48,12 +48,16 @@ CREATE TABLE redemptions (
 ) STRICT;
 CREATE TABLE counts (id INTEGER PRIMARY KEY CHECK (id = 1), tickets INTEGER NOT NULL, winners INTEGER NOT NULL) STRICT;
 """
-# A winner with a tx_nonce is in flight, in the transaction of that number; its versions are in the journal.
+# A winner with a tx_nonce is in flight, in the transaction of that number; its versions are in the journal. A redeemed
+# one keeps the number.
 _VERSION_2 = """
 ALTER TABLE tickets ADD COLUMN tx_nonce INTEGER;
 ALTER TABLE transactions ADD COLUMN signed_at REAL NOT NULL DEFAULT 0;
 ALTER TABLE redemptions ADD COLUMN gas_used INTEGER;
 ALTER TABLE redemptions ADD COLUMN winners INTEGER;
+ALTER TABLE redemptions ADD COLUMN tx_nonce INTEGER;
+ALTER TABLE redemptions ADD COLUMN block_number INTEGER;
+ALTER TABLE redemptions ADD COLUMN block_hash BLOB;
 ALTER TABLE node ADD COLUMN gas_price_now TEXT;
 ALTER TABLE node ADD COLUMN gas_price_usual TEXT;
 ALTER TABLE node ADD COLUMN gas_price_at REAL;
@@ -63,6 +67,7 @@ CREATE TABLE signers (
 CREATE TABLE notes (topic TEXT PRIMARY KEY, text TEXT NOT NULL, at REAL NOT NULL) STRICT, WITHOUT ROWID;
 DROP INDEX tickets_won;
 CREATE INDEX tickets_won ON tickets (params) WHERE state = 'won';
+CREATE INDEX tickets_sent ON tickets (tx_nonce) WHERE tx_nonce IS NOT NULL;
 CREATE INDEX tickets_refused ON tickets (reason) WHERE state = 'refused';
 """
 _TRACES = ("accounts", "params", "receipts", "transactions", "redemptions")

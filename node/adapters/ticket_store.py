@@ -21,7 +21,7 @@ from node.core.gas import GasPrice
 from node.core.redemption import WinningSet
 from node.core.standing import Note
 from node.core.terms import Epochs
-from node.ports.contract import RedemptionOutcome
+from node.ports.contract import Paid, RedemptionOutcome
 from node.ports.tickets import TicketTotals
 from tandem.chain.events import Refusal
 from tandem.chain.redemption import RedemptionResult, Refused
@@ -116,6 +116,12 @@ class SqliteTicketStore:
 
     async def settle(self, outcome: RedemptionOutcome, now: float) -> None:
         await self._run(self._settle, outcome, now)
+
+    async def paid_since(self, at: float) -> tuple[Paid, ...]:
+        return await self._run(self._paid_since, at)
+
+    async def take_back(self, paid: Paid) -> None:
+        await self._run(self._take_back, paid)
 
     async def prune(self, now: float) -> None:
         await self._run(self._prune, now)
@@ -299,7 +305,8 @@ class SqliteTicketStore:
             self._write_refusal(outcome.tx_nonce, refused)
         winners = sum(len(paid.sender_nonces) for paid in result.paid)
         values = (result.tx_hash, str(result.amount_wei), str(result.gas_cost_wei), now, outcome.gas_used, winners)
-        self._db.execute("INSERT OR IGNORE INTO redemptions VALUES (?, ?, ?, ?, ?, ?)", values)
+        mined = (outcome.tx_nonce, outcome.block_number, outcome.block_hash)
+        self._db.execute("INSERT OR IGNORE INTO redemptions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (*values, *mined))
 
     def _write_refusal(self, tx_nonce: int, refused: Refused) -> None:
         if refused.reason is Refusal.ALREADY_REDEEMED:
@@ -318,6 +325,26 @@ class SqliteTicketStore:
     def _mark(self, state: str, reason: str | None, params_hash: bytes, sender_nonce: int) -> None:
         query = "UPDATE tickets SET state = ?, reason = ? WHERE params = ? AND state = 'won' AND sender_nonce = ?"
         self._db.execute(query, (state, reason, params_hash, sender_nonce))
+
+    def _paid_since(self, at: float) -> tuple[Paid, ...]:
+        query = """
+            SELECT redemptions.tx_nonce, block_number, block_hash, sender, face_value, win_prob, expiry, commitment,
+                min(sender_nonce)
+            FROM redemptions JOIN tickets ON tickets.tx_nonce = redemptions.tx_nonce AND state = 'redeemed'
+            JOIN params ON hash = params WHERE at > ? GROUP BY tx_hash
+        """
+        return tuple(
+            Paid(tx_nonce, number, block_hash, ticket_params(self._recipient, sender, fields), sender_nonce)
+            for tx_nonce, number, block_hash, sender, *fields, sender_nonce in self._db.execute(query, (at,))
+        )
+
+    def _take_back(self, paid: Paid) -> None:
+        with self._transaction() as db:
+            query = "UPDATE tickets SET state = 'won', tx_nonce = NULL WHERE tx_nonce = ? AND state = 'redeemed'"
+            db.execute(query, (paid.tx_nonce,))
+            db.execute(
+                "DELETE FROM redemptions WHERE (tx_nonce, block_hash) = (?, ?)", (paid.tx_nonce, paid.block_hash)
+            )
 
     def _prune(self, now: float) -> None:
         with self._transaction() as db:
@@ -401,7 +428,7 @@ class SqliteTicketStore:
     def _release(self, tx_nonce: int) -> None:
         """What the transaction did not pay may be redeemed by another."""
         self._db.execute("DELETE FROM transactions WHERE tx_nonce = ?", (tx_nonce,))
-        self._db.execute("UPDATE tickets SET tx_nonce = NULL WHERE tx_nonce = ?", (tx_nonce,))
+        self._db.execute("UPDATE tickets SET tx_nonce = NULL WHERE tx_nonce = ? AND state <> 'redeemed'", (tx_nonce,))
 
 
 def _counts(accepted: AcceptedPayment) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from node.core.acceptance import Backing
 from node.core.redemption import WinningSet
 from tandem.chain.redemption import RedemptionResult
 from tandem.protocol.signing import Address
+from tandem.protocol.tickets import TicketParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,20 @@ class RedemptionOutcome:
     gas_used: int = 0
     is_reverted: bool = False
     """It was mined and changed nothing."""
+    block_number: int = 0
+    block_hash: bytes = b""
+    """Of the block that it was mined in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Paid:
+    """A transaction that paid winners, by one of them, and the block that it was mined in."""
+
+    tx_nonce: int
+    block_number: int
+    block_hash: bytes
+    params: TicketParams
+    sender_nonce: int
 
 
 class TicketContract(Protocol):
@@ -47,6 +62,10 @@ class TicketContract(Protocol):
 
     async def outcomes(self) -> tuple[RedemptionOutcome, ...]:
         """Looks after all that is in flight: says what is final, again and again until it is acknowledged."""
+        ...
+
+    async def is_undone(self, paid: Paid) -> bool:
+        """Whether a reorganisation took back what counted already."""
         ...
 
     async def acknowledge(self, outcome: RedemptionOutcome) -> None:

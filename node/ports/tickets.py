@@ -11,7 +11,7 @@ from node.core.gas import GasPrice
 from node.core.redemption import WinningSet
 from node.core.standing import Note
 from node.core.terms import Epochs
-from node.ports.contract import RedemptionOutcome
+from node.ports.contract import Paid, RedemptionOutcome
 from tandem.protocol.ids import AttemptRef
 from tandem.protocol.messages import PaymentReceipt
 from tandem.protocol.signing import Address
@@ -94,6 +94,14 @@ class TicketStore(Protocol):
 
         The journal forgets the transaction in the same write.
         """
+        ...
+
+    async def paid_since(self, at: float) -> tuple[Paid, ...]:
+        """The transactions that were settled since then and paid winners."""
+        ...
+
+    async def take_back(self, paid: Paid) -> None:
+        """What it paid is won and not paid, as before."""
         ...
 
     async def prune(self, now: float) -> None:

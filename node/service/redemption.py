@@ -29,6 +29,9 @@ _MAX_WAIT_SECONDS = 120.0
 _AGREE_SECONDS = 120.0
 _MOST_AT_ONCE = 16
 """Transactions in a round."""
+_LOOK_BACK_SECONDS = 60.0
+_UNDONE_WITHIN_SECONDS = 3600.0
+"""Reorganisations go no further back than this."""
 _SET_BACK = (
     "the contract could not pay winners that were sent, for want of the sender's funds or of gas; they are sent again "
     "when it holds more, or after a while"
@@ -70,6 +73,7 @@ class Redeemer:
         """Whether winners wait because of one."""
         self._refused = False
         """Whether the last transaction could not be sent."""
+        self._looked_back_at: float | None = None
 
     async def run(self) -> None:
         """Until cancelled. A chain that is away is asked again, less and less often."""
@@ -96,6 +100,7 @@ class Redeemer:
     async def _round(self) -> None:
         for outcome in await self._around.contract.outcomes():
             await self._settle(outcome)
+        await self._look_back()
         await self._store.prune(self._clock.now())
         await self._around.gas.price()
         if not self._refused or self._rotation is not None:  # else every winner would turn to new terms for nothing
@@ -109,6 +114,17 @@ class Redeemer:
                 self._refused = False
             if not plans or not await self._redeem(plans[0]):
                 return
+
+    async def _look_back(self) -> None:
+        """A block that was deep enough may be undone all the same: what was paid in it is to be redeemed again."""
+        now = self._clock.monotonic()
+        if self._looked_back_at is not None and now - self._looked_back_at < _LOOK_BACK_SECONDS:
+            return
+        self._looked_back_at = now
+        for paid in await self._store.paid_since(self._clock.now() - _UNDONE_WITHIN_SECONDS):
+            if await self._around.contract.is_undone(paid):
+                await self._store.take_back(paid)
+                log.event(logger, "redemption_undone", level=logging.WARNING, tx_nonce=paid.tx_nonce)
 
     async def _plans(self, winners: Iterable[WinningSet]) -> list[tuple[WinningSet, ...]]:
         """What to redeem now, a transaction each: the winners of one sender."""

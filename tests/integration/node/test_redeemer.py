@@ -11,6 +11,7 @@ import pytest
 
 from node.adapters.ticket_store import SqliteTicketStore
 from node.ports.tickets import TicketTotals
+from node.service import redemption
 from tandem.chain.broker import TicketBroker
 from tandem.chain.settings import ChainSection
 from tandem.chain.transactions import Call, TransactionSender
@@ -124,6 +125,25 @@ async def test_winners_that_a_reorganisation_takes_back_are_redeemed_again(world
                 bell.ring()
                 world.anvil.mine()
         world.anvil.mine(3)
+        found = await world.until(lambda totals: totals.redeemed > 0)
+    assert await world.balance() - before == 2 * FACE - found.gas_spent
+
+
+async def test_winners_are_put_back_even_by_a_reorganisation_that_goes_deeper_than_they_were_waited_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redemption, "_LOOK_BACK_SECONDS", 0.0)
+    await world.does(deposit(world))
+    before = await world.balance()
+    await world.wins(2)
+    async with redeeming(world.store, world.chain, world.node) as bell:
+        await world.until(lambda totals: totals.redeemed > 0)
+        await rounds(bell)
+        world.anvil.rpc("anvil_reorg", 1, [])
+        assert await world.balance() == before
+        async with asyncio.timeout(20):
+            while await world.balance() == before:
+                bell.ring()
         found = await world.until(lambda totals: totals.redeemed > 0)
     assert await world.balance() - before == 2 * FACE - found.gas_spent
 

@@ -12,7 +12,7 @@ from node.core.gas import GasPrice
 from node.core.redemption import WinningSet
 from node.core.standing import Note
 from node.core.terms import Epochs, Stakes
-from node.ports.contract import RedemptionOutcome
+from node.ports.contract import Paid, RedemptionOutcome
 from tandem.chain.events import Refusal
 from tandem.chain.redemption import RedemptionResult, Refused
 from tandem.chain.transactions import SignedTransaction
@@ -244,6 +244,24 @@ async def test_what_is_not_paid_waits_or_is_given_up(
     await store.settle(RedemptionOutcome(7, result), NOW)
     assert sum(len(found.tickets) for found in await store.winners(NOW)) == left
     assert (await store.totals(NOW)).refused == refused
+
+
+async def test_what_a_reorganisation_took_back_is_won_again(path: Path) -> None:
+    async with open_store(path) as store:
+        await store.take(won(3), DIGEST)
+        (winners,) = await store.winners(NOW)
+        part = replace(winners, tickets=winners.tickets[1:])
+        await in_flight(store, [part])
+        result = paid([part])
+        await store.settle(RedemptionOutcome(7, result, 90_000, block_number=5, block_hash=b"h" * 32), NOW)
+    async with open_store(path) as store:
+        assert await store.paid_since(NOW) == ()
+        (found,) = await store.paid_since(NOW - 1)
+        assert found == Paid(7, 5, b"h" * 32, winners.params, 1)
+        await store.take_back(found)
+        assert await store.winners(NOW) == (winners,)
+        assert (await store.totals(NOW)).redeemed == 0
+        assert await store.paid_since(NOW - 1) == ()
 
 
 async def test_who_signed_is_known_after_a_restart(path: Path) -> None:

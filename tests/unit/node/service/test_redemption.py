@@ -148,6 +148,17 @@ async def test_what_an_earlier_process_left_in_flight_is_settled_before_anything
         assert (await store.totals(0)).redeemed == 3000
 
 
+async def test_a_redemption_that_is_undone_after_it_counted_is_made_again(shop: Shop) -> None:
+    await shop.sell_and_redeem(range(2))
+    await shop.settled()
+    shop.contract.undone = {1}
+    shop.clock.advance(60)
+    shop.bell.ring()
+    await until(lambda: len(shop.contract.redeemed) == 2)
+    await shop.settled()
+    assert (await shop.store.totals(0)).redeemed == 2000
+
+
 async def test_a_transaction_in_flight_does_not_stop_others(shop: Shop) -> None:
     shop.contract.mines = False
     first = await shop.sell_and_redeem(range(2))
