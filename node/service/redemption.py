@@ -72,7 +72,7 @@ class Redeemer:
         self._set_back = False
         """Whether winners wait because of one."""
         self._refused = False
-        """Whether the last transaction could not be sent."""
+        """Whether a transaction could not be sent in the last round."""
         self._looked_back_at: float | None = None
 
     async def run(self) -> None:
@@ -105,15 +105,23 @@ class Redeemer:
         await self._around.gas.price()
         if not self._refused or self._rotation is not None:  # else every winner would turn to new terms for nothing
             await self._close(await self._plans(await self._store.winners(self._clock.now())))
-        epochs = await self._store.epochs()
+        await self._redeem_closed()
+
+    async def _redeem_closed(self) -> None:
+        """A sender whose winners cannot be sent does not stand in the way of others."""
+        epochs, refused = await self._store.epochs(), set[Address]()
         for _ in range(_MOST_AT_ONCE):
             winners = await self._store.winners(self._clock.now())
-            plans = await self._plans([winning for winning in winners if winning.epoch <= epochs.closed])
+            plans = await self._plans(
+                won for won in winners if won.epoch <= epochs.closed and _sender(won) not in refused
+            )
             if not plans:
-                self._around.notes.say(Topic.REDEMPTION, _SET_BACK if self._set_back else "")
-                self._refused = False
-            if not plans or not await self._redeem(plans[0]):
-                return
+                break
+            if not await self._redeem(plans[0]):
+                refused.add(_sender(plans[0][0]))
+        self._refused = bool(refused)
+        if not refused:
+            self._around.notes.say(Topic.REDEMPTION, _SET_BACK if self._set_back else "")
 
     async def _look_back(self) -> None:
         """A block that was deep enough may be undone all the same: what was paid in it is to be redeemed again."""
@@ -174,14 +182,12 @@ class Redeemer:
         sender = _sender(planned[0])
         backing = await self._around.view.recent(sender)
         rands = tuple(recipient_rand(self._store.secret, winning.params, winning.epoch) for winning in planned)
-        self._refused = True
         try:
             tx_nonce = await self._around.contract.redeem(planned, rands)
         except (ChainError, FeeCapExceeded) as error:
             if self._around.notes.say(Topic.REDEMPTION, error.detail):
                 log.event(logger, "redemption_refused", level=logging.WARNING, code=error.code, detail=error.detail)
             return False
-        self._refused = False
         self._sent[tx_nonce] = sender, backing.available
         tickets = sum(len(winning.tickets) for winning in planned)
         log.event(logger, "redemption_sent", tx_nonce=tx_nonce, sets=len(planned), tickets=tickets)

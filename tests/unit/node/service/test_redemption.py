@@ -5,20 +5,22 @@ from pathlib import Path
 import pytest
 
 from node.adapters.ticket_store import SqliteTicketStore
+from node.core.acceptance import Till, check, fund
 from node.core.redemption import RedemptionPolicy
 from node.core.standing import Topic
-from node.core.terms import Epochs
+from node.core.terms import Epochs, issue
 from node.service.redemption import Redeemer
 from tandem.chain.events import Refusal
 from tandem.protocol.errors import FeeCapExceeded, InsufficientFunds, TandemError, TransactionReverted
 from tandem.protocol.messages import PaymentReceipt, TicketTerms, TicketTermsReply
+from tandem.protocol.signing import SigningKey
 from tandem.protocol.tickets import TicketParams, commitment_to
 from tests.fixtures.clock import ManualClock
-from tests.fixtures.node import ALWAYS, DOMAIN, NODE, SENDER, SIGNER, payment, policy_for, until
-from tests.unit.node.service.test_payments import Till
+from tests.fixtures.node import ALWAYS, DOMAIN, NODE, SENDER, SIGNER, backing, payment, policy_for, until
+from tests.unit.node.service.test_payments import Till as Counter
 
 
-class Shop(Till):
+class Shop(Counter):
     def __init__(self, store: SqliteTicketStore, clock: ManualClock) -> None:
         super().__init__(store, clock, policy_for(ALWAYS))
         self.contract.journal = store
@@ -213,6 +215,24 @@ async def test_what_cannot_be_sent_is_noted_and_tried_again(shop: Shop, error: T
     shop.bell.ring()
     await until(lambda: shop.contract.redeemed)
     await until(lambda: shop.notes._said[Topic.REDEMPTION] == "")
+
+
+async def test_a_sender_whose_winners_cannot_be_sent_does_not_stop_others(shop: Shop) -> None:
+    others = [SigningKey.from_bytes(bytes([number]) * 32) for number in (7, 8)]
+    for other in others:  # one of them comes after the other in any order of addresses
+        own = Till(DOMAIN, shop.store.secret, other.address, NODE.address, Epochs(), shop.clock.now(), 60.0)
+        params = issue(ALWAYS, shop.store.secret, other.address, NODE.address, 1, int(shop.clock.now()) + 3600)
+        checked = check(payment(params, range(1), key=other), own, frozenset())
+        await shop.store.take(fund(checked, backing(), 0), bytes(32))
+    shop.contract.refuses_of = frozenset({min(other.address for other in others)})
+    shop.contract.refuses = TransactionReverted("no")
+    await shop.agree()
+    shop.bell.ring()
+    await shop.agree()
+    await until(lambda: shop.contract.redeemed)
+    (((planned,), _),) = shop.contract.redeemed
+    assert planned.params.sender == max(other.address for other in others)
+    assert shop.notes._said[Topic.REDEMPTION] == "no"
 
 
 async def test_the_revocation_of_a_signer_is_watched_after_a_restart(tmp_path: Path, clock: ManualClock) -> None:
