@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 import secrets
 import signal
 from collections.abc import AsyncIterator, Coroutine, Sequence
@@ -17,6 +18,7 @@ from orchestrator.adapters.artifacts import open_artifacts
 from orchestrator.adapters.inspection import ChildInspector
 from orchestrator.adapters.store import open_store
 from orchestrator.adapters.visiting import VisitLimits, open_visitor
+from orchestrator.core.delivery import DeliveryPolicy
 from orchestrator.core.lifecycle import RetryPolicy
 from orchestrator.core.paying import PayingPolicy
 from orchestrator.core.preparation import PreparationPolicy
@@ -27,6 +29,7 @@ from orchestrator.ports.inspection import Inspector
 from orchestrator.ports.store import Store
 from orchestrator.ports.visiting import Visitor
 from orchestrator.service.artifacts import Artifacts
+from orchestrator.service.delivery import Deliveries
 from orchestrator.service.events import JobEvents
 from orchestrator.service.janitor import Janitor
 from orchestrator.service.jobs import Jobs
@@ -43,6 +46,7 @@ from orchestrator.service.sessions import Collaborators, Sessions
 from orchestrator.service.sources import Sources
 from orchestrator.service.submission import Submissions
 from orchestrator.service.verification import Verifier
+from orchestrator.service.webhooks import Webhooks
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.web.app import RUNNER_OPTIONS, build_app
 from orchestrator.web.call import Limits, Services
@@ -111,14 +115,14 @@ class _Outside:
 def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, outside: _Outside) -> _Parts:
     store, content, inspector, nodes = outside.store, outside.artifacts, outside.inspector, outside.nodes
     events = JobEvents()
-    tasks_waiting, money_owed, to_prepare = Bell(clock), Bell(clock), Bell(clock)
+    tasks_waiting, money_owed, to_prepare, to_deliver = Bell(clock), Bell(clock), Bell(clock), Bell(clock)
     timeouts = Timeouts(
         lease=settings.leases.lease,
         start_to_finish_base=settings.leases.start_to_finish_base,
         start_to_finish_factor=settings.leases.start_to_finish_factor,
     )
     policy = RetryPolicy(max_nodes=settings.leases.max_nodes)
-    lifecycle = Lifecycle(store, nodes, events, policy, tasks_waiting.ring, money_owed.ring)
+    lifecycle = Lifecycle(store, nodes, events, policy, tasks_waiting.ring, money_owed.ring, to_deliver.ring)
     signer = UrlSigner(_url_secret(settings.data), settings.http.origin, clock)
     scheduler = Scheduler(store, nodes, lifecycle, signer, tasks_waiting, timeouts)
     paying = PayingPolicy(settings.payment.max_ahead, settings.payment.max_face_value)
@@ -132,9 +136,15 @@ def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, o
     )
     collaborators = Collaborators(store, nodes, lifecycle, verifier, payer, events, tasks_waiting, clock, timeouts)
     sessions = NodeSessions(identity, Sessions(collaborators), heartbeat=timeouts.lease / 2)
+    webhooks = Webhooks(store, outside.visitor, to_deliver.ring)
+    jobs = Jobs(store, events, lifecycle.cancel, scheduler.explain)
+    deliveries = Deliveries(
+        store, outside.visitor, jobs.view, to_deliver, _delivery_policy(settings), random.SystemRandom().random
+    )
     services = Services(
-        submissions=Submissions(store, planning, outside.visitor, tasks_waiting.ring, to_prepare.ring),
-        jobs=Jobs(store, events, lifecycle.cancel, scheduler.explain),
+        submissions=Submissions(store, planning, outside.visitor, webhooks, tasks_waiting.ring, to_prepare.ring),
+        jobs=jobs,
+        webhooks=webhooks,
         models=Models(store, content, inspector),
         keys=Keys(store),
         artifacts=artifacts,
@@ -159,6 +169,7 @@ def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, o
             verifier.run(),
             janitor.run(),
             preparations.run(),
+            deliveries.run(),
             *outside.accounting.loops(),
         ],
     )
@@ -166,6 +177,10 @@ def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, o
 
 def _visit_limits(settings: OrchestratorSettings) -> VisitLimits:
     return VisitLimits(redirects=settings.fetch.redirects, stall=settings.fetch.stall, total=settings.fetch.total)
+
+
+def _delivery_policy(settings: OrchestratorSettings) -> DeliveryPolicy:
+    return DeliveryPolicy(**settings.webhooks.model_dump())
 
 
 def _preparation_policy(settings: OrchestratorSettings) -> PreparationPolicy:

@@ -145,6 +145,17 @@ class FetchSettings(_Section):
         return Guard(frozenset(self.ports), tuple(parse_allowed(each) for each in self.allow))
 
 
+class WebhookSettings(_Section):
+    timeout: Seconds = 15.0
+    """Seconds that a receiver has to answer."""
+    give_up: Seconds = 259_200.0
+    """Seconds after which a webhook that does not arrive is given up."""
+    concurrency: int = Field(default=32, ge=1)
+    """Webhooks that are sent at the same time."""
+    per_endpoint: int = Field(default=4, ge=1)
+    """Of them to one scheme, host and port, so that one that is dead does not hold up the others."""
+
+
 class AuthSettings(_Section):
     anonymous_loopback: bool = True
     """Whether requests from this machine may come without an API key."""
@@ -182,6 +193,7 @@ class OrchestratorSettings(BaseSettings):
     leases: LeaseSettings = LeaseSettings()
     limits: LimitSettings = LimitSettings()
     fetch: FetchSettings = FetchSettings()
+    webhooks: WebhookSettings = WebhookSettings()
     auth: AuthSettings = AuthSettings()
 
     @model_validator(mode="after")

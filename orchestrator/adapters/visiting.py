@@ -7,7 +7,7 @@ with the next: no cookies, no credentials, no referrer; no proxy of the environm
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.connector import TCPConnector
 from yarl import URL
 
+from orchestrator.core.delivery import Answer
 from orchestrator.core.guard import Guard
 from orchestrator.ports.visiting import Fetched
 from tandem.protocol.errors import UrlForbidden, UrlRefused, UrlUnavailable
@@ -31,6 +32,7 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _TRANSIENT = frozenset({408, 425, 429})
 _SERVER_ERROR = 500
 _CHUNK_BYTES = 2**18
+_MAX_DIGITS = 9
 _LOOKUPS_AT_ONCE = 8
 _HEADERS = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "tandem"}
 
@@ -99,6 +101,18 @@ class GuardedVisitor:
                 return await stack.enter_async_context(
                     session.get(_exact(url), allow_redirects=False, headers=_HEADERS)
                 )
+
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str], seconds: float) -> Answer:
+        with _mapped(_host(url)):
+            self._guard.check_url(url)
+            async with (
+                asyncio.timeout(seconds),
+                self._session() as session,
+                session.post(
+                    _exact(url), data=body, headers={**_HEADERS, **headers}, allow_redirects=False
+                ) as response,
+            ):
+                return Answer(response.status, _seconds(response.headers.get("Retry-After", "")))
 
     def _session(self) -> ClientSession:
         connector = TCPConnector(
@@ -191,7 +205,11 @@ def _mapped(host: str) -> Iterator[None]:
     except ClientSSLError as error:
         raise UrlRefused(f"expected {host} to prove itself by TLS, got {type(error).__name__}") from error
     except (ClientError, TimeoutError, OSError) as error:
-        raise UrlUnavailable(f"expected the file from {host}, got {type(error).__name__}") from error
+        raise UrlUnavailable(f"expected an answer of {host}, got {type(error).__name__}") from error
+
+
+def _seconds(text: str) -> float | None:
+    return float(text) if text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS else None
 
 
 def _host(url: str) -> str:

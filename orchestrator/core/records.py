@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from orchestrator.core.ledger import EntryKind, Totals, TrialBalance
-from tandem.protocol.ids import AttemptRef
+from tandem.protocol.ids import AttemptRef, event_id
 from tandem.protocol.jobs import (
     AttemptState,
     InferenceRequest,
@@ -17,6 +17,8 @@ from tandem.protocol.jobs import (
 from tandem.protocol.messages import SignedTicket
 from tandem.protocol.tensors import Tensor
 from tandem.protocol.tickets import TicketParams
+from tandem.protocol.urls import web_endpoint
+from tandem.protocol.webhooks import DeliveryStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ class JobRecord:
     created_at: float
     finished_at: float | None = None
     failure: Failure | None = None
+    webhook: str | None = None
+    """The URL that is told of each of its states."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +124,57 @@ class PreparationRecord:
     """Store time before which it is not tried again."""
     source: str | None = None
     """The artifact of its input, once that is fetched."""
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookRecord:
+    """The webhook of one owner, and the secrets that sign what is sent for it."""
+
+    owner: str
+    url: str | None
+    """For jobs whose request names none."""
+    secret: str = field(repr=False)
+    made_at: float
+    """When the secret was."""
+    previous: str | None = field(default=None, repr=False)
+    previous_until: float = 0.0
+    """Store time up to which the secret before this one signs as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryRecord:
+    """A state that a job came to, and how far its webhook is: the outbox, written with the state itself."""
+
+    job: str
+    number: int
+    """Of the event in its job, from 1."""
+    owner: str
+    state: JobState
+    at: float
+    url: str
+    status: DeliveryStatus
+    since: float
+    """Store time from which on it is tried."""
+    tries: int = 0
+    not_before: float = 0.0
+    delivered_at: float | None = None
+    error: str | None = None
+
+    @property
+    def id(self) -> str:
+        return event_id(self.job, self.number)
+
+    @property
+    def endpoint(self) -> str:
+        """Scheme, host and port of the URL."""
+        return web_endpoint(self.url)
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryPage:
+    deliveries: tuple[DeliveryRecord, ...]
+    next_cursor: str | None = None
+    """The id to continue after; None at the end."""
 
 
 @dataclass(frozen=True, slots=True)

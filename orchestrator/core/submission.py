@@ -119,15 +119,25 @@ def tasks_of(plan: Plan, job: str) -> tuple[TaskRecord, ...]:
     return (TaskRecord(id=task_id(job, 0), work=plan.work, state=TaskState.WAITING, price=plan.price),)
 
 
-def submission_of(plan: Plan, job: str, owner: str, now: float, idempotency_key: str | None) -> Submission:
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What a new job has beside its request."""
+
+    job: str
+    owner: str
+    now: float
+    idempotency_key: str | None = None
+    webhook: str | None = None
+    """The URL that is told of its states."""
+
+
+def submission_of(plan: Plan, frame: Frame) -> Submission:
     """The rows of a new job of which everything is known."""
     return Submission(
-        job=JobRecord(
-            id=job, owner=owner, request=plan.request, state=JobState.QUEUED, price=plan.price, created_at=now
-        ),
-        tasks=tasks_of(plan, job),
+        job=_record(plan.request, frame, JobState.QUEUED, plan.price),
+        tasks=tasks_of(plan, frame.job),
         inputs=plan.inputs,
-        idempotency_key=idempotency_key,
+        idempotency_key=frame.idempotency_key,
         request_digest=_digest(plan.request, plan.inputs),
         artifacts=plan.artifacts,
     )
@@ -138,16 +148,28 @@ def needs_preparation(request: TranscodeRequest | InferenceRequest) -> TypeGuard
     return isinstance(request, TranscodeRequest) and isinstance(request.input, UrlInput)
 
 
-def unprepared_submission(
-    request: TranscodeRequest, job: str, owner: str, now: float, idempotency_key: str | None
-) -> Submission:
+def unprepared_submission(request: TranscodeRequest, frame: Frame) -> Submission:
     """The rows of a new job that has to be prepared first: no tasks yet, and no price."""
     return Submission(
-        job=JobRecord(id=job, owner=owner, request=request, state=JobState.PREPARING, price=None, created_at=now),
+        job=_record(request, frame, JobState.PREPARING, None),
         tasks=(),
-        idempotency_key=idempotency_key,
+        idempotency_key=frame.idempotency_key,
         request_digest=_digest(request, ()),
         artifacts=(request.input.artifact,) if isinstance(request.input, ArtifactInput) else (),
+    )
+
+
+def _record(
+    request: TranscodeRequest | InferenceRequest, frame: Frame, state: JobState, price: int | None
+) -> JobRecord:
+    return JobRecord(
+        id=frame.job,
+        owner=frame.owner,
+        request=request,
+        state=state,
+        price=price,
+        created_at=frame.now,
+        webhook=frame.webhook,
     )
 
 

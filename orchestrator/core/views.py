@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import assert_never
 
-from orchestrator.core.records import AttemptRecord, Failure, JobSnapshot
+from orchestrator.core.records import AttemptRecord, DeliveryRecord, Failure, JobSnapshot, WebhookRecord
 from orchestrator.core.scheduling import Reason
 from tandem.protocol.api import (
     AttemptView,
+    DeliveryView,
     Explanation,
     InferenceEcho,
     InferenceResult,
@@ -24,6 +25,8 @@ from tandem.protocol.api import (
     TensorEcho,
     TranscodeResult,
     WaitingTask,
+    WebhookEvent,
+    WebhookView,
 )
 from tandem.protocol.ids import AttemptRef
 from tandem.protocol.jobs import (
@@ -38,6 +41,7 @@ from tandem.protocol.jobs import (
 from tandem.protocol.media import MediaInfo
 from tandem.protocol.messages import Offer
 from tandem.protocol.tensors import tensor_to_json
+from tandem.protocol.webhooks import DeliveryStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +151,37 @@ def node_summary(node: NodeView) -> NodeSummary:
     )
 
 
+def webhook_view(webhook: WebhookRecord, *, secret: bool = False) -> WebhookView:
+    """`secret`: whether it is shown."""
+    return WebhookView(
+        url=webhook.url, secret=webhook.secret if secret else None, secret_made_at=_time(webhook.made_at)
+    )
+
+
+def delivery_view(delivery: DeliveryRecord) -> DeliveryView:
+    pending = delivery.status is DeliveryStatus.PENDING
+    return DeliveryView(
+        id=delivery.id,
+        job=delivery.job,
+        type=f"job.{delivery.state}",
+        url=delivery.url,
+        status=delivery.status,
+        happened_at=_time(delivery.at),
+        tries=delivery.tries,
+        next_try_at=_time(max(delivery.not_before, delivery.since)) if pending else None,
+        delivered_at=_time_or_none(delivery.delivered_at),
+        error=delivery.error,
+    )
+
+
+def webhook_event(delivery: DeliveryRecord, job: JobView) -> WebhookEvent:
+    """What is sent of a job's step to a state, given the job as it stands now."""
+    if job.state is not delivery.state:
+        then = {"state": delivery.state, "finished_at": None, "error": None, "result": None}
+        job = job.model_copy(update=then | {"progress": ProgressView(percent=0)})
+    return WebhookEvent(id=delivery.id, type=f"job.{delivery.state}", timestamp=_time(delivery.at), data=job)
+
+
 def _accepted(snapshot: JobSnapshot) -> tuple[AttemptRecord, ...]:
     return tuple(attempt for attempt in snapshot.attempts if attempt.state is AttemptState.ACCEPTED)
 
@@ -160,7 +195,11 @@ def _request(request: TranscodeRequest | InferenceRequest) -> TranscodeRequest |
                 TensorEcho(name=each.name, datatype=each.datatype, shape=each.shape) for each in request.inputs
             )
             return InferenceEcho(
-                model=request.model, version=request.version, inputs=inputs, max_price=request.max_price
+                model=request.model,
+                version=request.version,
+                inputs=inputs,
+                max_price=request.max_price,
+                webhook=request.webhook,
             )
         case _:
             assert_never(request)

@@ -6,7 +6,7 @@ and in a thread other than the caller's.
 Leases live on the store's clock: `now()` is its time, and no method takes a time from outside.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from orchestrator.core.records import (
@@ -18,6 +18,8 @@ from orchestrator.core.records import (
     Books,
     ChainEvents,
     Cursor,
+    DeliveryPage,
+    DeliveryRecord,
     Failure,
     Finding,
     JobChanges,
@@ -27,12 +29,14 @@ from orchestrator.core.records import (
     PreparationRecord,
     ReadyTask,
     Submission,
+    WebhookRecord,
 )
 from tandem.chain.transactions import TransactionJournal
 from tandem.protocol.ids import AttemptRef
 from tandem.protocol.jobs import JobState, ModelInfo
 from tandem.protocol.media import MediaInfo
 from tandem.protocol.tensors import Tensor
+from tandem.protocol.webhooks import DeliveryStatus
 
 JobDecision = Callable[[JobSnapshot, float], JobChanges]
 """From a job as it is and the store's time to what changes. Raises a TandemError to change nothing."""
@@ -261,5 +265,45 @@ class CatalogueStore(Protocol):
         ...
 
 
-class Store(JobStore, AccountStore, LedgerStore, FundingStore, CatalogueStore, Protocol):
+class WebhookStore(Protocol):
+    """Webhooks, and the outbox of what they are told: written with each state of a job, so that none is lost."""
+
+    async def webhook(self, owner: str) -> WebhookRecord | None: ...
+
+    async def save_webhook(self, webhook: WebhookRecord) -> None: ...
+
+    async def due_deliveries(self, limit: int, *, without: Collection[str] = ()) -> list[DeliveryRecord]:
+        """Those to be sent now, but to none of the endpoints `without`: of each job at most one, its oldest."""
+        ...
+
+    async def next_delivery_at(self) -> float | None:
+        """When the earliest that is not due yet will be; None if there is none."""
+        ...
+
+    async def save_delivery(self, delivery: DeliveryRecord) -> None:
+        """Writes how far it is. Once it is over, the next of its job may be sent."""
+        ...
+
+    async def end_webhook(self, owner: str, url: str, error: str) -> None:
+        """Gives up whatever the owner still has for the URL, and uses it for no further job unless one names it."""
+        ...
+
+    async def deliveries(
+        self,
+        owner: str,
+        *,
+        job: str | None = None,
+        status: DeliveryStatus | None = None,
+        after: str | None = None,
+        limit: int = 50,
+    ) -> DeliveryPage:
+        """Newest job first, and of each the newest event. Raises ValueError for an `after` that is no event's id."""
+        ...
+
+    async def redeliver(self, owner: str, job: str, number: int) -> DeliveryRecord:
+        """Has an event sent anew, in its turn. Raises NotFound."""
+        ...
+
+
+class Store(JobStore, AccountStore, LedgerStore, FundingStore, CatalogueStore, WebhookStore, Protocol):
     """All of it."""

@@ -1,9 +1,11 @@
 """What services ask of the one who visits URLs of submitters, behind the guard of `core.guard`."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
+
+from orchestrator.core.delivery import Answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,4 +26,11 @@ class Visitor(Protocol):
 
     def fetch(self, url: str) -> AbstractAsyncContextManager[Fetched]:
         """Follows redirects. Raises UrlForbidden, UrlRefused, or UrlUnavailable if another time may be better."""
+        ...
+
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str], seconds: float) -> Answer:
+        """The answer within so many seconds; a redirect is one, and of none is more than the head read.
+
+        Raises UrlForbidden, UrlRefused, UrlUnavailable.
+        """
         ...

@@ -30,7 +30,7 @@ _SCORED = {
 
 
 class Lifecycle:
-    """`tasks_waiting` and `money_owed` are rung when there is something for the scheduler or the payer."""
+    """`tasks_waiting`, `money_owed`, `to_deliver` are rung: there is something for scheduler, payer or webhooks."""
 
     def __init__(
         self,
@@ -40,6 +40,7 @@ class Lifecycle:
         policy: RetryPolicy,
         tasks_waiting: Callable[[], None],
         money_owed: Callable[[], None],
+        to_deliver: Callable[[], None],
     ) -> None:
         self._store = store
         self._nodes = nodes
@@ -47,6 +48,7 @@ class Lifecycle:
         self._policy = policy
         self._tasks_waiting = tasks_waiting
         self._money_owed = money_owed
+        self._to_deliver = to_deliver
 
     async def apply(self, job: str, event: Event) -> JobChanges:
         """One event to one job. Raises StaleAttempt, Conflict or NotFound; then nothing has changed."""
@@ -99,6 +101,8 @@ class Lifecycle:
             self._attempt_changed(attempt)
         if changes.job is not None:
             self._events.publish_state(job, changes.job.state)
+            if changes.job.webhook is not None:
+                self._to_deliver()
         if changes.earned:
             self._money_owed()
         if _makes_room(changes):

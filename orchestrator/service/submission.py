@@ -3,10 +3,12 @@
 import os
 from collections.abc import Callable
 
-from orchestrator.core.submission import needs_preparation, quote_of, submission_of, unprepared_submission
+from orchestrator.core.records import Submission
+from orchestrator.core.submission import Frame, needs_preparation, quote_of, submission_of, unprepared_submission
 from orchestrator.ports.store import Store
 from orchestrator.ports.visiting import Visitor
 from orchestrator.service.planning import Planning
+from orchestrator.service.webhooks import Webhooks
 from tandem.protocol.api import QuoteView
 from tandem.protocol.ids import job_id
 from tandem.protocol.jobs import InferenceRequest, TranscodeRequest, UrlInput
@@ -23,12 +25,14 @@ class Submissions:
         store: Store,
         planning: Planning,
         visitor: Visitor,
+        webhooks: Webhooks,
         tasks_waiting: Callable[[], None],
         to_prepare: Callable[[], None],
     ) -> None:
         self._store = store
         self._planning = planning
         self._visitor = visitor
+        self._webhooks = webhooks
         self._tasks_waiting = tasks_waiting
         self._to_prepare = to_prepare
 
@@ -45,21 +49,30 @@ class Submissions:
         """Writes the job and returns its id; under an idempotency key that the owner used before, the first one's.
 
         Raises NotFound (artifact, model), UnreadableMedia, InvalidLadder, InvalidTensor, TooLarge, PriceExceeded,
-        UrlForbidden, IdempotencyConflict, Unavailable.
+        UrlForbidden, IdempotencyConflict, Unavailable; Conflict for a webhook without a secret to sign with.
         """
         if needs_preparation(request):
             return await self._submit_unprepared(request, owner, idempotency_key)
         plan = await self._planning.plan(request)
-        now = await self._store.now()
-        job = await self._store.submit(submission_of(plan, job_id(now, os.urandom(8)), owner, now, idempotency_key))
-        self._tasks_waiting()
+        new = submission_of(plan, await self._frame(request, owner, idempotency_key))
+        return await self._write(new, self._tasks_waiting)
+
+    async def _write(self, new: Submission, wake: Callable[[], None]) -> str:
+        job = await self._store.submit(new)
+        wake()
+        if new.job.webhook is not None:
+            self._webhooks.wake()
         return job
+
+    async def _frame(
+        self, request: TranscodeRequest | InferenceRequest, owner: str, idempotency_key: str | None
+    ) -> Frame:
+        webhook = await self._webhooks.target(request, owner)
+        now = await self._store.now()
+        return Frame(job_id(now, os.urandom(8)), owner, now, idempotency_key, webhook)
 
     async def _submit_unprepared(self, request: TranscodeRequest, owner: str, idempotency_key: str | None) -> str:
         if isinstance(request.input, UrlInput):
             self._visitor.check(request.input.url)
-        now = await self._store.now()
-        new = unprepared_submission(request, job_id(now, os.urandom(8)), owner, now, idempotency_key)
-        job = await self._store.submit(new)
-        self._to_prepare()
-        return job
+        new = unprepared_submission(request, await self._frame(request, owner, idempotency_key))
+        return await self._write(new, self._to_prepare)

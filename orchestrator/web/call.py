@@ -14,6 +14,7 @@ from orchestrator.service.jobs import Jobs
 from orchestrator.service.keys import Keys
 from orchestrator.service.models import Models
 from orchestrator.service.submission import Submissions
+from orchestrator.service.webhooks import Webhooks
 from orchestrator.web.signing import UrlSigner
 
 
@@ -33,6 +34,7 @@ class Services:
 
     submissions: Submissions
     jobs: Jobs
+    webhooks: Webhooks
     models: Models
     keys: Keys
     artifacts: Artifacts

@@ -18,6 +18,7 @@ SUMMARIES: Final = {
     "nodes": "List the nodes that are connected.",
     "orchestrator": "Takes jobs over HTTP, schedules them over its nodes, checks the results and pays.",
     "transcode": "Transcode FILE, or the file at URL, into renditions.",
+    "webhooks": "Webhooks: where each state of your jobs is told, and what became of it.",
 }
 """The commands' own first lines, so that listing them takes no import of what they need: that is seconds."""
 

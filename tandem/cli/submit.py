@@ -11,14 +11,13 @@ import click
 from rich.console import Console
 
 from tandem.cli import tables
-from tandem.cli.running import Bars, Session, finish, submitter_command
+from tandem.cli.running import Bars, Session, WebUrl, finish, submitter_command
 from tandem.client import transcode as transcode_request
 from tandem.client.inference import answer, inference_request
 from tandem.protocol.api import JobView, ModelList, TranscodeResult
 from tandem.protocol.jobs import JobState
 from tandem.protocol.media import RenditionRequest, VideoSettings
 from tandem.protocol.units import parse_amount
-from tandem.protocol.urls import parse_web_url
 
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 _FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -44,12 +43,9 @@ class _Source(click.ParamType[Path | str]):
     name = "file or url"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
-        if "://" not in str(value):
-            return Path(str(_FILE.convert(value, param, ctx)))
-        try:
-            return parse_web_url(str(value))
-        except ValueError as error:
-            self.fail(f"expected a file or an http or https URL without a password, got {value!r}: {error}", param, ctx)
+        if "://" in str(value):
+            return WebUrl().convert(value, param, ctx)
+        return Path(str(_FILE.convert(value, param, ctx)))
 
 
 class _Amount(click.ParamType[int]):
@@ -80,6 +76,7 @@ class _Input(click.ParamType[tuple[str, list[Any]]]):
         return name, data
 
 
+_webhook = click.option("--webhook", type=WebUrl(), help="Where each state of the job is told.")
 _max_price = click.option("--max-price", type=_Amount(), help="Refuse a job that costs more, such as 0.01ether.")
 
 
@@ -88,6 +85,7 @@ _max_price = click.option("--max-price", type=_Amount(), help="Refuse a job that
 @click.option("--rendition", "-r", "ladder", type=_Rung(), multiple=True, help="A rendition; without any, a ladder.")
 @click.option("--output", "-o", type=_FOLDER, help="Where to put the renditions; without it they are not fetched.")
 @_max_price
+@_webhook
 @submitter_command
 async def transcode(
     session: Session,
@@ -95,11 +93,12 @@ async def transcode(
     ladder: tuple[RenditionRequest, ...],
     output: Path | None,
     max_price: int | None,
+    webhook: str | None,
 ) -> None:
     """Transcode FILE, or the file at URL, into renditions."""
     with session.progress() as bars:
         given = source if isinstance(source, str) else await _upload(session, source, bars)
-        job = await session.client.submit(transcode_request(given, ladder, max_price=max_price))
+        job = await session.client.submit(transcode_request(given, ladder, max_price=max_price, webhook=webhook))
         job = await finish(session, job, bars)
         if output is not None:
             stem = PurePosixPath(urlsplit(source).path).stem if isinstance(source, str) else source.stem
@@ -125,12 +124,20 @@ async def _fetch(session: Session, job: JobView, output: Path, stem: str, bars: 
 @click.option("--version", default="1", show_default=True, help="Of the model.")
 @click.option("--input", "-i", "inputs", type=_Input(), multiple=True, required=True, help="A tensor, as JSON.")
 @_max_price
+@_webhook
 @submitter_command
 async def infer(
-    session: Session, model: str, version: str, inputs: tuple[tuple[str, list[Any]], ...], max_price: int | None
+    session: Session,
+    model: str,
+    version: str,
+    inputs: tuple[tuple[str, list[Any]], ...],
+    max_price: int | None,
+    webhook: str | None,
 ) -> None:
     """Run MODEL on input tensors: NAME=[…] or NAME=@FILE, nested like the tensor or flat."""
-    request = inference_request(await session.client.model(model, version), dict(inputs), max_price=max_price)
+    request = inference_request(
+        await session.client.model(model, version), dict(inputs), max_price=max_price, webhook=webhook
+    )
     with session.progress() as bars:
         job = await finish(session, await session.client.submit(request), bars)
 

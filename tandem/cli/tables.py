@@ -5,7 +5,15 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from tandem.protocol.api import Explanation, JobList, JobView, NodeList, TranscodeResult
+from tandem.protocol.api import (
+    DeliveryList,
+    Explanation,
+    JobList,
+    JobView,
+    NodeList,
+    TranscodeResult,
+    WebhookView,
+)
 from tandem.protocol.jobs import AttemptState, ModelInfo
 from tandem.protocol.tensors import TensorSpec
 from tandem.protocol.units import format_amount
@@ -93,6 +101,27 @@ def nodes(console: Console, found: NodeList) -> None:
         for each in found.nodes
     ]
     show(console, ("node", "can", "running", "state", "earned", "in tickets"), rows)
+
+
+def webhook(console: Console, found: WebhookView) -> None:
+    console.print(f"jobs are told of at {found.url or 'no URL but their own'}", highlight=False, soft_wrap=True)
+    if found.secret:
+        console.print(f"secret, shown this once: {found.secret}", highlight=False, soft_wrap=True)
+
+
+def deliveries(console: Console, page: DeliveryList) -> None:
+    rows = [
+        (
+            each.id,
+            each.type,
+            each.status,
+            str(each.tries),
+            f"{each.happened_at:%Y-%m-%d %H:%M:%S}",
+            each.error or "",
+        )
+        for each in page.deliveries
+    ]
+    show(console, ("event", "type", "status", "tries", "happened (UTC)", "error"), rows)
 
 
 def _tensors(specs: Sequence[TensorSpec]) -> str:

@@ -17,6 +17,8 @@ from tandem.protocol.media import Rendition
 from tandem.protocol.pricing import Prices
 from tandem.protocol.tensors import Datatype, FixedShape, TensorJson
 from tandem.protocol.units import Wei
+from tandem.protocol.urls import WebUrl
+from tandem.protocol.webhooks import DeliveryStatus, WebhookTarget
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 PROBLEM_PREFIX = "urn:tandem:error:"
@@ -82,6 +84,7 @@ class TensorEcho(View):
 class InferenceEcho(View):
     kind: Literal["inference"] = "inference"
     max_price: Wei | None = None
+    webhook: WebhookTarget | None = None
     model: str
     version: str
     inputs: tuple[TensorEcho, ...]
@@ -176,6 +179,57 @@ class JobView(JobSummary):
     request: RequestEcho
     result: TranscodeResult | InferenceResult | None = None
     attempts: tuple[AttemptView, ...] = ()
+
+
+class WebhookSettings(Frozen):
+    """Where the jobs of an API key are told of, unless a request says otherwise."""
+
+    url: WebUrl | None
+
+
+class WebhookView(View):
+    """The webhook of an API key. Its secret is shown when it is made, and never again."""
+
+    url: str | None
+    secret: str | None = None
+    secret_made_at: datetime
+
+
+class DeliveryView(View):
+    """One event of one job, on its way to its webhook."""
+
+    id: str
+    """The event's: `webhook-id`, however often it is sent."""
+    job: str
+    type: str
+    """`job.` and the state."""
+    url: str
+    status: DeliveryStatus
+    happened_at: datetime
+    tries: int
+    next_try_at: datetime | None = None
+    delivered_at: datetime | None = None
+    error: str | None = None
+    """Of the last try that failed."""
+
+
+class DeliveryList(View):
+    deliveries: tuple[DeliveryView, ...]
+    next: str | None = None
+    """To be given as `after` for the next page; None at the end."""
+
+
+class WebhookEvent(View):
+    """The body of a webhook."""
+
+    id: str
+    type: str
+    """`job.` and the state that the job has come to."""
+    timestamp: datetime
+    """When it came to it."""
+    data: JobView
+    """The job. Where it has moved on since, only what does not contradict that state; where the whole would pass
+    64 KiB, without attempts and result."""
 
 
 class ObstacleView(View):

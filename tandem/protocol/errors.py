@@ -24,6 +24,7 @@
         │   ├── UrlRefused          url_refused: the server of a URL does not give what it names
         │   ├── PriceExceeded       price_exceeded: the job costs more than its max_price
         │   └── IdempotencyConflict idempotency_conflict: the key was used for another request
+        ├── WebhookInvalid      webhook_invalid: not signed with the secret, or not now
         ├── NotFound            not_found: no such job, model, artifact or path
         ├── Unauthorized        unauthorized: no key, or a wrong one
         ├── Forbidden           forbidden: the key is good, but not for this
@@ -166,6 +167,10 @@ class PriceExceeded(InvalidRequest):
 class IdempotencyConflict(InvalidRequest):
     code = "idempotency_conflict"
     status = 422
+
+
+class WebhookInvalid(FinalError):
+    code = "webhook_invalid"
 
 
 class NotFound(FinalError):

@@ -16,6 +16,7 @@ from tandem.protocol.media import MAX_RENDITIONS, MediaInfo, OutputSettings, Ren
 from tandem.protocol.tensors import MAX_TENSORS, TensorJson, TensorMeta, TensorSpec
 from tandem.protocol.units import Wei
 from tandem.protocol.urls import WebUrl
+from tandem.protocol.webhooks import WebhookTarget
 
 
 class JobState(StrEnum):
@@ -131,6 +132,8 @@ class NewJob(Frozen):
 
     max_price: Wei | None = None
     """A job that costs more is refused, or fails if its price is known only once it is prepared."""
+    webhook: WebhookTarget | None = None
+    """Where each new state of the job is told; None: where the API key's settings say, if they do."""
 
 
 class TranscodeRequest(NewJob):

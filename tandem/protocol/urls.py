@@ -31,5 +31,11 @@ def web_host(url: str) -> tuple[str, int]:
     return (parsed.host or "").strip("[]").rstrip("."), port
 
 
+def web_endpoint(url: str) -> str:
+    """Scheme, host and port of a URL that `parse_web_url` gave."""
+    host, port = web_host(url)
+    return f"{url.partition(':')[0]}://{host}:{port}"
+
+
 WebUrl = Annotated[str, Field(max_length=MAX_URL), AfterValidator(parse_web_url)]
 """An http or https URL that the orchestrator may be asked to visit."""

@@ -14,7 +14,8 @@ from orchestrator.adapters.store.preparations import end_preparation
 from orchestrator.adapters.store.queries import refer
 from orchestrator.adapters.store.rows import attempt_values, tensor_values
 from orchestrator.adapters.store.schema import ACTIVE, attempts, jobs, tasks, tensors
-from orchestrator.core.records import AttemptRecord, JobChanges, JobSnapshot
+from orchestrator.adapters.store.webhooks import tell
+from orchestrator.core.records import AttemptRecord, JobChanges, JobRecord, JobSnapshot
 from tandem.protocol.errors import InvalidTransition, NotFound, StaleAttempt
 from tandem.protocol.ids import job_of
 from tandem.protocol.jobs import (
@@ -69,6 +70,8 @@ class Writes:
     """Those whose price is owed from now on."""
     prepared: list[JobChanges] = field(default_factory=list)
     """Of jobs that leave the state `preparing`."""
+    moved_jobs: list[JobRecord] = field(default_factory=list)
+    """Jobs in a state that they were not in before."""
 
 
 def check(snapshots: Sequence[JobSnapshot], changes: Sequence[JobChanges]) -> Writes:
@@ -83,6 +86,8 @@ def check(snapshots: Sequence[JobSnapshot], changes: Sequence[JobChanges]) -> Wr
             step(JOB_TRANSITIONS, snapshot.job.state, change.job.state)
             if snapshot.job.state is JobState.PREPARING:
                 writes.prepared.append(change)
+            if snapshot.job.state is not change.job.state:
+                writes.moved_jobs.append(change.job)
         writes.earned.extend(_earned(snapshot, change))
     return writes
 
@@ -98,6 +103,8 @@ def write(connection: Connection, writes: Writes, now: float) -> None:
     if writes.begun:
         connection.execute(_INSERT_ATTEMPT, [attempt_values(attempt) for attempt in writes.begun])
     earn(connection, now, writes.earned)
+    for job in writes.moved_jobs:
+        tell(connection, job, now)
 
 
 def _check_tasks(snapshot: JobSnapshot, change: JobChanges) -> None:

@@ -10,11 +10,13 @@ from orchestrator.core.records import (
     ApiKeyRecord,
     ArtifactRecord,
     AttemptRecord,
+    DeliveryRecord,
     JobRecord,
     PaymentRecord,
     PreparationRecord,
     Submission,
     TaskRecord,
+    WebhookRecord,
 )
 from tandem.protocol.ids import AttemptRef
 from tandem.protocol.tensors import Tensor, TensorMeta
@@ -33,6 +35,7 @@ def job_record(row: AnyRow) -> JobRecord:
         created_at=row.created_at,
         finished_at=row.finished_at,
         failure=row.failure,
+        webhook=row.webhook,
     )
 
 
@@ -47,6 +50,7 @@ def job_values(submission: Submission) -> Values:
         "created_at": job.created_at,
         "finished_at": job.finished_at,
         "failure": job.failure,
+        "webhook": job.webhook,
         "idempotency_key": submission.idempotency_key,
         "request_digest": submission.request_digest,
     }
@@ -56,6 +60,63 @@ def preparation_record(row: AnyRow) -> PreparationRecord:
     return PreparationRecord(
         job=row.job, owner=row.owner, tries=row.tries, not_before=row.not_before, source=row.source
     )
+
+
+def webhook_record(row: AnyRow) -> WebhookRecord:
+    return WebhookRecord(
+        owner=row.owner,
+        url=row.url,
+        secret=row.secret,
+        made_at=row.made_at,
+        previous=row.previous,
+        previous_until=row.previous_until,
+    )
+
+
+def webhook_values(webhook: WebhookRecord) -> Values:
+    return {
+        "owner": webhook.owner,
+        "url": webhook.url,
+        "secret": webhook.secret,
+        "made_at": webhook.made_at,
+        "previous": webhook.previous,
+        "previous_until": webhook.previous_until,
+    }
+
+
+def delivery_record(row: AnyRow) -> DeliveryRecord:
+    return DeliveryRecord(
+        job=row.job,
+        number=row.number,
+        owner=row.owner,
+        state=row.state,
+        at=row.at,
+        url=row.url,
+        status=row.status,
+        since=row.since,
+        tries=row.tries,
+        not_before=row.not_before,
+        delivered_at=row.delivered_at,
+        error=row.error,
+    )
+
+
+def delivery_values(delivery: DeliveryRecord) -> Values:
+    return {
+        "job": delivery.job,
+        "number": delivery.number,
+        "owner": delivery.owner,
+        "state": delivery.state,
+        "at": delivery.at,
+        "url": delivery.url,
+        "endpoint": delivery.endpoint,
+        "status": delivery.status,
+        "since": delivery.since,
+        "tries": delivery.tries,
+        "not_before": delivery.not_before,
+        "delivered_at": delivery.delivered_at,
+        "error": delivery.error,
+    }
 
 
 def task_record(row: AnyRow) -> TaskRecord:

@@ -47,6 +47,7 @@ from tandem.protocol.media import MediaInfo
 from tandem.protocol.messages import SignedTicket
 from tandem.protocol.tensors import TensorMeta
 from tandem.protocol.tickets import TicketParams
+from tandem.protocol.webhooks import DeliveryStatus
 
 
 class Json(TypeDecorator[Any]):
@@ -133,6 +134,7 @@ jobs = Table(
     Column("created_at", Double, nullable=False),
     Column("finished_at", Double),
     Column("failure", _FAILURE),
+    Column("webhook", Text),
     Column("idempotency_key", Text),
     Column("request_digest", LargeBinary, nullable=False),
     UniqueConstraint("owner", "idempotency_key"),
@@ -319,6 +321,40 @@ preparations = Table(
     Column("not_before", Double, nullable=False),
     Column("source", ForeignKey(artifacts.c.id)),
 )
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("owner", Text, primary_key=True),
+    Column("url", Text),
+    Column("secret", Text, nullable=False),
+    Column("made_at", Double, nullable=False),
+    Column("previous", Text),
+    Column("previous_until", Double, nullable=False),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("job", ForeignKey(jobs.c.id), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("owner", Text, nullable=False),
+    Column("state", _one_of(JobState), nullable=False),
+    Column("at", Double, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("endpoint", Text, nullable=False, comment="scheme, host and port of the URL"),
+    Column("status", _one_of(DeliveryStatus, "status"), nullable=False),
+    Column("since", Double, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("not_before", Double, nullable=False),
+    Column("delivered_at", Double),
+    Column("error", Text),
+    CheckConstraint("(status = 'delivered') = (delivered_at IS NOT NULL)", name="delivered_has_a_time"),
+    Index(None, "owner", "job", "number"),
+)
+_IS_PENDING = deliveries.c.status == DeliveryStatus.PENDING
+Index("ix_deliveries_due", deliveries.c.not_before, sqlite_where=_IS_PENDING, postgresql_where=_IS_PENDING)
+Index("ix_deliveries_pending", deliveries.c.job, unique=True, sqlite_where=_IS_PENDING, postgresql_where=_IS_PENDING)
 
 models = Table(
     "models",

@@ -13,11 +13,12 @@ from orchestrator.adapters.store.funding import SqlFunding
 from orchestrator.adapters.store.jobs import SqlJobs
 from orchestrator.adapters.store.migrate import demand_current, upgrade
 from orchestrator.adapters.store.preparations import SqlPreparations
+from orchestrator.adapters.store.webhooks import SqlWebhooks
 from orchestrator.core.records import Books
 from tandem.clock import Clock
 
 
-class SqlStore(SqlJobs, SqlPreparations, SqlAccounts, SqlLedger, SqlFunding, SqlCatalogue):
+class SqlStore(SqlJobs, SqlPreparations, SqlAccounts, SqlLedger, SqlFunding, SqlCatalogue, SqlWebhooks):
     """Implements `orchestrator.ports.store.Store`."""
 
 

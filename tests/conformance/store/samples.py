@@ -65,7 +65,9 @@ def job_number(number: int) -> str:
     return job_id(START + number, number.to_bytes(8))
 
 
-def inference(number: int = 0, *, tasks: int = 1, owner: str = "local", key: str | None = None) -> Submission:
+def inference(
+    number: int = 0, *, tasks: int = 1, owner: str = "local", key: str | None = None, webhook: str | None = None
+) -> Submission:
     job = job_number(number)
     tensor = TensorJson(name="pixels", datatype=Datatype.FP32, shape=(1, 2), data=[])
     work = InferenceWork(
@@ -83,6 +85,7 @@ def inference(number: int = 0, *, tasks: int = 1, owner: str = "local", key: str
             state=JobState.QUEUED,
             price=HUGE,
             created_at=START + number,
+            webhook=webhook,
         ),
         tasks=tuple(
             TaskRecord(id=task_id(job, index), work=work, state=TaskState.WAITING, price=HUGE) for index in range(tasks)

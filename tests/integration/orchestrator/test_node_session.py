@@ -72,7 +72,7 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
         ClientSession() as http,
     ):
         waiting, owed = Bell(clock), Bell(clock)
-        lifecycle = Lifecycle(store, nodes, events, RetryPolicy(), waiting.ring, owed.ring)
+        lifecycle = Lifecycle(store, nodes, events, RetryPolicy(), waiting.ring, owed.ring, lambda: None)
         verifier = Verifier(store, disk, ChildInspector(sandbox=Sandbox.LIMITS, clock=clock), lifecycle, clock)
         payer = Payer(store, nodes, IDENTITY, PAYING, owed)
         timeouts = Timeouts(lease=30, start_to_finish_base=60, start_to_finish_factor=1)

@@ -167,7 +167,7 @@ async def test_a_server_that_drips_its_headers_is_left(origin: Origin) -> None:
 
 
 async def test_a_server_that_is_not_there_is_unavailable() -> None:
-    with pytest.raises(UrlUnavailable, match=r"from 127\.0\.0\.1, got ClientConnectorError"):
+    with pytest.raises(UrlUnavailable, match=r"of 127\.0\.0\.1, got ClientConnectorError"):
         await fetch("http://127.0.0.1:1/secret")
 
 

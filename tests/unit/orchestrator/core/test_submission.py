@@ -5,6 +5,7 @@ import pytest
 from orchestrator.core.records import ArtifactRecord
 from orchestrator.core.submission import (
     MAX_TENSOR_BYTES,
+    Frame,
     needs_preparation,
     plan_inference,
     plan_transcode,
@@ -103,7 +104,7 @@ def test_the_stored_request_has_no_data() -> None:
 def test_the_digest_covers_the_data_and_not_their_nesting() -> None:
     given: list[list[object]] = [[1, 2], [[1, 2]], [1, 3]]
     plans = [plan_inference(inference((1, 2), data), MODEL, PRICES) for data in given]
-    flat, nested, other = [submission_of(plan, job_id(5.0, bytes(8)), "key_1", 5.0, None) for plan in plans]
+    flat, nested, other = [submission_of(plan, Frame(job_id(5.0, bytes(8)), "key_1", 5.0)) for plan in plans]
     assert flat.request_digest == nested.request_digest != other.request_digest
 
 
@@ -135,14 +136,17 @@ def test_a_job_with_a_url_has_neither_tasks_nor_price_at_first() -> None:
     request = TranscodeRequest(kind="transcode", input=UrlInput(url="https://files.example/clip.mp4"))
     assert needs_preparation(request)
     assert not needs_preparation(transcode())
-    submission = unprepared_submission(request, job_id(5.0, bytes(8)), "key_1", 5.0, "again")
+    submission = unprepared_submission(
+        request, Frame(job_id(5.0, bytes(8)), "key_1", 5.0, "again", "https://hook.example/")
+    )
     assert (submission.job.state, submission.job.price, submission.tasks) == (JobState.PREPARING, None, ())
+    assert submission.job.webhook == "https://hook.example/"
 
 
 def test_a_submission_is_one_waiting_task() -> None:
     plan = plan_transcode(transcode(360), SOURCE, MEDIA, PRICES)
     job = job_id(5.0, bytes(8))
-    submission = submission_of(plan, job, "key_1", 5.0, "again")
+    submission = submission_of(plan, Frame(job, "key_1", 5.0, "again"))
     assert submission.job.state is JobState.QUEUED
     assert submission.job.price == submission.tasks[0].price == plan.price
     assert [(task.id, task.state) for task in submission.tasks] == [(f"{job}.0", TaskState.WAITING)]

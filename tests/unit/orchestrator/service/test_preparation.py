@@ -3,7 +3,7 @@
 import asyncio
 import errno
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.adapters.artifacts import open_artifacts
+from orchestrator.core.delivery import Answer
 from orchestrator.core.lifecycle import RetryPolicy
 from orchestrator.core.preparation import PreparationPolicy
 from orchestrator.core.records import Failure, PreparationRecord
@@ -46,6 +47,9 @@ class Elsewhere:
     async def fetch(self, url: str) -> AsyncIterator[Fetched]:  # noqa: ARG002
         self.fetched += 1
         yield Fetched(self._chunks(), None, "video/mp4")
+
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str], seconds: float) -> Answer:
+        raise AssertionError(url, body, headers, seconds)
 
     async def _chunks(self) -> AsyncIterator[bytes]:
         yield b"video"
@@ -92,7 +96,7 @@ SOURCE = "sha256:" + hashlib.sha256(b"video").hexdigest()
 @pytest.fixture
 async def bench(market: Market, tmp_path: Path) -> AsyncIterator[Bench]:
     elsewhere, events, store = Elsewhere(), JobEvents(), market.store
-    lifecycle = Lifecycle(store, market.nodes, events, RetryPolicy(), lambda: None, lambda: None)
+    lifecycle = Lifecycle(store, market.nodes, events, RetryPolicy(), lambda: None, lambda: None, lambda: None)
     await store.submit(JOB)
     async with open_artifacts(tmp_path / "artifacts") as content:
         planning = Planning(store, content, elsewhere, PRICES)

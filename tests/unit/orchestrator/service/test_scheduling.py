@@ -31,7 +31,7 @@ class Reconnecting(Lifecycle):
 
 
 def lifecycle_of(market: Market, kind: type[Lifecycle] = Lifecycle) -> Lifecycle:
-    return kind(market.store, market.nodes, JobEvents(), RetryPolicy(), lambda: None, lambda: None)
+    return kind(market.store, market.nodes, JobEvents(), RetryPolicy(), lambda: None, lambda: None, lambda: None)
 
 
 def scheduler_of(market: Market, lifecycle: Lifecycle) -> Scheduler:

@@ -43,7 +43,7 @@ async def once(data: bytes) -> AsyncIterator[bytes]:
 
 async def test_a_rendition_that_is_deleted_meanwhile_is_asked_for_again(market: Market, tmp_path: Path) -> None:
     store, node = market.store, NODE.address
-    lifecycle = Forgetful(store, market.nodes, JobEvents(), RetryPolicy(), lambda: None, lambda: None)
+    lifecycle = Forgetful(store, market.nodes, JobEvents(), RetryPolicy(), lambda: None, lambda: None, lambda: None)
     async with open_artifacts(tmp_path / "artifacts") as disk:
         job = await submit(market, 1, duration_us=media().duration_us)
         (attempt,) = (await lifecycle.apply(job, Assigned(f"{job}.0", node, 5, 30))).attempts
