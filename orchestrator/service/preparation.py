@@ -76,6 +76,7 @@ class Preparations:
                     watch.cancel()
         finally:
             self._running.pop(record.job, None)
+            self._events.clear_progress(record.job)
             self._bell.ring()
 
     async def _prepare(self, record: PreparationRecord) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -132,14 +133,17 @@ async def test_a_url_has_no_quote(api: Api, origin: Origin) -> None:
 async def test_a_fetch_shows_and_ends_when_its_job_is_cancelled(api: Api, origin: Origin) -> None:
     origin.pages["/"] = origin.endless(b"x" * 10_000)
     _, job = await api.call("POST", "/v1/jobs", json=request(origin.url("/")))
-    async with TandemClient(api.url) as client:
-        async for update in client.watch(job["id"]):
-            if update.percent and not update.final:
-                assert (update.state, update.percent) == (JobState.PREPARING, 1.0)
-                _, view = await api.call("GET", f"/v1/jobs/{job['id']}")
-                assert view["progress"]["fetched_bytes"] == 10_000
-                await client.cancel(job["id"])
-        assert update.state is JobState.CANCELLED
+    async with TandemClient(api.url) as client, aclosing(client.watch(job["id"])) as updates:
+        seen = await anext(updates)
+        while not seen.percent:
+            seen = await anext(updates)
+        assert (seen.state, seen.percent) == (JobState.PREPARING, 1.0)
+        _, view = await api.call("GET", f"/v1/jobs/{job['id']}")
+        assert view["progress"]["fetched_bytes"] == 10_000
+        await client.cancel(job["id"])
+        async for update in updates:
+            seen = update
+        assert seen.state is JobState.CANCELLED
     async with asyncio.timeout(5):
         await origin.left.wait()
     assert api.files() == []
