@@ -5,9 +5,9 @@ from sqlalchemy import Connection, delete, insert, select, update
 from orchestrator.adapters.store.engine import Database
 from orchestrator.adapters.store.queries import demand_artifacts, insert_tasks, refer
 from orchestrator.adapters.store.rows import preparation_record
-from orchestrator.adapters.store.schema import jobs, preparations
+from orchestrator.adapters.store.schema import job_artifacts, jobs, preparations
 from orchestrator.core.records import JobChanges, PreparationRecord, Submission
-from tandem.protocol.jobs import JobState
+from tandem.protocol.jobs import JOB_TRANSITIONS, JobState, is_final
 
 
 class SqlPreparations:
@@ -45,8 +45,11 @@ def begin_preparation(connection: Connection, submission: Submission) -> None:
 
 
 def end_preparation(connection: Connection, change: JobChanges) -> None:
-    """Of a job that leaves the state: its tasks, if it has any now, in place of its preparation."""
-    if change.job is not None:
-        insert_tasks(connection, change.job.id, change.planned)
-        refer(connection, change.job.id, change.artifacts)
-        connection.execute(delete(preparations).where(preparations.c.job == change.job.id))
+    """Of a job that leaves the state: its tasks in place of its preparation. One that ends needs no artifact."""
+    if change.job is None:
+        return
+    connection.execute(delete(preparations).where(preparations.c.job == change.job.id))
+    if is_final(JOB_TRANSITIONS, change.job.state):
+        connection.execute(delete(job_artifacts).where(job_artifacts.c.job == change.job.id))
+    insert_tasks(connection, change.job.id, change.planned)
+    refer(connection, change.job.id, change.artifacts)

@@ -70,7 +70,10 @@ async def test_without_its_artifact_nothing_of_it_is_written(store: Store) -> No
 @pytest.mark.parametrize("end", [cancel, fail])
 async def test_one_that_ends_is_not_prepared_any_more(store: Store, end: object) -> None:
     await store.submit(unprepared(1))
+    await store.add_artifact(digest(7), 100, "video/mp4")
+    await store.save_preparation(PreparationRecord(job_number(1), "local", source=digest(7)))
     await decided(store, unprepared(1), end)  # type: ignore[arg-type]
     assert await store.preparations() == []
+    assert await store.delete_orphans(0) == [digest(7)], "nobody needs it"
     await store.save_preparation(PreparationRecord(job_number(1), "local", tries=1))
     assert await store.preparations() == []

@@ -18,7 +18,7 @@ from tests.fixtures.origin import Origin, answer, redirect, run_origin
 ANY_PORT = frozenset(range(1, 2**16))
 HERE = Guard(ANY_PORT, (ip_network("127.0.0.1/32"),))
 """The servers are on this machine; 127.0.0.2 stands for what is private."""
-QUICK = VisitLimits(redirects=3, stall=0.3, total=0.6)
+LIMITS = VisitLimits(redirects=3, stall=20, total=40)
 
 
 class Names:
@@ -39,7 +39,7 @@ async def origin() -> AsyncIterator[Origin]:
         yield running
 
 
-async def fetch(url: str, names: Names | None = None, limits: VisitLimits = QUICK, guard: Guard = HERE) -> bytes:
+async def fetch(url: str, names: Names | None = None, limits: VisitLimits = LIMITS, guard: Guard = HERE) -> bytes:
     visitor = GuardedVisitor(guard, limits, names or Names(["127.0.0.1"]))
     async with visitor.fetch(url) as fetched:
         return b"".join([chunk async for chunk in fetched.chunks])
@@ -48,7 +48,7 @@ async def fetch(url: str, names: Names | None = None, limits: VisitLimits = QUIC
 async def test_a_file_comes_with_what_is_said_of_it(origin: Origin) -> None:
     origin.pages["/clip.mp4"] = answer(b"bytes", "Content-Type: video/mp4; x=y", "Set-Cookie: a=b")
     url = origin.url("/clip.mp4?sig=%7E%2f", "files.example")
-    async with GuardedVisitor(HERE, QUICK, Names(["127.0.0.1"])).fetch(url) as fetched:
+    async with GuardedVisitor(HERE, LIMITS, Names(["127.0.0.1"])).fetch(url) as fetched:
         assert (fetched.size, fetched.media_type) == (5, "video/mp4")
         assert [chunk async for chunk in fetched.chunks] == [b"bytes"]
     (head,) = origin.heads
@@ -172,14 +172,14 @@ async def test_a_server_that_is_not_there_is_unavailable() -> None:
 
 
 async def test_a_name_that_is_unknown_is_unavailable() -> None:
-    async with open_visitor(HERE, QUICK) as visitor:
+    async with open_visitor(HERE, LIMITS) as visitor:
         with pytest.raises(UrlUnavailable):
             async with visitor.fetch("http://nobody.invalid/"):
                 pass
 
 
 async def test_the_system_is_asked_for_names_and_its_answer_is_judged() -> None:
-    async with open_visitor(Guard(ANY_PORT), QUICK) as visitor:
+    async with open_visitor(Guard(ANY_PORT), LIMITS) as visitor:
         with pytest.raises(UrlForbidden, match="localhost"):
             async with visitor.fetch("http://localhost/"):
                 pass
