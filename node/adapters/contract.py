@@ -18,7 +18,6 @@ from tandem.chain.transactions import Mined, Outcome, TransactionJournal, Transa
 from tandem.clock import Clock
 from tandem.protocol.errors import ChainUnavailable
 from tandem.protocol.signing import Address, SigningKey
-from tandem.protocol.tickets import UINT64_MAX
 
 
 class RedemptionJournal(TransactionJournal, Protocol):
@@ -81,7 +80,7 @@ class EthereumTicketContract:
         return Backing(
             promised=funds.promised(),
             available=funds.deposit + funds.allocation,
-            leaving=_leaving(funds) or any(0 < until < UINT64_MAX for until in valid_until.values()),
+            leaving=_leaving(funds),
             good_until=read_at + connected.unlock_period,
             signers=valid_until,
         )
@@ -135,7 +134,8 @@ class EthereumTicketContract:
 
 
 def _leaving(funds: SenderFunds) -> bool:
-    return funds.unlock_at is not None or funds.lowers_at is not None
+    lowering = funds.lowers_at is not None and funds.lowered_to < funds.allocation  # else it has taken effect
+    return funds.unlock_at is not None or lowering
 
 
 def _outcome(broker: TicketBroker, outcome: Outcome) -> RedemptionOutcome:

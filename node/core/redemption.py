@@ -151,4 +151,5 @@ def _urgent(sets: Sequence[WinningSet], market: Market, policy: RedemptionPolicy
     # sender that runs dry shows too: others may empty its deposit, but what is promised to this node is its own.
     more = max(winning.params.face_value for winning in sets)
     full = sum(winning.value for winning in sets) + market.in_flight + more > market.backing.promised
-    return expiring or full or market.backing.leaving
+    revoked = any(market.backing.is_revoked(signer) for winning in sets for signer in winning.signers)
+    return expiring or full or market.backing.leaving or revoked

@@ -74,8 +74,10 @@ async def test_it_tells_when_the_sender_leaves(
     }
     await orchestrator.send(calls[leaves], "leave")
     found = await contract.backing(sender, {signer})
-    assert found.leaving
+    assert (found.leaving, found.is_revoked(signer)) == (leaves != "revoke", leaves == "revoke")
     assert found.promised == (1 if leaves == "lower" else ETHER)
+    anvil.warp(UNLOCK_PERIOD)
+    assert (await contract.backing(sender, {signer})).leaving == (leaves == "unlock"), "what is over is no hurry"
 
 
 async def test_a_chain_that_is_away_is_no_end(anvil: Anvil, broker: TicketBroker) -> None:

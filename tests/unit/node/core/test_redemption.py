@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 from node.core.acceptance import Backing
 from node.core.gas import GasPrice
 from node.core.redemption import Market, RedemptionPolicy, Setback, WinningSet, gas_of, plan
 from node.core.terms import Stakes
 from tandem.protocol.tickets import Ticket
-from tests.fixtures.node import NOW, STAKES, backing, terms
+from tests.fixtures.node import NOW, SIGNER, STAKES, backing, terms
 
 POLICY = RedemptionPolicy(gas_percent=10, urgent_before=600, max_tickets=5)
 FACE = STAKES.face_value
@@ -58,6 +60,15 @@ def test_short_lives_are_urgent_in_their_last_quarter_only() -> None:
 def test_a_sender_that_leaves_hurries() -> None:
     won = big(2)
     assert plan([won], market(gas_price_for(90, won), backing(leaving=True)), POLICY) == (won,)
+
+
+def test_only_what_a_revoked_signer_signed_hurries() -> None:
+    won, price = big(2), gas_price_for(90, big(2))
+    revoked = market(price, backing(signers={SIGNER.address: int(NOW) + 3600}))
+    assert plan([won], revoked, POLICY) == ()
+    by_signer = replace(won, signers=frozenset({SIGNER.address}))
+    assert plan([by_signer], revoked, POLICY) == (by_signer,)
+    assert plan([by_signer], market(price), POLICY) == ()
 
 
 def test_a_promise_that_is_used_up_hurries() -> None:
