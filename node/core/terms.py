@@ -67,7 +67,7 @@ def stakes(policy: TermsPolicy, winner_cost: int, promised: int, limits: TicketL
 
 def _within(limits: TicketLimits, face_value: int, odds: int) -> Stakes:
     # the threshold is rounded down, which may take a wei off what a ticket is worth
-    least = min(limits.min_expected_value + 1, limits.max_expected_value)
+    least = max(1, min(limits.min_expected_value + 1, limits.max_expected_value))
     odds = max(1, min(odds, limits.max_face_value // least))
     most = min(limits.max_face_value, limits.max_expected_value * odds)
     return Stakes(max(least * odds, min(face_value, most)), odds)

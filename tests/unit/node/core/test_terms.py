@@ -1,11 +1,14 @@
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from node.core.terms import Epochs, Stakes, TermsPolicy, epoch_of, issue, moved, recipient_rand, stakes
 from tandem.protocol.errors import TicketParamsUnknown, TicketRevealed
 from tandem.protocol.messages import TicketLimits
 from tandem.protocol.tickets import commitment_to
+from tandem.protocol.units import UINT256_MAX
 from tests.fixtures.node import LIMITS, NODE, SECRET, SENDER, STAKES, terms
 
 GWEI, ETHER = 10**9, 10**18
@@ -63,6 +66,14 @@ def test_terms_are_brought_within_the_limits(limits: TicketLimits, face_value: i
     params = issue(found, SECRET, SENDER.address, NODE.address, 1, 1_900_000_000)
     assert limits.min_expected_value <= params.expected_value() <= limits.max_expected_value
     assert params.face_value <= limits.max_face_value
+
+
+@given(*[st.sampled_from([0, 1, 2, 10**15, UINT256_MAX - 1, UINT256_MAX]) | st.integers(0, UINT256_MAX)] * 5)
+def test_whatever_is_asked_for_there_are_terms(face: int, least: int, most: int, cost: int, promised: int) -> None:
+    limits = TicketLimits(max_face_value=face, min_expected_value=least, max_expected_value=most)
+    found = stakes(POLICY, cost, promised, limits)
+    assert 1 <= found.odds <= POLICY.odds
+    issue(found, SECRET, SENDER.address, NODE.address, 1, 1_900_000_000)
 
 
 @pytest.mark.parametrize(
