@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 FIRST_GUESS = 100_000
 """Gas of redeeming a winner, before this node has redeemed any: the contract uses 75,000 for one alone with warm slots,
 and less for each of a batch."""
+MOST = 500_000
+"""Whatever an endpoint says that one took."""
 _PARTS = 10**6
 _MOST_TIMES = 2
 

@@ -1,6 +1,6 @@
 """What gas costs, looked at now and then; the last known price serves while the chain is away."""
 
-from node.core.gas import FIRST_GUESS, GasPrice, RedemptionGas
+from node.core.gas import FIRST_GUESS, MOST, GasPrice, RedemptionGas
 from node.ports.contract import TicketContract
 from node.ports.tickets import TicketStore
 from tandem.clock import Clock
@@ -45,7 +45,8 @@ class GasMeter:
             if known is None:
                 raise
             price = known
-        return RedemptionGas(await self._store.gas_per_winner() or FIRST_GUESS, price.usual)
+        measured = await self._store.gas_per_winner() or FIRST_GUESS
+        return RedemptionGas(min(measured, MOST), price.usual)
 
     async def _known(self) -> GasPrice | None:
         if self._price is None:

@@ -361,11 +361,12 @@ async def test_a_node_that_is_promised_too_little_says_so(following: Till, caplo
     assert [record.message for record in caplog.records if record.message == "not_backed"] == ["not_backed"]
 
 
-async def test_terms_by_the_measured_gas_of_redemptions(following: Till) -> None:
+@pytest.mark.parametrize(("used", "counts"), [(200_000, 20_000), (2**63 - 1, 500_000)])
+async def test_terms_by_the_measured_gas_of_redemptions(following: Till, used: int, counts: int) -> None:
     await following.agree()
     result = paid([WinningSet(terms(), 1, tuple(_tickets(10)))])
-    await following.store.settle(RedemptionOutcome(1, result, 200_000), NOW)
-    assert (await after(following, 30)).face_value == 10 * 20_000 * 10 * GWEI
+    await following.store.settle(RedemptionOutcome(1, result, used), NOW)
+    assert (await after(following, 30)).face_value == 10 * counts * 10 * GWEI
 
 
 def _tickets(count: int) -> Iterator[Ticket]:
