@@ -19,11 +19,13 @@ async def killed_at(event: str, *arguments: str) -> None:
         sys.executable, "-m", module, *arguments, stdout=asyncio.subprocess.PIPE
     )
     assert child.stdout is not None
-    async with asyncio.timeout(30):
-        while json.loads(await child.stdout.readline())["event"] != event:
-            pass
-    child.kill()
-    await child.communicate()
+    try:
+        async with asyncio.timeout(60):
+            while json.loads(await child.stdout.readline())["event"] != event:
+                pass
+    finally:
+        child.kill()
+        await child.communicate()
     assert child.returncode == -signal.SIGKILL
 
 
