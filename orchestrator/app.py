@@ -18,10 +18,10 @@ from orchestrator.adapters.artifacts import open_artifacts
 from orchestrator.adapters.inspection import ChildInspector
 from orchestrator.adapters.store import open_store
 from orchestrator.adapters.visiting import VisitLimits, open_visitor
+from orchestrator.core.backlog import BacklogPolicy
 from orchestrator.core.delivery import DeliveryPolicy
 from orchestrator.core.lifecycle import RetryPolicy
 from orchestrator.core.paying import PayingPolicy
-from orchestrator.core.preparation import PreparationPolicy
 from orchestrator.core.session import Identity
 from orchestrator.core.views import NodeView
 from orchestrator.ports.artifacts import ArtifactStore
@@ -31,11 +31,12 @@ from orchestrator.ports.visiting import Visitor
 from orchestrator.service.artifacts import Artifacts
 from orchestrator.service.delivery import Deliveries
 from orchestrator.service.events import JobEvents
+from orchestrator.service.exports import Exports
 from orchestrator.service.janitor import Janitor
 from orchestrator.service.jobs import Jobs
 from orchestrator.service.keys import Keys
 from orchestrator.service.leases import Leases
-from orchestrator.service.lifecycle import Lifecycle
+from orchestrator.service.lifecycle import Bells, Lifecycle
 from orchestrator.service.models import Models
 from orchestrator.service.nodes import Nodes
 from orchestrator.service.paying import Payer
@@ -115,14 +116,17 @@ class _Outside:
 def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, outside: _Outside) -> _Parts:
     store, content, inspector, nodes = outside.store, outside.artifacts, outside.inspector, outside.nodes
     events = JobEvents()
-    tasks_waiting, money_owed, to_prepare, to_deliver = Bell(clock), Bell(clock), Bell(clock), Bell(clock)
+    tasks_waiting, money_owed = Bell(clock), Bell(clock)
+    to_prepare, to_export, to_deliver = Bell(clock), Bell(clock), Bell(clock)
     timeouts = Timeouts(
         lease=settings.leases.lease,
         start_to_finish_base=settings.leases.start_to_finish_base,
         start_to_finish_factor=settings.leases.start_to_finish_factor,
     )
     policy = RetryPolicy(max_nodes=settings.leases.max_nodes)
-    lifecycle = Lifecycle(store, nodes, events, policy, tasks_waiting.ring, money_owed.ring, to_deliver.ring)
+    lifecycle = Lifecycle(
+        store, nodes, events, policy, Bells(tasks_waiting.ring, money_owed.ring, to_deliver.ring, to_export.ring)
+    )
     signer = UrlSigner(_url_secret(settings.data), settings.http.origin, clock)
     scheduler = Scheduler(store, nodes, lifecycle, signer, tasks_waiting, timeouts)
     paying = PayingPolicy(settings.payment.max_ahead, settings.payment.max_face_value)
@@ -132,10 +136,11 @@ def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, o
     artifacts = Artifacts(store, content, settings.limits.upload)
     sources = Sources(artifacts, outside.visitor, events, clock)
     preparations = Preparations(
-        store, planning, sources, events, lifecycle.apply, to_prepare, _preparation_policy(settings)
+        store, planning, sources, events, lifecycle.apply, to_prepare, _backlog_policy(settings)
     )
     collaborators = Collaborators(store, nodes, lifecycle, verifier, payer, events, tasks_waiting, clock, timeouts)
     sessions = NodeSessions(identity, Sessions(collaborators), heartbeat=timeouts.lease / 2)
+    exports = Exports(store, artifacts, outside.visitor, events, lifecycle.apply, to_export, _backlog_policy(settings))
     webhooks = Webhooks(store, outside.visitor, to_deliver.ring)
     jobs = Jobs(store, events, lifecycle.cancel, scheduler.explain)
     deliveries = Deliveries(
@@ -169,6 +174,7 @@ def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, o
             verifier.run(),
             janitor.run(),
             preparations.run(),
+            exports.run(),
             deliveries.run(),
             *outside.accounting.loops(),
         ],
@@ -183,9 +189,9 @@ def _delivery_policy(settings: OrchestratorSettings) -> DeliveryPolicy:
     return DeliveryPolicy(**settings.webhooks.model_dump())
 
 
-def _preparation_policy(settings: OrchestratorSettings) -> PreparationPolicy:
+def _backlog_policy(settings: OrchestratorSettings) -> BacklogPolicy:
     fetch = settings.fetch
-    return PreparationPolicy(concurrency=fetch.concurrency, per_owner=fetch.per_owner, tries=fetch.tries)
+    return BacklogPolicy(concurrency=fetch.concurrency, per_owner=fetch.per_owner, tries=fetch.tries)
 
 
 @asynccontextmanager

@@ -125,13 +125,13 @@ class FetchSettings(_Section):
     stall: Seconds = 30.0
     """Seconds that a server may send nothing."""
     total: Seconds = 3600.0
-    """Seconds that the fetch of an input may take."""
+    """Seconds that the fetch of an input, or the writing of a result, may take."""
     concurrency: int = Field(default=8, ge=1)
-    """Jobs that are prepared at the same time."""
+    """Jobs that are prepared at the same time, and jobs whose results are written to URLs."""
     per_owner: int = Field(default=4, ge=1)
-    """Jobs of one submitter that are prepared at the same time."""
+    """Of each, jobs of one submitter."""
     tries: int = Field(default=5, ge=1)
-    """A job whose input could not be fetched so many times fails."""
+    """A job whose input could not be fetched, or whose results not be written, so many times fails."""
 
     @field_validator("allow")
     @classmethod

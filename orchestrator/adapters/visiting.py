@@ -27,7 +27,7 @@ from tandem.protocol.urls import parse_web_url, web_host
 Lookup = Callable[[str], Awaitable[Sequence[str]]]
 """From a host's name to its addresses, as text. Raises OSError."""
 
-_OK = 200
+_OK, _REDIRECTED = 200, 300
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _TRANSIENT = frozenset({408, 425, 429})
 _SERVER_ERROR = 500
@@ -101,6 +101,17 @@ class GuardedVisitor:
                 return await stack.enter_async_context(
                     session.get(_exact(url), allow_redirects=False, headers=_HEADERS)
                 )
+
+    async def put(self, url: str, chunks: AsyncIterator[bytes], size: int, media_type: str) -> None:
+        headers = {**_HEADERS, "Content-Length": str(size), "Content-Type": media_type}
+        with _mapped(_host(url)):
+            self._guard.check_url(url)
+            async with (
+                asyncio.timeout(self._limits.total),
+                self._session() as session,
+                session.put(_exact(url), data=chunks, headers=headers, allow_redirects=False) as response,
+            ):
+                _check_written(response)
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str], seconds: float) -> Answer:
         with _mapped(_host(url)):
@@ -214,6 +225,16 @@ def _seconds(text: str) -> float | None:
 
 def _host(url: str) -> str:
     return web_host(url)[0]
+
+
+def _check_written(response: ClientResponse) -> None:
+    host, status = response.url.host, response.status
+    if status in _TRANSIENT or status >= _SERVER_ERROR:
+        raise UrlUnavailable(f"expected {host} to take the file, got HTTP {status}")
+    if not _OK <= status < _REDIRECTED:
+        raise UrlRefused(
+            f"expected {host} to take the file, got HTTP {status}; check the URL and whether it has expired"
+        )
 
 
 async def _chunks(response: ClientResponse) -> AsyncGenerator[bytes, None]:

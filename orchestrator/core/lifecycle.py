@@ -25,7 +25,7 @@ from tandem.protocol.errors import (
     UnreadableMedia,
 )
 from tandem.protocol.ids import AttemptRef
-from tandem.protocol.jobs import JOB_TRANSITIONS, AttemptState, JobState, Output, TaskState, is_final
+from tandem.protocol.jobs import JOB_TRANSITIONS, AttemptState, JobState, Output, TaskState, is_final, uploads_of
 from tandem.protocol.tensors import Tensor
 
 DECLINED = frozenset({AttemptReturned.code, NoCapacity.code, ExposureExceeded.code, Unavailable.code})
@@ -131,10 +131,35 @@ class Unprepared:
     failure: Failure
 
 
-Event = Assigned | Finished | Accepted | Rejected | Broken | Expired | Abandoned | Cancelled | Prepared | Unprepared
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """The results are where the submitter wanted them."""
 
 
-def decide(  # noqa: C901, PLR0911 - one arm an event
+@dataclass(frozen=True, slots=True)
+class Unexported:
+    """They cannot be written there."""
+
+    failure: Failure
+
+
+Event = (
+    Assigned
+    | Finished
+    | Accepted
+    | Rejected
+    | Broken
+    | Expired
+    | Abandoned
+    | Cancelled
+    | Prepared
+    | Unprepared
+    | Exported
+    | Unexported
+)
+
+
+def decide(  # noqa: C901, PLR0911, PLR0912 - one arm an event
     snapshot: JobSnapshot, event: Event, now: float, policy: RetryPolicy
 ) -> JobChanges:
     """What `event` changes. Raises StaleAttempt, or Conflict for a job that is over."""
@@ -162,10 +187,16 @@ def decide(  # noqa: C901, PLR0911 - one arm an event
             attempt = _current(snapshot, ref, AttemptState.RUNNING)
             return _lose(snapshot, attempt, "the node came back without the attempt", now, policy)
         case Prepared(tasks, price, artifacts):
-            queued = replace(_preparing(snapshot), state=JobState.QUEUED, price=price)
+            queued = replace(_in(snapshot, JobState.PREPARING), state=JobState.QUEUED, price=price)
             return JobChanges(job=queued, planned=tasks, artifacts=artifacts)
         case Unprepared(failure):
-            _preparing(snapshot)
+            _in(snapshot, JobState.PREPARING)
+            return _end_job(snapshot, JobState.FAILED, failure, now)
+        case Exported():
+            _in(snapshot, JobState.EXPORTING)
+            return _end_job(snapshot, JobState.SUCCEEDED, None, now)
+        case Unexported(failure):
+            _in(snapshot, JobState.EXPORTING)
             return _end_job(snapshot, JobState.FAILED, failure, now)
         case _:
             assert_never(event)
@@ -249,9 +280,9 @@ def _backoff(history: Sequence[AttemptRecord], policy: RetryPolicy) -> float:
     return min(policy.backoff_max, policy.backoff * 2.0 ** (len(history) - 1))
 
 
-def _preparing(snapshot: JobSnapshot) -> JobRecord:
-    if snapshot.job.state is not JobState.PREPARING:
-        raise Conflict(f"expected a job that is being prepared, got one that is {snapshot.job.state}")
+def _in(snapshot: JobSnapshot, state: JobState) -> JobRecord:
+    if snapshot.job.state is not state:
+        raise Conflict(f"expected a job that is {state}, got one that is {snapshot.job.state}")
     return snapshot.job
 
 
@@ -312,12 +343,19 @@ def _follow(snapshot: JobSnapshot, now: float) -> JobRecord:
     """The job with the state that its tasks and attempts call for."""
     states = {task.state for task in snapshot.tasks}
     if states == {TaskState.DONE}:
-        return replace(snapshot.job, state=JobState.SUCCEEDED, finished_at=now)
+        return _done(snapshot.job, now)
     if TaskState.ACTIVE not in states:
         return replace(snapshot.job, state=JobState.RUNNING if TaskState.DONE in states else JobState.QUEUED)
     running = any(attempt.state is AttemptState.RUNNING for attempt in snapshot.attempts)
     open_tasks = running or TaskState.WAITING in states
     return replace(snapshot.job, state=JobState.RUNNING if open_tasks else JobState.VERIFYING)
+
+
+def _done(job: JobRecord, now: float) -> JobRecord:
+    """With all its results."""
+    if uploads_of(job.request):
+        return replace(job, state=JobState.EXPORTING)
+    return replace(job, state=JobState.SUCCEEDED, finished_at=now)
 
 
 def _task(snapshot: JobSnapshot, ref: AttemptRef) -> TaskRecord:

@@ -127,6 +127,22 @@ class PreparationRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class ExportRecord:
+    """How far the results of a job are on their way to URLs of its submitter."""
+
+    job: str
+    owner: str
+    tries: int = 0
+    """That failed."""
+    not_before: float = 0.0
+    """Store time before which it is not tried again."""
+    written: tuple[str, ...] = ()
+    """Names of the results that are there."""
+    error: str | None = None
+    """Of the last try that failed."""
+
+
+@dataclass(frozen=True, slots=True)
 class WebhookRecord:
     """The webhook of one owner, and the secrets that sign what is sent for it."""
 

@@ -8,7 +8,7 @@ from typing import TypeGuard, assert_never
 from orchestrator.core.records import ArtifactRecord, JobRecord, Submission, TaskRecord
 from tandem.protocol.api import QuoteView
 from tandem.protocol.codec import MAX_CONTROL_BYTES, MAX_FRAME_BYTES
-from tandem.protocol.errors import InvalidLadder, PriceExceeded, TooLarge, UnreadableMedia
+from tandem.protocol.errors import InvalidLadder, InvalidRequest, PriceExceeded, TooLarge, UnreadableMedia
 from tandem.protocol.ids import task_id
 from tandem.protocol.jobs import (
     ArtifactInput,
@@ -20,6 +20,7 @@ from tandem.protocol.jobs import (
     TranscodeRequest,
     TranscodeWork,
     UrlInput,
+    uploads_of,
 )
 from tandem.protocol.media import MAX_DURATION_US, MediaInfo, output_pixels, plan_ladder
 from tandem.protocol.pricing import Prices, inference_cost, inference_price, transcode_price
@@ -43,15 +44,22 @@ class Plan:
 
 
 def plan_transcode(request: TranscodeRequest, source: ArtifactRecord, media: MediaInfo, prices: Prices) -> Plan:
-    """Raises UnreadableMedia, TooLarge for a source that runs too long, InvalidLadder, or PriceExceeded."""
+    """Raises UnreadableMedia, InvalidLadder, InvalidRequest, PriceExceeded; TooLarge if the source runs too long."""
     _check_source(media)
     ladder = plan_ladder(media, request.ladder)
+    _check_uploads(request, [rendition.name for rendition in ladder])
     pixels = output_pixels(media, ladder)
     price = transcode_price(prices, pixels)
     if price is None:
         raise InvalidLadder(f"expected codecs out of {sorted(prices.megapixel)}, got {sorted(pixels)}")
     work = TranscodeWork(source=source.id, source_size=source.size, media=media, ladder=ladder)
     return _affordable(Plan(request, work, price, (source.id,)))
+
+
+def _check_uploads(request: TranscodeRequest, names: Sequence[str]) -> None:
+    strange = sorted(set(uploads_of(request)) - set(names))
+    if strange:
+        raise InvalidRequest(f"output.upload: expected names of renditions, which are {list(names)}, got {strange}")
 
 
 def _affordable(plan: Plan) -> Plan:

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import assert_never
 
-from orchestrator.core.records import AttemptRecord, DeliveryRecord, Failure, JobSnapshot, WebhookRecord
+from orchestrator.core.records import AttemptRecord, DeliveryRecord, ExportRecord, Failure, JobSnapshot, WebhookRecord
 from orchestrator.core.scheduling import Reason
 from tandem.protocol.api import (
     AttemptView,
     DeliveryView,
     Explanation,
+    ExportView,
     InferenceEcho,
     InferenceResult,
     JobSummary,
@@ -35,6 +36,7 @@ from tandem.protocol.jobs import (
     InferenceRequest,
     JobState,
     RenditionResult,
+    TaskState,
     TranscodeOutput,
     TranscodeRequest,
 )
@@ -98,14 +100,26 @@ def job_summary(snapshot: JobSnapshot, progress: JobProgress = NOT_BEGUN) -> Job
     )
 
 
-def job_view(snapshot: JobSnapshot, media: Mapping[str, MediaInfo], progress: JobProgress = NOT_BEGUN) -> JobView:
+def job_view(
+    snapshot: JobSnapshot,
+    media: Mapping[str, MediaInfo],
+    progress: JobProgress = NOT_BEGUN,
+    export: ExportRecord | None = None,
+) -> JobView:
     """The whole job; `media` has what verification found in the renditions, by artifact."""
     return JobView(
         **dict(job_summary(snapshot, progress)),
         request=_request(snapshot.job.request),
-        result=_result(snapshot, media) if snapshot.job.state is JobState.SUCCEEDED else None,
+        result=_result(snapshot, media) if _is_done(snapshot) else None,
         attempts=tuple(_attempt(attempt) for attempt in snapshot.attempts),
+        export=ExportView(written=export.written, tries=export.tries, error=export.error) if export else None,
     )
+
+
+def _is_done(snapshot: JobSnapshot) -> bool:
+    """Whether there are results; those that could not be exported are there all the same."""
+    done = bool(snapshot.tasks) and all(task.state is TaskState.DONE for task in snapshot.tasks)
+    return done or snapshot.job.state is JobState.SUCCEEDED
 
 
 def explanation(snapshot: JobSnapshot, reasons: Mapping[str, Mapping[str, Sequence[Reason]]]) -> Explanation:

@@ -20,6 +20,7 @@ from orchestrator.core.records import (
     Cursor,
     DeliveryPage,
     DeliveryRecord,
+    ExportRecord,
     Failure,
     Finding,
     JobChanges,
@@ -88,6 +89,18 @@ class JobStore(Protocol):
 
         Raises NotFound if the source is gone.
         """
+        ...
+
+    async def exports(self) -> list[ExportRecord]:
+        """Of every job that is `exporting`, oldest first."""
+        ...
+
+    async def export(self, job_id: str) -> ExportRecord | None:
+        """Of a job that is or was."""
+        ...
+
+    async def save_export(self, record: ExportRecord) -> None:
+        """Writes how far it is."""
         ...
 
     async def ready(self, limit: int, after: str | None = None) -> list[ReadyTask]:

@@ -28,6 +28,10 @@ class Visitor(Protocol):
         """Follows redirects. Raises UrlForbidden, UrlRefused, or UrlUnavailable if another time may be better."""
         ...
 
+    async def put(self, url: str, chunks: AsyncIterator[bytes], size: int, media_type: str) -> None:
+        """Writes a file of so many bytes. Raises UrlForbidden, UrlRefused, or UrlUnavailable."""
+        ...
+
     async def post(self, url: str, body: bytes, headers: Mapping[str, str], seconds: float) -> Answer:
         """The answer within so many seconds; a redirect is one, and of none is more than the head read.
 

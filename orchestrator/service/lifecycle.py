@@ -6,6 +6,7 @@ payer are woken, and those who watch the job hear of it.
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from orchestrator.core import lifecycle
 from orchestrator.core.lifecycle import Event, RetryPolicy
@@ -16,7 +17,7 @@ from orchestrator.service.nodes import Nodes
 from tandem import logging as log
 from tandem.protocol.errors import NotFound, StaleAttempt
 from tandem.protocol.ids import AttemptRef, job_of
-from tandem.protocol.jobs import AttemptState, TaskState
+from tandem.protocol.jobs import AttemptState, JobState, TaskState
 from tandem.protocol.messages import Cancel, Verdict
 
 logger = logging.getLogger(__name__)
@@ -29,26 +30,28 @@ _SCORED = {
 }
 
 
-class Lifecycle:
-    """`tasks_waiting`, `money_owed`, `to_deliver` are rung: there is something for scheduler, payer or webhooks."""
+def _nobody() -> None:
+    """Is not rung."""
 
-    def __init__(
-        self,
-        store: Store,
-        nodes: Nodes,
-        events: JobEvents,
-        policy: RetryPolicy,
-        tasks_waiting: Callable[[], None],
-        money_owed: Callable[[], None],
-        to_deliver: Callable[[], None],
-    ) -> None:
+
+@dataclass(frozen=True, slots=True)
+class Bells:
+    """Rung when there is something to do for another service."""
+
+    tasks_waiting: Callable[[], None] = _nobody
+    money_owed: Callable[[], None] = _nobody
+    to_deliver: Callable[[], None] = _nobody
+    """A webhook."""
+    to_export: Callable[[], None] = _nobody
+
+
+class Lifecycle:
+    def __init__(self, store: Store, nodes: Nodes, events: JobEvents, policy: RetryPolicy, bells: Bells) -> None:
         self._store = store
         self._nodes = nodes
         self._events = events
         self._policy = policy
-        self._tasks_waiting = tasks_waiting
-        self._money_owed = money_owed
-        self._to_deliver = to_deliver
+        self._bells = bells
 
     async def apply(self, job: str, event: Event) -> JobChanges:
         """One event to one job. Raises StaleAttempt, Conflict or NotFound; then nothing has changed."""
@@ -102,11 +105,13 @@ class Lifecycle:
         if changes.job is not None:
             self._events.publish_state(job, changes.job.state)
             if changes.job.webhook is not None:
-                self._to_deliver()
+                self._bells.to_deliver()
+            if changes.job.state is JobState.EXPORTING:
+                self._bells.to_export()
         if changes.earned:
-            self._money_owed()
+            self._bells.money_owed()
         if _makes_room(changes):
-            self._tasks_waiting()
+            self._bells.tasks_waiting()
 
     def _attempt_changed(self, attempt: AttemptRecord) -> None:
         if attempt.state is AttemptState.RUNNING:

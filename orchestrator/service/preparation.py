@@ -4,18 +4,18 @@ How far a job is stands in the store. After a crash it is taken up where it was:
 anew, one that was is not repeated; and the step to `queued` is one transaction that can happen once.
 """
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 
+from orchestrator.core.backlog import BacklogPolicy, after_failure
 from orchestrator.core.lifecycle import Event, Prepared, Unprepared
-from orchestrator.core.preparation import PreparationPolicy, after_failure, due, next_due
 from orchestrator.core.records import Failure, PreparationRecord
 from orchestrator.core.submission import tasks_of
 from orchestrator.ports.store import Store
-from orchestrator.service.events import JobEvents, StateChanged, Subscription
+from orchestrator.service.backlog import Backlog
+from orchestrator.service.events import JobEvents
 from orchestrator.service.planning import Planning
 from orchestrator.service.sources import Sources
 from tandem import logging as log
@@ -24,8 +24,6 @@ from tandem.protocol.jobs import InferenceRequest, JobState, TranscodeRequest, U
 from tandem.waiting import Bell
 
 logger = logging.getLogger(__name__)
-
-_IDLE_SECONDS = 60.0
 
 Apply = Callable[[str, Event], Awaitable[object]]
 """Carries an event to a job."""
@@ -42,42 +40,18 @@ class Preparations:
         events: JobEvents,
         apply: Apply,
         bell: Bell,
-        policy: PreparationPolicy,
+        policy: BacklogPolicy,
     ) -> None:
         self._store = store
         self._planning = planning
         self._sources = sources
-        self._events = events
         self._apply = apply
-        self._bell = bell
         self._policy = policy
-        self._running: dict[str, str] = {}
-        """Owners, by job."""
+        self.backlog = Backlog(store.preparations, self._prepare, store.now, events, bell, policy)
 
     async def run(self) -> None:
-        """Until cancelled; first takes up what an earlier process had begun."""
-        async with asyncio.TaskGroup() as group:
-            while True:
-                now, records = await self._store.now(), await self._store.preparations()
-                for record in due(records, self._running, now, self._policy):
-                    self._running[record.job] = record.owner
-                    group.create_task(self._attend(record))
-                later = next_due(records, now)
-                await self._bell.wait(_IDLE_SECONDS if later is None else later - now)
-
-    async def _attend(self, record: PreparationRecord) -> None:
-        """Prepares the job, unless it is cancelled meanwhile."""
-        try:
-            with self._events.subscribe(record.job) as news:
-                async with asyncio.TaskGroup() as both:
-                    work = both.create_task(self._prepare(record))
-                    watch = both.create_task(_cancel_with(news, work))
-                    await asyncio.wait([work])
-                    watch.cancel()
-        finally:
-            self._running.pop(record.job, None)
-            self._events.clear_progress(record.job)
-            self._bell.ring()
+        """Until cancelled."""
+        await self.backlog.run()
 
     async def _prepare(self, record: PreparationRecord) -> None:
         job = (await self._store.job(record.job)).job
@@ -119,10 +93,3 @@ class Preparations:
             return Unprepared(Failure(error.code, error.detail, retryable=error.retryable))
         await self._store.save_preparation(again)
         return None
-
-
-async def _cancel_with(news: Subscription, work: "asyncio.Task[None]") -> None:
-    async for event in news:
-        if event == StateChanged(JobState.CANCELLED):
-            work.cancel()
-            return

@@ -11,7 +11,7 @@ from orchestrator.service.planning import Planning
 from orchestrator.service.webhooks import Webhooks
 from tandem.protocol.api import QuoteView
 from tandem.protocol.ids import job_id
-from tandem.protocol.jobs import InferenceRequest, TranscodeRequest, UrlInput
+from tandem.protocol.jobs import InferenceRequest, TranscodeRequest, UrlInput, uploads_of
 
 
 class Submissions:
@@ -67,6 +67,8 @@ class Submissions:
     async def _frame(
         self, request: TranscodeRequest | InferenceRequest, owner: str, idempotency_key: str | None
     ) -> Frame:
+        for url in uploads_of(request).values():
+            self._visitor.check(url)
         webhook = await self._webhooks.target(request, owner)
         now = await self._store.now()
         return Frame(job_id(now, os.urandom(8)), owner, now, idempotency_key, webhook)

@@ -148,6 +148,17 @@ class InferenceResult(View):
     """The ONNX Runtime provider that ran it."""
 
 
+class ExportView(View):
+    """How far the results are on their way to URLs of the submitter."""
+
+    written: tuple[str, ...]
+    """Names of those that are there."""
+    tries: int
+    """That failed."""
+    error: str | None = None
+    """Of the last that did."""
+
+
 class AttemptView(View):
     task: str
     number: int
@@ -179,6 +190,8 @@ class JobView(JobSummary):
     request: RequestEcho
     result: TranscodeResult | InferenceResult | None = None
     attempts: tuple[AttemptView, ...] = ()
+    export: ExportView | None = None
+    """Of a job whose request has URLs to write results to, once there are results."""
 
 
 class WebhookSettings(Frozen):

@@ -25,6 +25,8 @@ class JobState(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"
     VERIFYING = "verifying"
+    EXPORTING = "exporting"
+    """All is done, and its results are being written to URLs of the submitter."""
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -57,8 +59,16 @@ JOB_TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
     JobState.QUEUED: frozenset({JobState.RUNNING, JobState.FAILED, JobState.CANCELLED}),
     JobState.RUNNING: frozenset({JobState.QUEUED, JobState.VERIFYING, JobState.FAILED, JobState.CANCELLED}),
     JobState.VERIFYING: frozenset(
-        {JobState.QUEUED, JobState.RUNNING, JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}
+        {
+            JobState.QUEUED,
+            JobState.RUNNING,
+            JobState.EXPORTING,
+            JobState.SUCCEEDED,
+            JobState.FAILED,
+            JobState.CANCELLED,
+        }
     ),
+    JobState.EXPORTING: frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}),
     JobState.SUCCEEDED: frozenset(),
     JobState.FAILED: frozenset(),
     JobState.CANCELLED: frozenset(),
@@ -136,12 +146,17 @@ class NewJob(Frozen):
     """Where each new state of the job is told; None: where the API key's settings say, if they do."""
 
 
+class OutputRequest(OutputSettings):
+    upload: Annotated[Mapping[Name, WebUrl], Field(max_length=MAX_RENDITIONS)] = {}
+    """Presigned URLs by rendition: each is written there by PUT, and then the job has succeeded."""
+
+
 class TranscodeRequest(NewJob):
     kind: Literal["transcode"]
     input: JobInput
     ladder: Annotated[tuple[RenditionRequest, ...], Field(min_length=1, max_length=MAX_RENDITIONS)] | None = None
     """None: an ABR ladder that never upscales."""
-    output: OutputSettings = OutputSettings()
+    output: OutputRequest = OutputRequest()
 
 
 class InferenceRequest(NewJob):
@@ -149,6 +164,11 @@ class InferenceRequest(NewJob):
     model: Name
     version: Name = "1"
     inputs: Annotated[tuple[TensorJson, ...], Field(min_length=1, max_length=MAX_TENSORS)]
+
+
+def uploads_of(request: TranscodeRequest | InferenceRequest) -> Mapping[str, str]:
+    """URLs that results are to be written to, by name."""
+    return request.output.upload if isinstance(request, TranscodeRequest) else {}
 
 
 JobRequest = Annotated[TranscodeRequest | InferenceRequest, Field(discriminator="kind")]

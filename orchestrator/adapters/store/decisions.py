@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, bindparam, delete, insert, or_, tuple_, update
 
+from orchestrator.adapters.store.exports import follow_export
 from orchestrator.adapters.store.ledger import earn
 from orchestrator.adapters.store.preparations import end_preparation
 from orchestrator.adapters.store.queries import refer
@@ -104,6 +105,7 @@ def write(connection: Connection, writes: Writes, now: float) -> None:
         connection.execute(_INSERT_ATTEMPT, [attempt_values(attempt) for attempt in writes.begun])
     earn(connection, now, writes.earned)
     for job in writes.moved_jobs:
+        follow_export(connection, job)
         tell(connection, job, now)
 
 

@@ -11,6 +11,7 @@ from orchestrator.core.records import (
     ArtifactRecord,
     AttemptRecord,
     DeliveryRecord,
+    ExportRecord,
     JobRecord,
     PaymentRecord,
     PreparationRecord,
@@ -59,6 +60,17 @@ def job_values(submission: Submission) -> Values:
 def preparation_record(row: AnyRow) -> PreparationRecord:
     return PreparationRecord(
         job=row.job, owner=row.owner, tries=row.tries, not_before=row.not_before, source=row.source
+    )
+
+
+def export_record(row: AnyRow) -> ExportRecord:
+    return ExportRecord(
+        job=row.job,
+        owner=row.owner,
+        tries=row.tries,
+        not_before=row.not_before,
+        written=row.written,
+        error=row.error,
     )
 
 

@@ -322,6 +322,18 @@ preparations = Table(
     Column("source", ForeignKey(artifacts.c.id)),
 )
 
+exports = Table(
+    "exports",
+    metadata,
+    Column("job", ForeignKey(jobs.c.id), primary_key=True),
+    Column("open", Boolean, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("not_before", Double, nullable=False),
+    Column("written", Json(TypeAdapter(tuple[str, ...])), nullable=False),
+    Column("error", Text),
+    Index(None, "open", "job"),
+)
+
 webhooks = Table(
     "webhooks",
     metadata,

@@ -10,10 +10,12 @@ from orchestrator.core.lifecycle import (
     Cancelled,
     Event,
     Expired,
+    Exported,
     Finished,
     Prepared,
     Rejected,
     RetryPolicy,
+    Unexported,
     Unprepared,
     decide,
     failed_on,
@@ -25,6 +27,7 @@ from tandem.protocol.jobs import (
     ArtifactInput,
     AttemptState,
     JobState,
+    OutputRequest,
     RenditionResult,
     TaskState,
     TranscodeOutput,
@@ -265,7 +268,32 @@ def test_a_job_that_cannot_be_prepared_fails_and_one_may_be_cancelled() -> None:
 def test_a_job_is_prepared_once() -> None:
     for job in (new_job(), after(preparing(), Cancelled())):
         for event in (Prepared((), 1, ()), Unprepared(BAD_INPUT)):
-            with pytest.raises(Conflict, match="being prepared"):
+            with pytest.raises(Conflict, match="is preparing"):
                 decide(job, event, NOW, POLICY)
     with pytest.raises(StaleAttempt):
         decide(preparing(), assigned(), NOW, POLICY)
+
+
+def exporting() -> JobSnapshot:
+    request = TranscodeRequest(
+        kind="transcode",
+        input=ArtifactInput(artifact=SHA),
+        output=OutputRequest(upload={"720p": "https://bucket.example/720p"}),
+    )
+    job = new_job()
+    job = replace(job, job=replace(job.job, request=request))
+    return after(job, assigned(), Finished(REF, A, OUTPUT), Accepted(REF))
+
+
+def test_a_job_with_urls_for_its_results_is_exported_before_it_succeeds() -> None:
+    job = exporting()
+    assert (job.job.state, job.job.finished_at) == (JobState.EXPORTING, None)
+    done = after(job, Exported(), now=NOW + 5)
+    assert (done.job.state, done.job.finished_at) == (JobState.SUCCEEDED, NOW + 5)
+    failed = after(job, Unexported(BAD_INPUT))
+    assert (failed.job.state, failed.job.failure) == (JobState.FAILED, BAD_INPUT)
+    assert after(job, Cancelled()).job.state is JobState.CANCELLED
+    for over in (new_job(), done):
+        for event in (Exported(), Unexported(BAD_INPUT)):
+            with pytest.raises(Conflict, match="is exporting"):
+                decide(over, event, NOW, POLICY)

@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from orchestrator.adapters.artifacts import open_artifacts
+from orchestrator.core.backlog import BacklogPolicy
 from orchestrator.core.delivery import Answer
 from orchestrator.core.lifecycle import RetryPolicy
-from orchestrator.core.preparation import PreparationPolicy
 from orchestrator.core.records import Failure, PreparationRecord
 from orchestrator.ports.inspection import ModelFacts
 from orchestrator.ports.visiting import Fetched
 from orchestrator.service.artifacts import Artifacts
 from orchestrator.service.events import JobEvents, StateChanged
-from orchestrator.service.lifecycle import Lifecycle
+from orchestrator.service.lifecycle import Bells, Lifecycle
 from orchestrator.service.planning import Planning
 from orchestrator.service.preparation import Preparations
 from orchestrator.service.sources import Sources
@@ -47,6 +47,9 @@ class Elsewhere:
     async def fetch(self, url: str) -> AsyncIterator[Fetched]:  # noqa: ARG002
         self.fetched += 1
         yield Fetched(self._chunks(), None, "video/mp4")
+
+    async def put(self, url: str, chunks: AsyncIterator[bytes], size: int, media_type: str) -> None:
+        raise AssertionError(url, chunks, size, media_type)
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str], seconds: float) -> Answer:
         raise AssertionError(url, body, headers, seconds)
@@ -80,7 +83,7 @@ class Bench:
     async def attempt(self) -> PreparationRecord | None:
         """Prepares the one job, and how it then stands if it still is being prepared."""
         (record,) = await self.market.store.preparations()
-        await self.preparations._attend(record)
+        await self.preparations.backlog.attend(record)
         return next(iter(await self.market.store.preparations()), None)
 
     async def state(self) -> JobState:
@@ -88,7 +91,7 @@ class Bench:
 
 
 JOB = unprepared(1)
-POLICY = PreparationPolicy(tries=3, backoff=4.0)
+POLICY = BacklogPolicy(tries=3, backoff=4.0)
 BEGUN = PreparationRecord(JOB.job.id, "local")
 SOURCE = "sha256:" + hashlib.sha256(b"video").hexdigest()
 
@@ -96,7 +99,7 @@ SOURCE = "sha256:" + hashlib.sha256(b"video").hexdigest()
 @pytest.fixture
 async def bench(market: Market, tmp_path: Path) -> AsyncIterator[Bench]:
     elsewhere, events, store = Elsewhere(), JobEvents(), market.store
-    lifecycle = Lifecycle(store, market.nodes, events, RetryPolicy(), lambda: None, lambda: None, lambda: None)
+    lifecycle = Lifecycle(store, market.nodes, events, RetryPolicy(), Bells())
     await store.submit(JOB)
     async with open_artifacts(tmp_path / "artifacts") as content:
         planning = Planning(store, content, elsewhere, PRICES)
@@ -137,7 +140,7 @@ async def test_what_does_not_pass_fails_the_job(bench: Bench) -> None:
 async def test_a_job_that_is_over_is_left_alone(bench: Bench) -> None:
     (record,) = await bench.market.store.preparations()
     await bench.market.store.decide([JOB.job.id], cancel)
-    await bench.preparations._attend(record)
+    await bench.preparations.backlog.attend(record)
     assert bench.elsewhere.fetched == 0
 
 

@@ -1,16 +1,19 @@
-"""Which jobs are prepared next, and what becomes of one whose preparation failed."""
+"""Work at jobs beside their tasks, preparing and exporting: which is next, and what becomes of what failed."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
-from orchestrator.core.records import PreparationRecord
+from orchestrator.core.records import ExportRecord, PreparationRecord
+
+Record = TypeVar("Record", PreparationRecord, ExportRecord)
 
 
 @dataclass(frozen=True, slots=True)
-class PreparationPolicy:
+class BacklogPolicy:
     concurrency: int = 8
-    """Jobs that are prepared at the same time, of all owners."""
+    """Jobs that are worked at at the same time, of all owners."""
     per_owner: int = 4
     """Of one owner, whose slow servers must not hold up everybody."""
     tries: int = 5
@@ -20,11 +23,9 @@ class PreparationPolicy:
     backoff_max: float = 60.0
 
 
-def due(
-    records: Sequence[PreparationRecord], running: Mapping[str, str], now: float, policy: PreparationPolicy
-) -> list[PreparationRecord]:
+def due(records: Sequence[Record], running: Mapping[str, str], now: float, policy: BacklogPolicy) -> list[Record]:
     """Those to begin now, given the running ones as job and owner; of each owner the oldest first."""
-    chosen, owners = list[PreparationRecord](), Counter(running.values())
+    chosen, owners = list[Record](), Counter(running.values())
     for record in records:
         if len(running) + len(chosen) >= policy.concurrency:
             break
@@ -34,15 +35,13 @@ def due(
     return chosen
 
 
-def next_due(records: Sequence[PreparationRecord], now: float) -> float | None:
+def next_due(records: Sequence[Record], now: float) -> float | None:
     """When the first of those that back off is due."""
     return min((record.not_before for record in records if record.not_before > now), default=None)
 
 
-def after_failure(
-    record: PreparationRecord, now: float, policy: PreparationPolicy, *, retryable: bool
-) -> PreparationRecord | None:
-    """The preparation as it waits for its next try; None if there is none."""
+def after_failure(record: Record, now: float, policy: BacklogPolicy, *, retryable: bool) -> Record | None:
+    """The record as it waits for its next try; None if there is none."""
     tries = record.tries + 1
     if not retryable or tries >= policy.tries:
         return None

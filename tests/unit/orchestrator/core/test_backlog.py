@@ -1,11 +1,11 @@
-"""Which jobs are prepared, and when again."""
+"""Which jobs are prepared or exported, and when again."""
 
 from dataclasses import replace
 
-from orchestrator.core.preparation import PreparationPolicy, after_failure, due, next_due
+from orchestrator.core.backlog import BacklogPolicy, after_failure, due, next_due
 from orchestrator.core.records import PreparationRecord
 
-POLICY = PreparationPolicy(concurrency=3, per_owner=2, tries=3, backoff=2.0, backoff_max=3.0)
+POLICY = BacklogPolicy(concurrency=3, per_owner=2, tries=3, backoff=2.0, backoff_max=3.0)
 
 
 def waiting(job: str, owner: str = "ann", not_before: float = 0) -> PreparationRecord:
