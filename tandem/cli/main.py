@@ -9,7 +9,7 @@ from tandem.cli.commands import TandemGroup
 
 SUMMARIES: Final = {
     "cancel": "Cancel JOB; work that was accepted by then stays charged.",
-    "chain": "The ticket contract: deploy it, fund it, look into it.",
+    "chain": "The ticket contract: deploy it, fund it, look into it, take money out of it.",
     "explain": "Say why JOB is waiting, node by node.",
     "infer": "Run MODEL on input tensors: NAME=[…] or NAME=@FILE, nested like the tensor or flat.",
     "jobs": "List your jobs, newest first.",
