@@ -9,7 +9,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 
 SLITHER := cd contracts && PATH="$$PWD/bin:$$PATH" FOUNDRY_PROFILE=plain FOUNDRY_OUT=out/slither \
   FOUNDRY_CACHE_PATH=cache/slither ../.venv/slither/bin/slither . --exclude timestamp,assembly --fail-low
 
-.PHONY: demo test check fmt bench contracts gas docs lock clean setup setup-test
+.PHONY: demo test check fmt bench simulate soak contracts gas docs lock clean setup setup-test
 
 demo: setup  ## Everything on a local chain; KEEP=1 leaves it running
 	@$(BIN)/python -m demo.run $(if $(KEEP),--keep)
@@ -34,6 +34,12 @@ fmt: setup-test  ## Formats Python and Solidity
 
 bench: setup-test  ## Times what benchmarks/README.md records
 	@for each in benchmarks/bench_*.py; do $(BIN)/python $$each || exit 1; done
+
+simulate: setup-test  ## A million tickets, paid on a real contract: luck against its formula, and all books to the wei
+	@$(BIN)/python benchmarks/sim_payments.py
+
+soak: setup-test  ## Payments under crashes, reorganisations and outages, many times over: EXAMPLES=500
+	@PAYMENT_EXAMPLES=$(or $(EXAMPLES),500) $(BIN)/python -m pytest -q --timeout 0 tests/property/test_payments_machine.py
 
 contracts: setup-test  ## Compiles the contract into the committed artifact
 	@$(BIN)/python contracts/build.py
