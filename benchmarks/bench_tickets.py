@@ -19,7 +19,7 @@ from rich.table import Table
 
 from benchmarks.market import load, spread
 from node.core.acceptance import Till, check
-from node.core.terms import Epochs, TermsPolicy, issue, recipient_rand
+from node.core.terms import Epochs, Stakes, issue, recipient_rand
 from orchestrator.core.paying import MOST_TICKETS_AT_ONCE, PayingPolicy, pay
 from orchestrator.core.records import AccountRecord
 from orchestrator.core.session import Identity
@@ -38,8 +38,8 @@ _NOW, _EXPIRY = 1_800_000_000, 1_800_003_600
 _SECRET = b"\x05" * 32
 _SENDER, _SIGNER, _NODE = (SigningKey.from_bytes(bytes([number]) * 32) for number in (1, 2, 3))
 _DOMAIN = Domain(chain_id=1, contract="0x" + "ab" * 20)
-_TERMS = TermsPolicy(expected_value=10**12, odds=100, lifetime=3600.0)
-_PARAMS = issue(_TERMS, _SECRET, _SENDER.address, _NODE.address, 1, _EXPIRY)
+_STAKES = Stakes(face_value=10**14, odds=100)
+_PARAMS = issue(_STAKES, _SECRET, _SENDER.address, _NODE.address, 1, _EXPIRY)
 _RAND = recipient_rand(_SECRET, _PARAMS, 1)
 _TILL = Till(_DOMAIN, _SECRET, _SENDER.address, _NODE.address, Epochs(), _NOW, expiry_margin=60.0)
 _IDENTITY = Identity(_SIGNER, _SENDER.address, _DOMAIN, "http://127.0.0.1")

@@ -15,8 +15,7 @@ ARTIFACT = CONTRACTS / "artifacts" / "TicketBroker.json"
 
 def build() -> str:
     """The artifact's text from a fresh compilation."""
-    forge = CONTRACTS / "node_modules" / ".bin" / "forge"
-    subprocess.run([forge, "build", "--quiet", "--skip", "test"], cwd=CONTRACTS, check=True)
+    subprocess.run([CONTRACTS / "bin" / "forge", "build", "--quiet", "--skip", "test"], cwd=CONTRACTS, check=True)
     output = json.loads((CONTRACTS / "out" / "TicketBroker.sol" / "TicketBroker.json").read_text())
     artifact = {
         "contractName": "TicketBroker",

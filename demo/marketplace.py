@@ -98,8 +98,9 @@ def deploy(processes: Processes, rpc: str, names: Sequence[str] = _NODES) -> Mar
     addresses = processes.run_together(*(found.node(name, "key", "create") for name in names))
     processes.run("tandem", "chain", "fund", *account, "--deposit", "1ether", "--reserve", "1ether")
     processes.run("tandem", "chain", "authorise-signer", *account, signer)
+    shares = [word for address in addresses for word in (address, "0.5ether")]
+    processes.run("tandem", "chain", "allocate", *account, *shares)
     for address in addresses:
-        processes.run("tandem", "chain", "allocate", *account, address, str(ETHER // len(names)))
         _give(rpc, address, ETHER // 10)
     nodes = dict(zip(names, addresses, strict=True))
     return Marketplace(processes, rpc, contract, operator, found.url, nodes)

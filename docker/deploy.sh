@@ -18,5 +18,4 @@ if [ "$deployed" != "$CONTRACT" ]; then
 fi
 as_operator fund --deposit 10ether --reserve 10ether
 as_operator authorise-signer "$SIGNER"
-as_operator allocate "$NODE" 5ether
-as_operator allocate "$NODE_GPU" 5ether
+as_operator allocate "$NODE" 5ether "$NODE_GPU" 5ether

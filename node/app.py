@@ -24,22 +24,22 @@ from node.ports.transfer import Shelf
 from node.service.attempts import Attempts, Executors
 from node.service.backing import BackingView
 from node.service.books import Books
+from node.service.gas import GasMeter
 from node.service.link import Link
+from node.service.notes import Notes
 from node.service.payments import Account, Payments
 from node.service.redemption import Redeemer
 from node.service.session import Services, Sessions
-from node.service.terms import Terms
+from node.service.terms import Surroundings, Terms
 from node.settings import CapacitySection, NodeSettings
 from tandem import logging as log
 from tandem.chain.keystore import create_keystore, load_keystore
-from tandem.chain.transactions import TransactionPolicy
 from tandem.clock import Clock, SystemClock
 from tandem.folder import held, write_secret
 from tandem.protocol.capacity import Capability, Capacity
 from tandem.protocol.messages import Offer
 from tandem.protocol.pricing import Prices
 from tandem.protocol.signing import SigningKey
-from tandem.protocol.tickets import Domain
 from tandem.waiting import Bell
 
 logger = logging.getLogger(__name__)
@@ -70,28 +70,29 @@ async def serve(
     settings: NodeSettings, key: SigningKey, detected: Detected, executors: Executors, clock: Clock, stop: asyncio.Event
 ) -> None:
     """Offers what was detected, and works with these executors until `stop` is set."""
-    domain = Domain(chain_id=settings.chain.chain_id, contract=settings.chain.contract)
-    link, won = Link(), Bell(clock)
+    domain = settings.chain.domain
+    link, bell = Link(), Bell(clock)
     async with (
         SqliteTicketStore(settings.data / "tickets.db", key.address, domain) as store,
-        EthereumTicketContract(settings.chain.rpc, domain, key, store, clock, _fees(settings)) as contract,
+        EthereumTicketContract(settings.chain, key, store, clock) as contract,
     ):
-        books = Books(store, won)
+        books, notes = Books(store, bell), Notes(store, clock)
         view = BackingView(contract, clock, settings.redemption.refresh)
-        terms = Terms(store, contract, link, clock, recipient=key.address, policy=_terms_policy(settings))
+        around = Surroundings(contract, view, GasMeter(store, contract, clock), notes)
+        policy = _terms_policy(settings)
+        terms = Terms(store, around, link, clock, recipient=key.address, policy=policy, agreed_bell=bell)
         payments = Payments(store, books, view, terms, link, clock, Account(key.address, domain))
-        policy = RedemptionPolicy(settings.redemption.gas_percent, settings.redemption.urgent_before)
-        redeemer = Redeemer(store, contract, view, terms, clock, policy=policy, won=won)
+        redeemer = Redeemer(store, around, terms, clock, policy=_redemption_policy(settings), bell=bell)
         async with Attempts(offer_of(settings, detected), executors, books, link, clock) as attempts:
             sessions = Sessions(
                 WebSocketDialler(settings.orchestrator.url),
                 Expectation(settings.orchestrator.url, domain, settings.orchestrator.sender),
                 key,
-                Services(attempts, payments, terms, books, link),
+                Services(attempts, payments, terms, books, link, notes),
                 clock,
             )
             async with asyncio.TaskGroup() as intake:
-                loops = (sessions.run(), payments.run(), terms.run(), redeemer.run())
+                loops = (sessions.run(), payments.run(), terms.run(), redeemer.run(), notes.run())
                 tasks = [intake.create_task(loop) for loop in loops]
                 log.event(logger, "node_ready", address=key.address, orchestrator=settings.orchestrator.url)
                 await stop.wait()
@@ -174,14 +175,17 @@ async def _executors(settings: NodeSettings, detected: Detected, clock: Clock) -
 
 
 def _terms_policy(settings: NodeSettings) -> TermsPolicy:
-    return TermsPolicy(settings.tickets.expected_value, settings.tickets.odds, settings.tickets.lifetime)
-
-
-def _fees(settings: NodeSettings) -> TransactionPolicy:
-    chain = settings.chain
-    return TransactionPolicy(
-        confirmations=chain.confirmations,
-        max_fee_per_gas=chain.max_fee_per_gas,
-        max_priority_fee_per_gas=chain.max_priority_fee_per_gas,
-        poll_seconds=chain.poll,
+    tickets = settings.tickets
+    return TermsPolicy(
+        odds=tickets.odds,
+        lifetime=tickets.lifetime,
+        gas_percent=settings.redemption.gas_percent,
+        min_face_value=tickets.min_face_value,
+        max_face_value=tickets.max_face_value,
+        max_unpaid=tickets.max_unpaid,
     )
+
+
+def _redemption_policy(settings: NodeSettings) -> RedemptionPolicy:
+    redemption = settings.redemption
+    return RedemptionPolicy(redemption.gas_percent, redemption.urgent_before, poll=settings.chain.poll)

@@ -2,24 +2,20 @@
 
 import asyncio
 import json
-from dataclasses import asdict
+from collections.abc import Mapping
 
 import click
 
 from node import app
 from node.adapters.detection import examine
-from node.adapters.ticket_store import SqliteTicketStore
-from node.ports.tickets import TicketTotals
 from node.settings import NodeSettings
+from node.standing import Shown, Wei, standing
 from tandem import logging as log
 from tandem.chain.keystore import load_keystore
 from tandem.cli.commands import SettingsCommand, TandemGroup
 from tandem.clock import SystemClock
-from tandem.protocol.errors import ConfigurationError
-from tandem.protocol.tickets import Domain
 from tandem.protocol.units import format_amount
 
-_WEI = frozenset({"earned", "received", "outstanding", "redeemed", "gas_spent"})
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -45,17 +41,31 @@ def doctor() -> None:
 @node.command(cls=SettingsCommand, settings=NodeSettings)
 @_json
 def status(settings: NodeSettings, as_json: bool) -> None:
-    """Show what was earned, received in tickets, won and redeemed; also while the node runs."""
-    address = load_keystore(settings.keystore, settings.password_file).address
-    totals = asyncio.run(_totals(settings, address))
-    shown: dict[str, object] = {"address": address}
-    for name, value in asdict(totals).items():
-        wei = name in _WEI
-        shown[name] = value if not wei else str(value) if as_json else format_amount(value)
+    """Show what was earned, received, won and redeemed, how chain and orchestrator stand, and what keeps it from
+    earning; also while the node runs, and while no chain answers.
+    """
+    key = load_keystore(settings.keystore, settings.password_file)
+    shown = asyncio.run(standing(settings, key, SystemClock()))
     if as_json:
-        click.echo(json.dumps(shown))
+        click.echo(json.dumps({name: _plain(value) for name, value in shown.items()}))
     else:
-        click.echo("\n".join(f"{name:<12} {value}" for name, value in shown.items()))
+        click.echo("\n".join(f"{name:<12} {_readable(value)}" for name, value in shown.items()))
+
+
+def _plain(value: Shown) -> object:
+    return str(value.amount) if isinstance(value, Wei) else value
+
+
+def _readable(value: Shown) -> str:
+    match value:
+        case Wei(amount):
+            return format_amount(amount)
+        case tuple():
+            return f"\n{'':<13}".join(value) or "none known"
+        case Mapping():
+            return ", ".join(f"{count} {reason}" for reason, count in value.items()) or "none"
+        case _:
+            return str(value)
 
 
 @node.group()
@@ -67,12 +77,3 @@ def key() -> None:
 def create(settings: NodeSettings) -> None:
     """Make the key that `run` would make, and print its address. An existing one is left as it is."""
     click.echo(app.open_key(settings).address)
-
-
-async def _totals(settings: NodeSettings, address: str) -> TicketTotals:
-    path = settings.data / "tickets.db"
-    if not path.exists():
-        raise ConfigurationError(f"expected a ticket store at {path}, found none; start the node first")
-    domain = Domain(chain_id=settings.chain.chain_id, contract=settings.chain.contract)
-    async with SqliteTicketStore(path, address, domain) as store:
-        return await store.totals(SystemClock().now())

@@ -7,9 +7,10 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tandem.chain.settings import ChainSection
 from tandem.protocol.media import VideoCodec
 from tandem.protocol.signing import Address
-from tandem.protocol.units import Amount
+from tandem.protocol.units import Amount, ceil_div
 from tandem.settings import Folder
 
 Seconds = Annotated[float, Field(gt=0, le=10**9)]
@@ -25,23 +26,6 @@ class OrchestratorSection(_Section):
     """The orchestrator to work for: scheme, host and port, exactly as it calls itself in http.public_url."""
     sender: Address | None = None
     """The account that must back its tickets; by default whichever the orchestrator names and the chain confirms."""
-
-
-class ChainSection(_Section):
-    rpc: str = Field(default="http://127.0.0.1:8545", pattern=r"^https?://")
-    """The Ethereum JSON-RPC endpoint."""
-    chain_id: int = Field(default=31337, ge=1)
-    """The chain that the endpoint must serve."""
-    contract: Address
-    """The TicketBroker contract. Never taken from the orchestrator: who names the contract decides what is money."""
-    max_fee_per_gas: Amount = 200 * 10**9
-    """Wei a unit of gas; while gas costs more, redemptions wait."""
-    max_priority_fee_per_gas: Amount = 2 * 10**9
-    """Wei a unit of gas that goes to the block's producer."""
-    confirmations: int = Field(default=1, ge=1, le=1000)
-    """Blocks after which a redemption counts, its own included."""
-    poll: Seconds = 1.0
-    """Seconds between looks at the chain while a redemption is under way."""
 
 
 class KeySection(_Section):
@@ -67,10 +51,13 @@ class PriceSection(_Section):
 
 
 class TicketSection(_Section):
-    expected_value: Annotated[Amount, Field(ge=1)] = 10**12
-    """Wei that a ticket is worth on average."""
     odds: int = Field(default=100, ge=1, le=10**9)
-    """One ticket in so many wins, and pays expected_value times this. More: lumpier income, less gas for it."""
+    """One ticket in so many wins, and pays the face value. More: lumpier income, and less gas for it."""
+    min_face_value: Annotated[Amount, Field(ge=1)] = 10**14
+    """Wei that a winner pays at least, however cheap gas is; less only if the orchestrator signs for no more."""
+    max_face_value: Annotated[Amount, Field(ge=1)] = 10**17
+    """Wei that a winner pays at most. In between it follows gas, so that redeeming costs about redemption.gas_percent
+    of it, and what the contract promises to this node, so that several winners fit."""
     lifetime: Seconds = 86_400.0
     """Seconds that tickets may be redeemed; at most half the contract's unlock period is used."""
     max_unpaid: Annotated[Amount, Field(ge=1)] = 10**15
@@ -81,7 +68,8 @@ class RedemptionSection(_Section):
     gas_percent: int = Field(default=10, ge=1, le=100)
     """Winners are redeemed once gas is at most so many percent of what they pay."""
     urgent_before: Seconds = 3600.0
-    """Seconds before winners expire from which on they are redeemed if they pay for their gas at all."""
+    """Seconds before winners expire from which on they are redeemed if they pay for their gas at all; of short lives at
+    most the last quarter."""
     refresh: Seconds = 15.0
     """Seconds for which a look at the sender's funds is good enough for taking tickets."""
 
@@ -132,9 +120,16 @@ class NodeSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.tickets.expected_value > self.tickets.max_unpaid:
+        tickets = self.tickets
+        if tickets.max_face_value < tickets.min_face_value:
             raise ValueError(
-                "tickets.max_unpaid: expected at least tickets.expected_value "
-                f"({self.tickets.expected_value}), got {self.tickets.max_unpaid}: not one ticket would be earned"
+                f"tickets.max_face_value: expected at least tickets.min_face_value ({tickets.min_face_value}), got "
+                f"{tickets.max_face_value}"
+            )
+        if tickets.min_face_value > tickets.max_unpaid * tickets.odds:
+            raise ValueError(
+                f"tickets.max_unpaid: expected at least tickets.min_face_value / tickets.odds "
+                f"({ceil_div(tickets.min_face_value, tickets.odds)}), got {tickets.max_unpaid}: not one ticket would "
+                "be earned"
             )
         return self

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 import secrets
 import signal
 from collections.abc import AsyncIterator, Coroutine, Sequence
@@ -9,14 +10,16 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry
 
+from orchestrator.accounting import Accounting, accounting, store_url
 from orchestrator.adapters.artifacts import open_artifacts
 from orchestrator.adapters.inspection import ChildInspector
 from orchestrator.adapters.store import open_store
+from orchestrator.adapters.visiting import VisitLimits, open_visitor
+from orchestrator.core.backlog import BacklogPolicy
+from orchestrator.core.delivery import DeliveryPolicy
 from orchestrator.core.lifecycle import RetryPolicy
 from orchestrator.core.paying import PayingPolicy
 from orchestrator.core.session import Identity
@@ -24,22 +27,29 @@ from orchestrator.core.views import NodeView
 from orchestrator.ports.artifacts import ArtifactStore
 from orchestrator.ports.inspection import Inspector
 from orchestrator.ports.store import Store
+from orchestrator.ports.visiting import Visitor
 from orchestrator.service.artifacts import Artifacts
+from orchestrator.service.delivery import Deliveries
 from orchestrator.service.events import JobEvents
+from orchestrator.service.exports import Exports
 from orchestrator.service.janitor import Janitor
 from orchestrator.service.jobs import Jobs
 from orchestrator.service.keys import Keys
 from orchestrator.service.leases import Leases
-from orchestrator.service.lifecycle import Lifecycle
+from orchestrator.service.lifecycle import Bells, Lifecycle
 from orchestrator.service.models import Models
 from orchestrator.service.nodes import Nodes
 from orchestrator.service.paying import Payer
+from orchestrator.service.planning import Planning
+from orchestrator.service.preparation import Preparations
 from orchestrator.service.retrying import Retries
 from orchestrator.service.scheduling import Scheduler, Timeouts
 from orchestrator.service.sessions import Collaborators, Sessions
+from orchestrator.service.sources import Sources
 from orchestrator.service.submission import Submissions
 from orchestrator.service.tracking import Tracker
 from orchestrator.service.verification import Verifier
+from orchestrator.service.webhooks import Webhooks
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.web.app import RUNNER_OPTIONS, build_app
 from orchestrator.web.call import Limits, Services
@@ -48,12 +58,10 @@ from orchestrator.web.signing import UrlSigner
 from tandem import logging as log
 from tandem.chain.broker import TicketBroker
 from tandem.chain.keystore import load_keystore
-from tandem.chain.rpc import connect
 from tandem.clock import Clock, SystemClock
 from tandem.folder import held, write_secret
 from tandem.process import detect_sandbox
 from tandem.protocol.errors import ChainUnavailable, ConfigurationError
-from tandem.protocol.tickets import Domain
 from tandem.waiting import Bell
 
 logger = logging.getLogger(__name__)
@@ -78,10 +86,6 @@ async def run(settings: OrchestratorSettings) -> None:
     log.event(logger, "orchestrator_stopped")
 
 
-def store_url(data: Path) -> str:
-    return f"sqlite:///{data.resolve() / 'tandem.db'}"
-
-
 @dataclass(frozen=True, slots=True)
 class _Parts:
     app: web.Application
@@ -91,62 +95,113 @@ class _Parts:
 
 @asynccontextmanager
 async def _parts(settings: OrchestratorSettings, identity: Identity, clock: Clock) -> AsyncIterator[_Parts]:
-    inspector = ChildInspector(sandbox=await detect_sandbox(), clock=clock)
+    inspector, nodes = ChildInspector(sandbox=await detect_sandbox(), clock=clock), Nodes()
     async with (
         open_store(store_url(settings.data), clock) as store,
         open_artifacts(settings.data / "artifacts") as artifacts,
+        open_visitor(settings.fetch.guard, _visit_limits(settings)) as visitor,
+        accounting(settings, identity, clock, store, nodes) as accounts,
     ):
-        yield _compose(settings, identity, clock, store, artifacts, inspector)
+        yield _compose(settings, identity, clock, _Outside(store, artifacts, inspector, visitor, nodes, accounts))
 
 
-def _compose(
-    settings: OrchestratorSettings,
-    identity: Identity,
-    clock: Clock,
-    store: Store,
-    artifacts: ArtifactStore,
-    inspector: Inspector,
-) -> _Parts:
-    nodes, events, tracker = Nodes(), JobEvents(), Tracker()
+@dataclass(frozen=True, slots=True)
+class _Outside:
+    store: Store
+    artifacts: ArtifactStore
+    inspector: Inspector
+    visitor: Visitor
+    nodes: Nodes
+    accounting: Accounting
+
+
+def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, outside: _Outside) -> _Parts:
+    store, content, inspector, nodes = outside.store, outside.artifacts, outside.inspector, outside.nodes
+    events, tracker = JobEvents(), Tracker()
     tasks_waiting, money_owed = Bell(clock), Bell(clock)
+    to_prepare, to_export, to_deliver = Bell(clock), Bell(clock), Bell(clock)
     timeouts = Timeouts(
         lease=settings.leases.lease,
         start_to_finish_base=settings.leases.start_to_finish_base,
         start_to_finish_factor=settings.leases.start_to_finish_factor,
     )
     policy = RetryPolicy(max_nodes=settings.leases.max_nodes)
-    lifecycle = Lifecycle(store, nodes, events, tracker, policy, tasks_waiting.ring, money_owed.ring)
+    lifecycle = Lifecycle(
+        store,
+        nodes,
+        events,
+        tracker,
+        policy,
+        Bells(tasks_waiting.ring, money_owed.ring, to_deliver.ring, to_export.ring),
+    )
     signer = UrlSigner(_url_secret(settings.data), settings.http.origin, clock)
     scheduler = Scheduler(store, nodes, lifecycle, tracker, signer, tasks_waiting, timeouts)
     paying = PayingPolicy(settings.payment.max_ahead, settings.payment.max_face_value)
     payer = Payer(store, nodes, identity, paying, money_owed)
-    verifier = Verifier(store, artifacts, inspector, lifecycle, clock)
+    verifier = Verifier(store, content, inspector, lifecycle, clock)
+    planning = Planning(store, content, inspector, settings.prices, nodes.states)
+    artifacts = Artifacts(store, content, settings.limits.upload)
+    sources = Sources(artifacts, outside.visitor, events, clock)
+    preparations = Preparations(
+        store, planning, sources, events, lifecycle.apply, to_prepare, _backlog_policy(settings)
+    )
     collaborators = Collaborators(
         store, nodes, lifecycle, verifier, payer, events, tracker, tasks_waiting, clock, timeouts
     )
     sessions = NodeSessions(identity, Sessions(collaborators), heartbeat=timeouts.lease / 2)
+    exports = Exports(store, artifacts, outside.visitor, events, lifecycle.apply, to_export, _backlog_policy(settings))
+    webhooks = Webhooks(store, outside.visitor, to_deliver.ring)
+    jobs = Jobs(store, events, lifecycle.cancel, scheduler.explain)
+    deliveries = Deliveries(
+        store, outside.visitor, jobs.view, to_deliver, _delivery_policy(settings), random.SystemRandom().random
+    )
     services = Services(
-        submissions=Submissions(store, artifacts, inspector, settings.prices, nodes.states, tasks_waiting.ring),
-        jobs=Jobs(store, events, lifecycle.cancel, scheduler.explain),
+        submissions=Submissions(store, planning, outside.visitor, webhooks, tasks_waiting.ring, to_prepare.ring),
+        jobs=jobs,
         retries=Retries(store, settings.prices, lifecycle.apply),
-        models=Models(store, artifacts, inspector),
+        webhooks=webhooks,
+        models=Models(store, content, inspector),
         keys=Keys(store),
-        artifacts=Artifacts(store, artifacts, settings.limits.upload),
+        artifacts=artifacts,
         events=events,
         signer=signer,
         nodes=lambda: _node_views(nodes, store),
         ready=store.now,
-        registry=CollectorRegistry(),
+        registry=outside.accounting.registry,
+        measure=outside.accounting.meters.measure,
         allow_anonymous_loopback=settings.auth.anonymous_loopback,
         limits=Limits(body=settings.limits.body),
     )
-    janitor = Janitor(store, artifacts, clock, settings.limits.orphan_age)
+    janitor = Janitor(store, content, clock, settings.limits.orphan_age)
     leases = Leases(store, lifecycle, clock, timeouts.lease)
     return _Parts(
         app=build_app(services, [sessions.route()]),
         sessions=sessions,
-        loops=[scheduler.run(), leases.run(), payer.run(), verifier.run(), janitor.run()],
+        loops=[
+            scheduler.run(),
+            leases.run(),
+            payer.run(),
+            verifier.run(),
+            janitor.run(),
+            preparations.run(),
+            exports.run(),
+            deliveries.run(),
+            *outside.accounting.loops(),
+        ],
     )
+
+
+def _visit_limits(settings: OrchestratorSettings) -> VisitLimits:
+    return VisitLimits(redirects=settings.fetch.redirects, stall=settings.fetch.stall, total=settings.fetch.total)
+
+
+def _delivery_policy(settings: OrchestratorSettings) -> DeliveryPolicy:
+    return DeliveryPolicy(**settings.webhooks.model_dump())
+
+
+def _backlog_policy(settings: OrchestratorSettings) -> BacklogPolicy:
+    fetch = settings.fetch
+    return BacklogPolicy(concurrency=fetch.concurrency, per_owner=fetch.per_owner, tries=fetch.tries)
 
 
 @asynccontextmanager
@@ -170,17 +225,16 @@ async def _serving(settings: OrchestratorSettings, parts: _Parts) -> AsyncIterat
 async def _identity(settings: OrchestratorSettings) -> Identity:
     chain = settings.chain
     key = await asyncio.to_thread(load_keystore, chain.keystore, chain.password_file)
-    domain = Domain(chain_id=chain.chain_id, contract=chain.contract)
-    identity = Identity(key, chain.sender or key.address, domain, settings.http.origin)
+    identity = Identity(key, chain.sender or key.address, chain.domain, settings.http.origin)
     try:
         await _check_chain(settings, identity)
     except ChainUnavailable as error:  # nodes look for themselves before they work
-        log.event(logger, "chain_unavailable", rpc=urlsplit(chain.rpc).hostname, detail=error.detail)
+        log.event(logger, "chain_unavailable", detail=error.detail)
     return identity
 
 
 async def _check_chain(settings: OrchestratorSettings, identity: Identity) -> None:
-    async with connect(settings.chain.rpc, chain_id=settings.chain.chain_id) as chain:
+    async with settings.chain.connect(SystemClock()) as chain:
         broker = TicketBroker(chain, settings.chain.contract)
         await broker.check()
         if not await broker.is_signer(identity.sender, identity.key.address):

@@ -1,12 +1,15 @@
 """`tandem orchestrator`: runs one, and makes keys for its submitters."""
 
 import asyncio
+import json
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import click
+from rich.console import Console
 
-from orchestrator import app
+from orchestrator import accounting, app, books
 from orchestrator.adapters.store import open_store
 from orchestrator.core.records import ApiKeyRecord
 from orchestrator.service.keys import Keys
@@ -26,6 +29,23 @@ def run(settings: OrchestratorSettings) -> None:
     """Serve until SIGTERM or Ctrl-C."""
     log.set_up()
     asyncio.run(app.run(settings))
+
+
+@orchestrator.command(cls=SettingsCommand, settings=OrchestratorSettings)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def ledger(settings: OrchestratorSettings, as_json: bool) -> None:
+    """Show what each node is owed, was given in tickets and was paid; exit with 1 if the books disagree with the chain.
+
+    Adds up every entry. Only reads, and may be run while the orchestrator is at work.
+    """
+    logging.getLogger("tandem.chain").addHandler(logging.NullHandler())  # the answer says what did not answer
+    found, silence = asyncio.run(accounting.reconciled(settings))
+    if as_json:
+        click.echo(json.dumps(books.as_json(found, silence)))
+    else:
+        books.show(Console(), found, silence)
+    if found.differences:
+        raise click.exceptions.Exit(1)
 
 
 @orchestrator.group()
@@ -74,5 +94,5 @@ async def _revoke(settings: OrchestratorSettings, key_id: str) -> None:
 @asynccontextmanager
 async def _keys(settings: OrchestratorSettings) -> AsyncIterator[Keys]:
     settings.data.mkdir(parents=True, exist_ok=True)
-    async with open_store(app.store_url(settings.data), SystemClock()) as store:
+    async with open_store(accounting.store_url(settings.data), SystemClock()) as store:
         yield Keys(store)

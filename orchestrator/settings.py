@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from orchestrator.core.guard import Guard, parse_allowed
+from tandem.chain.settings import ChainSection
 from tandem.protocol.media import VideoCodec
 from tandem.protocol.pricing import Prices
 from tandem.protocol.signing import Address
@@ -35,13 +37,7 @@ class HttpSettings(_Section):
         return self.public_url or f"http://{host}:{self.port}"
 
 
-class ChainSettings(_Section):
-    rpc: str = "http://127.0.0.1:8545"
-    """The Ethereum JSON-RPC endpoint."""
-    chain_id: int = Field(default=31337, ge=1)
-    """The chain that the endpoint must serve."""
-    contract: Address
-    """The TicketBroker contract."""
+class ChainSettings(ChainSection):
     sender: Address | None = None
     """The account whose deposit and reserve back the tickets; by default the signing key's own."""
     keystore: Path
@@ -52,9 +48,50 @@ class ChainSettings(_Section):
 
 class PaymentSettings(_Section):
     max_ahead: Amount = 10**15
-    """Wei of expected value that a node may hold beyond what it has earned, refused tickets included."""
+    """Wei of expected value that a node may hold beyond what it has earned; and, with 1 % of what was signed for it,
+    the most in refused tickets that is made good."""
     max_face_value: Amount = 10**17
     """Wei that a single winning ticket may pay."""
+
+
+class LedgerSettings(_Section):
+    from_block: int | None = Field(default=None, ge=0)
+    """The first block whose events are read; by default the contract's first, which takes an endpoint that keeps old
+    state to find."""
+    most_blocks: int = Field(default=2000, ge=1, le=10**6)
+    """Blocks whose events are asked for at once; halved as long as the endpoint refuses."""
+    poll: Seconds = 15.0
+    """Seconds between looks for new blocks."""
+
+
+class FundingSettings(_Section):
+    keystore: Path | None = None
+    """The encrypted key of chain.sender, with which deposit, reserve and allocations are kept at these levels. Without
+    it, the orchestrator says what is low and which command mends it."""
+    password_file: Path | None = None
+    """The file whose first line opens the keystore."""
+    deposit: Amount = 10**17
+    """Wei to keep in the deposit, from which all winners are paid first; 0: whatever is there will do."""
+    reserve: Amount = 10**18
+    """Wei to keep in the reserve, of which parts are promised to nodes; 0: whatever is there will do."""
+    allocation: Amount = 10**17
+    """The most to promise to one node, in wei; 0: allocations are left alone."""
+    trial: Amount = 10**16
+    """Of it, what a node is promised that has not earned anything yet; what it earns comes on top."""
+    trial_percent: int = Field(default=20, ge=0, le=100)
+    """The share of the reserve that all nodes together may be promised that have earned less than a trial."""
+    refill_below_percent: int = Field(default=50, ge=1, le=100)
+    """A level is restored when less than this share of it is left."""
+    max_a_day: Amount = 2 * 10**18
+    """Wei that may be moved into the contract within any 24 hours."""
+    idle_after: Seconds = 7 * 86_400.0
+    """Seconds after which the allocation of a node that is away, or has not earned its trial, is given back."""
+
+    @model_validator(mode="after")
+    def _both(self) -> Self:
+        if (self.keystore is None) != (self.password_file is None):
+            raise ValueError("expected keystore and password_file, or neither of them")
+        return self
 
 
 class LeaseSettings(_Section):
@@ -75,6 +112,48 @@ class LimitSettings(_Section):
     """Bytes of any other request's body."""
     orphan_age: Seconds = 86_400.0
     """Seconds that an artifact to which nothing refers is kept."""
+
+
+class FetchSettings(_Section):
+    ports: Annotated[tuple[Annotated[int, Field(ge=1, le=65535)], ...], Field(min_length=1)] = (80, 443)
+    """Ports of URLs that are visited for submitters: inputs, webhooks."""
+    allow: tuple[str, ...] = ()
+    """Hosts and networks that are visited although they are not public, such as 10.1.0.0/16: every submitter can
+    then reach them through this orchestrator."""
+    redirects: int = Field(default=5, ge=0, le=20)
+    """Redirects that are followed, each judged like the first URL."""
+    stall: Seconds = 30.0
+    """Seconds that a server may send nothing."""
+    total: Seconds = 3600.0
+    """Seconds that the fetch of an input, or the writing of a result, may take."""
+    concurrency: int = Field(default=8, ge=1)
+    """Jobs that are prepared at the same time, and jobs whose results are written to URLs."""
+    per_owner: int = Field(default=4, ge=1)
+    """Of each, jobs of one submitter."""
+    tries: int = Field(default=5, ge=1)
+    """A job whose input could not be fetched, or whose results not be written, so many times fails."""
+
+    @field_validator("allow")
+    @classmethod
+    def _readable(cls, allow: tuple[str, ...]) -> tuple[str, ...]:
+        for each in allow:
+            parse_allowed(each)
+        return allow
+
+    @property
+    def guard(self) -> Guard:
+        return Guard(frozenset(self.ports), tuple(parse_allowed(each) for each in self.allow))
+
+
+class WebhookSettings(_Section):
+    timeout: Seconds = 15.0
+    """Seconds that a receiver has to answer."""
+    give_up: Seconds = 259_200.0
+    """Seconds after which a webhook that does not arrive is given up."""
+    concurrency: int = Field(default=32, ge=1)
+    """Webhooks that are sent at the same time."""
+    per_endpoint: int = Field(default=4, ge=1)
+    """Of them to one scheme, host and port, so that one that is dead does not hold up the others."""
 
 
 class AuthSettings(_Section):
@@ -116,8 +195,12 @@ class OrchestratorSettings(BaseSettings):
     prices: PriceSettings = PriceSettings()
     """What submitters pay; a node that asks more gets no work."""
     payment: PaymentSettings = PaymentSettings()
+    ledger: LedgerSettings = LedgerSettings()
+    funding: FundingSettings = FundingSettings()
     leases: LeaseSettings = LeaseSettings()
     limits: LimitSettings = LimitSettings()
+    fetch: FetchSettings = FetchSettings()
+    webhooks: WebhookSettings = WebhookSettings()
     auth: AuthSettings = AuthSettings()
 
     @model_validator(mode="after")

@@ -55,15 +55,16 @@ replaced. An empty variable says nothing; `null` is no value; tables and lists a
 
 def states() -> str:
     diagrams = (
-        _diagram("Job", jobs.JOB_TRANSITIONS, JobState.QUEUED),
+        _diagram("Job", jobs.JOB_TRANSITIONS, JobState.PREPARING, JobState.QUEUED),
         _diagram("Task", jobs.TASK_TRANSITIONS, TaskState.WAITING),
         _diagram("Attempt", jobs.ATTEMPT_TRANSITIONS, AttemptState.RUNNING),
     )
     return "\n".join((_STATES, *diagrams))
 
 
-def _diagram(title: str, table: Mapping[State, frozenset[State]], first: State) -> str:
-    lines: list[str] = [f"## {title}", "", "```mermaid", "stateDiagram-v2", f"    [*] --> {first}"]
+def _diagram(title: str, table: Mapping[State, frozenset[State]], *first: State) -> str:
+    lines: list[str] = [f"## {title}", "", "```mermaid", "stateDiagram-v2"]
+    lines.extend(f"    [*] --> {state}" for state in first)
     lines.extend(f"    {start} --> {end}" for start, ends in table.items() for end in sorted(ends))
     lines.extend(f"    {state} --> [*]" for state in table if is_final(table, state))
     return "\n".join([*lines, "```", ""])

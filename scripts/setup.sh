@@ -77,6 +77,18 @@ python_packages() {
   { stamp "${run[@]}"; stamp "${all[@]}"; } > "$VENV/.installed"
 }
 
+# The contract's static analyser, apart from the rest: it asks for an older web3.
+slither() {
+  local home=$VENV/slither stamp
+  stamp=$(sha256sum < requirements/slither.txt)
+  if grep -qsxF "$stamp" "$home/.installed"; then return; fi
+  say "installing slither into $home"
+  "$VENV/bin/python" -m venv --clear "$home"
+  "$home/bin/python" -m pip --quiet --disable-pip-version-check --no-input install --require-hashes \
+    --requirement=requirements/slither.txt
+  echo "$stamp" > "$home/.installed"
+}
+
 system_programs() {
   local missing=()
   have ffmpeg || missing+=(ffmpeg)
@@ -99,7 +111,7 @@ npm_packages() {
   sed 's/"node": ">=20"/"node": "*"/' contracts/package-lock.json > "$build/package-lock.json"
   (cd "$build" && npm ci --ignore-scripts --loglevel=error --no-progress >/dev/null)
   for program in anvil forge; do
-    "$build/node_modules/.bin/$program" --version >/dev/null || fail "npm installed no $program that runs here"
+    "$build/node_modules/@foundry-rs/$program"-*/bin/"$program" --version >/dev/null || fail "npm installed no $program that runs here"
   done
   rm -rf contracts/node_modules && mv "$build/node_modules" contracts/ && rm -rf "$build"
   echo "$stamp" > contracts/node_modules/.installed
@@ -107,5 +119,6 @@ npm_packages() {
 
 make_venv
 python_packages
+if [ "$MODE" = test ]; then slither; fi
 system_programs
 npm_packages

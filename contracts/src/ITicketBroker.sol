@@ -6,7 +6,9 @@ pragma solidity 0.8.37;
 ///
 /// A sender has a deposit, shared by all its recipients and spent first, and a reserve, parts of which it allocates to
 /// single recipients. A recipient can always count on its own allocation: lowering it, like withdrawing and like
-/// revoking a signer, takes the unlock period, in which every winner can still be redeemed.
+/// revoking a signer, takes the unlock period, in which every winner can still be redeemed. It can count on nothing
+/// else: a sender's tickets to others, and so to itself, draw on the deposit at any time, and what is not allocated can
+/// be allocated to anyone.
 ///
 /// A ticket wins if `uint256(keccak256(signature ‖ recipientRand)) < winProb`. It is EIP-712 typed data:
 ///   TicketParams(address sender,address recipient,uint256 faceValue,uint256 winProb,uint64 expiry,bytes32 commitment)
@@ -46,7 +48,7 @@ interface ITicketBroker {
     /// @param reserve All of it, allocated or not.
     /// @param allocated The part of the reserve that is bound by allocations, to whichever recipient.
     /// @param allocation What this recipient alone can draw, now.
-    /// @param loweredTo What the allocation falls to at `lowersAt`; without meaning if that is zero.
+    /// @param loweredTo The most that the allocation is from `lowersAt` on; without meaning if that is zero.
     /// @param lowersAt Second at which a lowering takes effect; zero if none is under way.
     /// @param unlockAt Second from which on the sender may withdraw; zero if it has not started to unlock.
     struct Funds {
@@ -80,7 +82,7 @@ interface ITicketBroker {
     event UnlockCancelled(address indexed sender);
     /// @notice The allocation is `amount` as of now.
     event AllocationChanged(address indexed sender, address indexed recipient, uint256 amount);
-    /// @notice The allocation falls to `amount` at `lowersAt`, unless it is raised before.
+    /// @notice The allocation is at most `amount` from `lowersAt` on, unless it is set anew before.
     event AllocationLoweringStarted(address indexed sender, address indexed recipient, uint256 amount, uint64 lowersAt);
     event SignerAuthorised(address indexed sender, address indexed signer);
     /// @notice The signer's tickets are good until `validUntil`.
@@ -130,13 +132,15 @@ interface ITicketBroker {
     /// for that recipient, also frees the difference for other recipients or for withdrawal.
     function allocate(Allocation[] calldata allocations) external;
 
-    /// @notice Lets `signer` sign the caller's tickets, and nothing else. Undoes a revocation under way.
+    /// @notice Lets `signer` sign the caller's tickets, and nothing else. Undoes a revocation, under way or past: what
+    /// the signer signed before then counts again.
     function authoriseSigner(address signer) external;
 
     /// @notice Ends the authorisation after the unlock period. Senders themselves always may sign.
     function revokeSigner(address signer) external;
 
-    /// @notice Starts the unlock period of the caller's deposit and of its reserve beyond the allocations.
+    /// @notice Starts the unlock period of the caller's deposit and of its reserve beyond the allocations. Both stay
+    /// unlocked, with whatever is added to them, until the caller cancels; so look at `unlockAt` before trusting either.
     function unlock() external;
 
     /// @notice Locks the caller's funds again.
@@ -153,7 +157,7 @@ interface ITicketBroker {
     /// @return amounts Wei paid for each batch.
     function redeem(RedemptionBatch[] calldata batches) external returns (uint256[] memory amounts);
 
-    /// @notice Sends the caller's credit, from payments that it did not take, to `to`.
+    /// @notice Sends all of the caller's credit, from payments that it did not take, to `to`.
     function withdrawCredit(address payable to) external;
 
     /// @notice What stands behind `sender`'s tickets to `recipient`.

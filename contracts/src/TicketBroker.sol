@@ -180,8 +180,8 @@ contract TicketBroker is ITicketBroker {
     }
 
     /// @inheritdoc ITicketBroker
-    function isRedeemed(bytes32 paramsHash, uint32 senderNonce) external view returns (bool) {
-        return _isMarked(_redeemed[paramsHash], senderNonce);
+    function isRedeemed(bytes32 paramsHash, uint32 senderNonce) public view returns (bool) {
+        return _redeemed[paramsHash][senderNonce >> 8] & (1 << (senderNonce & 0xff)) != 0;
     }
 
     /// @inheritdoc ITicketBroker
@@ -233,9 +233,7 @@ contract TicketBroker is ITicketBroker {
             emit BatchRefused(params.sender, params.recipient, paramsHash, reason);
             return 0;
         }
-        uint256 available =
-            uint256(_accounts[params.sender].deposit) + _effective(_allocations[params.sender][params.recipient]);
-        uint32[] memory paid = _markWinners(batch, paramsHash, available);
+        uint32[] memory paid = _markWinners(batch, paramsHash);
         if (paid.length == 0) return 0;
         amount = paid.length * params.faceValue;
         uint256 fromReserve = _draw(params.sender, params.recipient, amount);
@@ -249,30 +247,25 @@ contract TicketBroker is ITicketBroker {
         return Refusal.None;
     }
 
-    /// @dev Marks the winners that `available` pays for in full as redeemed, and returns their nonces.
-    function _markWinners(RedemptionBatch calldata batch, bytes32 paramsHash, uint256 available)
-        private
-        returns (uint32[] memory paid)
-    {
-        mapping(uint256 word => uint256 bits) storage redeemed = _redeemed[paramsHash];
+    /// @dev Marks the winners that the sender's funds pay for in full as redeemed, and returns their nonces.
+    function _markWinners(RedemptionBatch calldata batch, bytes32 paramsHash) private returns (uint32[] memory paid) {
+        TicketParams calldata params = batch.params;
+        uint256 available = _available(params.sender, params.recipient);
         bytes32 separator = domainSeparator();
-        uint256 faceValue = batch.params.faceValue;
         uint256 count = batch.tickets.length / TICKET_LENGTH;
         paid = new uint32[](count);
         uint256 winners = 0;
         for (uint256 i = 0; i < count; ++i) {
             bytes calldata ticket = batch.tickets[i * TICKET_LENGTH:(i + 1) * TICKET_LENGTH];
             uint32 senderNonce = uint32(bytes4(ticket));
-            Refusal reason = _isMarked(redeemed, senderNonce)
-                ? Refusal.AlreadyRedeemed
-                : _judge(batch, _digest(separator, paramsHash, senderNonce), ticket[4:]);
-            if (reason == Refusal.None && faceValue > available) reason = Refusal.Unfunded;
+            Refusal reason = _judge(batch, ticket, paramsHash, separator);
+            if (reason == Refusal.None && params.faceValue > available) reason = Refusal.Unfunded;
             if (reason != Refusal.None) {
-                emit TicketRefused(batch.params.sender, batch.params.recipient, paramsHash, senderNonce, reason);
+                emit TicketRefused(params.sender, params.recipient, paramsHash, senderNonce, reason);
                 continue;
             }
-            redeemed[senderNonce >> 8] |= 1 << (senderNonce & 0xff);
-            available -= faceValue;
+            _redeemed[paramsHash][senderNonce >> 8] |= 1 << (senderNonce & 0xff);
+            available -= params.faceValue;
             paid[winners++] = senderNonce;
         }
         // Cuts the array to what was filled; it was allocated with `count >= winners` elements.
@@ -281,28 +274,35 @@ contract TicketBroker is ITicketBroker {
         }
     }
 
-    /// @dev Whether the signature is canonical, by a signer of the sender, and wins.
-    function _judge(RedemptionBatch calldata batch, bytes32 digest, bytes calldata signature)
+    /// @dev Whether the ticket is new, its signature canonical and by a signer of the sender, and it wins.
+    function _judge(RedemptionBatch calldata batch, bytes calldata ticket, bytes32 paramsHash, bytes32 separator)
         private
         view
         returns (Refusal)
     {
-        bytes32 r = bytes32(signature);
-        bytes32 parityAndS = bytes32(signature[32:]);
-        address signer = _recover(digest, r, parityAndS);
+        uint32 senderNonce = uint32(bytes4(ticket));
+        if (isRedeemed(paramsHash, senderNonce)) return Refusal.AlreadyRedeemed;
+        bytes calldata signature = ticket[4:];
+        address signer = _recover(_digest(separator, paramsHash, senderNonce), signature);
         if (signer == address(0)) return Refusal.InvalidSignature;
         address sender = batch.params.sender;
         if (signer != sender && block.timestamp >= signerValidUntil[sender][signer]) return Refusal.UnauthorisedSigner;
-        uint256 draw = uint256(keccak256(abi.encode(r, parityAndS, batch.recipientRand)));
+        uint256 draw = uint256(keccak256(abi.encodePacked(signature, batch.recipientRand)));
         return draw < batch.params.winProb ? Refusal.None : Refusal.NotWinning;
     }
 
     /// @dev The zero address if the signature is not canonical or belongs to nobody. A signature is 64 bytes by
     /// construction; with a low `s`, no second one by the same signer follows from it without the key.
-    function _recover(bytes32 digest, bytes32 r, bytes32 parityAndS) private pure returns (address) {
+    function _recover(bytes32 digest, bytes calldata signature) private pure returns (address) {
+        bytes32 parityAndS = bytes32(signature[32:]);
         bytes32 s = parityAndS & ~PARITY_MASK;
         if (uint256(s) > MAX_S) return address(0);
-        return ecrecover(digest, 27 + uint8(uint256(parityAndS >> 255)), r, s);
+        return ecrecover(digest, 27 + uint8(uint256(parityAndS >> 255)), bytes32(signature), s);
+    }
+
+    /// @dev What pays the recipient's winners: the deposit, and its own allocation.
+    function _available(address sender, address recipient) private view returns (uint256) {
+        return uint256(_accounts[sender].deposit) + _effective(_allocations[sender][recipient]);
     }
 
     /// @dev Takes `amount`, which the caller knows to be there, from the deposit first and then from the allocation.
@@ -337,7 +337,9 @@ contract TicketBroker is ITicketBroker {
         emit PaymentCredited(recipient, amount);
     }
 
+    /// @dev The caller's own money, to where it says, with all the gas there is: whatever fails is undone as a whole.
     function _send(address payable to, uint256 amount) private {
+        // slither-disable-next-line arbitrary-send-eth,low-level-calls
         (bool taken,) = to.call{ value: amount }("");
         require(taken, TransferFailed(to, amount));
     }
@@ -357,14 +359,6 @@ contract TicketBroker is ITicketBroker {
 
     function _afterUnlockPeriod() private view returns (uint64) {
         return uint64(block.timestamp) + unlockPeriod;
-    }
-
-    function _isMarked(mapping(uint256 word => uint256 bits) storage redeemed, uint32 senderNonce)
-        private
-        view
-        returns (bool)
-    {
-        return redeemed[senderNonce >> 8] & (1 << (senderNonce & 0xff)) != 0;
     }
 
     function _digest(bytes32 separator, bytes32 paramsHash, uint32 senderNonce) private pure returns (bytes32) {

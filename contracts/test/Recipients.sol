@@ -3,14 +3,20 @@ pragma solidity 0.8.37;
 
 import { ITicketBroker } from "../src/ITicketBroker.sol";
 
-/// @notice Recipients that behave badly when they are paid.
+/// @notice Recipients that behave badly when they are paid. This one refuses, until it is told to take.
 contract Refuser {
+    bool public takes;
+
+    function take(bool takes_) external {
+        takes = takes_;
+    }
+
     function withdraw(ITicketBroker broker, address payable to) external {
         broker.withdrawCredit(to);
     }
 
     receive() external payable {
-        revert("no");
+        require(takes, "no");
     }
 }
 
@@ -30,24 +36,43 @@ contract Bomber {
     }
 }
 
-/// @notice Calls the broker again with the same redemption when it is paid.
+/// @notice Calls the broker in the midst of a payment to itself, with whatever it was armed with, once.
 contract Reenterer {
     ITicketBroker private immutable broker;
     bytes private call;
-    uint256 public entered;
+    bool public takes = true;
+    bool public transient entered;
+    bool public transient succeeded;
 
     constructor(ITicketBroker broker_) {
         broker = broker_;
     }
 
+    function take(bool takes_) external {
+        takes = takes_;
+    }
+
     function arm(bytes calldata call_) external {
-        call = call_;
+        (call, entered, succeeded) = (call_, false, false);
     }
 
     receive() external payable {
-        if (msg.sender != address(broker)) return;
-        ++entered;
-        (bool succeeded,) = address(broker).call(call);
-        succeeded;
+        require(takes, "no");
+        if (entered) return;
+        entered = true;
+        (bool ok,) = address(broker).call(call);
+        succeeded = ok;
+    }
+}
+
+/// @notice Takes a payment as a contract wallet does: with a slot written anew and an event.
+contract Wallet {
+    event Received(address from, uint256 amount);
+
+    uint256 public received;
+
+    receive() external payable {
+        received += msg.value;
+        emit Received(msg.sender, msg.value);
     }
 }

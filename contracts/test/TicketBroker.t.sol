@@ -5,6 +5,7 @@ import { ITicketBroker } from "../src/ITicketBroker.sol";
 import { TicketBroker } from "../src/TicketBroker.sol";
 import { Base } from "./Base.sol";
 import { vm } from "./Cheats.sol";
+import { Reenterer } from "./Recipients.sol";
 
 /// @notice Funding, allocating, signers, unlocking and withdrawing.
 contract TicketBrokerTest is Base {
@@ -61,6 +62,12 @@ contract TicketBrokerTest is Base {
         uint256 amount = uint256(type(uint96).max) + 1;
         vm.expectRevert(abi.encodeWithSelector(ITicketBroker.AmountTooLarge.selector, amount));
         broker.fundDeposit{ value: amount }(sender);
+    }
+
+    function test_RevertWhen_ADepositOverflows() public {
+        fund(type(uint96).max, 0);
+        vm.expectRevert(abi.encodeWithSignature("Panic(uint256)", 0x11));
+        broker.fundDeposit{ value: 1 }(sender);
     }
 
     // ---- allocating
@@ -141,6 +148,23 @@ contract TicketBrokerTest is Base {
         ITicketBroker.Funds memory funds = broker.funds(sender, recipient);
         vm.assertEq(funds.allocation, 5 ether);
         vm.assertEq(funds.allocated, 5 ether);
+    }
+
+    function test_RevertWhen_AllocationsTogetherExceedTheReserve() public {
+        fund(0, 3 ether);
+        ITicketBroker.Allocation[] memory list = new ITicketBroker.Allocation[](3);
+        list[0] = ITicketBroker.Allocation({ recipient: recipient, amount: 2 ether });
+        list[1] = ITicketBroker.Allocation({ recipient: rival, amount: 1 ether });
+        list[2] = ITicketBroker.Allocation({ recipient: away, amount: 1 });
+        vm.expectRevert(abi.encodeWithSelector(ITicketBroker.ReserveTooSmall.selector, 0, 1));
+        vm.prank(sender);
+        broker.allocate(list);
+        vm.assertEq(broker.funds(sender, recipient).allocation, 0);
+        list[2].amount = 0;
+        vm.prank(sender);
+        broker.allocate(list);
+        vm.assertEq(broker.funds(sender, recipient).allocation, 2 ether);
+        vm.assertEq(broker.funds(sender, rival).allocation, 1 ether);
     }
 
     // ---- signers
@@ -233,6 +257,38 @@ contract TicketBrokerTest is Base {
         vm.expectRevert(abi.encodeWithSelector(ITicketBroker.TransferFailed.selector, address(broker), 1 ether));
         vm.prank(sender);
         broker.withdrawDeposit(1 ether, payable(address(broker)));
+    }
+
+    function test_ReenteringAWithdrawalFindsNothing() public {
+        Reenterer reenterer = new Reenterer(broker);
+        sender = address(reenterer);
+        fund(2 ether, 2 ether);
+        allocate(recipient, 1 ether);
+        fundStranger();
+        unlockAndWait();
+        reenterer.arm(abi.encodeCall(ITicketBroker.withdrawDeposit, (1.5 ether, away)));
+        vm.prank(sender);
+        broker.withdrawDeposit(1 ether, payable(sender));
+        vm.assertTrue(reenterer.entered());
+        reenterer.arm(abi.encodeCall(ITicketBroker.withdrawReserve, (1 ether, away)));
+        vm.prank(sender);
+        broker.withdrawReserve(1 ether, payable(sender));
+        vm.assertTrue(reenterer.entered());
+        vm.assertEq(sender.balance, 2 ether);
+        vm.assertEq(address(broker).balance, 12 ether);
+    }
+
+    /// @dev So that the broker has more than it owes to the sender at hand.
+    function fundStranger() private {
+        broker.fundDeposit{ value: 10 ether }(rival);
+    }
+
+    function test_WhatIsAddedWhileUnlockedIsUnlocked() public {
+        unlockAndWait();
+        fund(1 ether, 0);
+        vm.prank(sender);
+        broker.withdrawDeposit(1 ether, away);
+        vm.assertEq(away.balance, 1 ether);
     }
 
     function test_CancellingLocksAgain() public {

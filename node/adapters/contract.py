@@ -1,28 +1,33 @@
 """The ticket contract, on a chain that may be away when the node starts: the first call that gets through connects."""
 
 import asyncio
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import AsyncExitStack
+from contextlib import AbstractContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from node.core.acceptance import Backing
 from node.core.redemption import WinningSet
+from node.ports.contract import Paid, RedemptionOutcome
 from tandem.chain.broker import RedemptionBatch, SenderFunds, TicketBroker
-from tandem.chain.redemption import RedemptionResult, redeem, redemption_result
-from tandem.chain.rpc import connect
-from tandem.chain.transactions import (
-    Displaced,
-    Mined,
-    Outcome,
-    TransactionJournal,
-    TransactionPolicy,
-    TransactionSender,
-)
+from tandem.chain.redemption import redemption_result
+from tandem.chain.settings import ChainSection
+from tandem.chain.transactions import Mined, Outcome, TransactionJournal, TransactionSender
 from tandem.clock import Clock
+from tandem.protocol.errors import ChainUnavailable
 from tandem.protocol.signing import Address, SigningKey
-from tandem.protocol.tickets import UINT64_MAX, Domain
+
+_INT64_MAX = 2**63 - 1
+
+
+class RedemptionJournal(TransactionJournal, Protocol):
+    """A journal that knows which winners a transaction redeems."""
+
+    def redeeming(self, sets: Sequence[WinningSet], /) -> AbstractContextManager[None]:
+        """The transaction that is recorded within this is the one that redeems these winners, in the same write."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,27 +40,25 @@ class _Connected:
 class EthereumTicketContract:
     """The TicketContract port for the account of `key`.
 
-    Besides ChainUnavailable, calls raise ConfigurationError if `rpc` serves another chain than the domain's, or the
-    contract is not there.
+    Besides ChainUnavailable, calls raise ConfigurationError if the endpoints serve another chain, or the contract is
+    not there.
     """
 
     def __init__(
         self,
-        rpc: str,
-        domain: Domain,
+        settings: ChainSection,
         key: SigningKey,
-        journal: TransactionJournal,
+        journal: RedemptionJournal,
         clock: Clock,
-        policy: TransactionPolicy,
     ) -> None:
-        self._rpc = rpc
-        self._domain = domain
+        self._settings = settings
         self._key = key
         self._journal = journal
         self._clock = clock
-        self._policy = policy
         self._stack = AsyncExitStack()
         self._lock = asyncio.Lock()
+        self._sending = asyncio.Lock()
+        self._final: dict[int, Outcome] = {}
         self._connected: _Connected | None = None
 
     async def __aenter__(self) -> Self:
@@ -79,7 +82,7 @@ class EthereumTicketContract:
         return Backing(
             promised=funds.promised(),
             available=funds.deposit + funds.allocation,
-            leaving=_leaving(funds) or any(0 < until < UINT64_MAX for until in valid_until.values()),
+            leaving=_leaving(funds),
             good_until=read_at + connected.unlock_period,
             signers=valid_until,
         )
@@ -87,38 +90,71 @@ class EthereumTicketContract:
     async def gas_price(self) -> int:
         return await (await self._connect()).sender.gas_price()
 
-    async def redeem(self, sets: tuple[WinningSet, ...], rands: tuple[bytes, ...]) -> RedemptionResult:
-        """Raises also ChainError, TransactionReverted among them, if the endpoint or the contract refuses."""
+    async def credit(self) -> int:
+        """Wei that the account did not take, and can withdraw."""
+        return await (await self._connect()).broker.credit(self._key.address)
+
+    async def redeem(self, sets: tuple[WinningSet, ...], rands: tuple[bytes, ...]) -> int:
+        """Raises also FeeCapExceeded, and ChainError if the account, the endpoint or the contract refuses."""
         connected = await self._connect()
         batches = [
             RedemptionBatch(winning.params, rand, winning.tickets) for winning, rand in zip(sets, rands, strict=True)
         ]
-        return await redeem(connected.sender, connected.broker, batches, "redeem tickets")
+        async with self._sending:
+            with self._journal.redeeming(sets):
+                sent = await connected.sender.submit(connected.broker.redeem(batches), "redeem tickets")
+        return sent.tx_nonce
 
-    async def recover(self) -> tuple[RedemptionResult, ...]:
-        """The outcomes of what an earlier process left in flight; a transaction that was reverted paid nothing."""
+    async def outcomes(self) -> tuple[RedemptionOutcome, ...]:
         connected = await self._connect()
-        found: dict[int, Outcome] = {}
-        while any(left.tx_nonce not in found for left in await self._journal.pending()):
-            found |= {outcome.transaction.tx_nonce: outcome for outcome in await connected.sender.outcomes()}
-            await self._clock.sleep(self._policy.poll_seconds)
-        for outcome in found.values():
-            if isinstance(outcome, Displaced):
-                await connected.sender.acknowledge(outcome)
-        return tuple(redemption_result(connected.broker, got) for got in found.values() if isinstance(got, Mined))
+        async with self._sending:  # else a replacement might be taken for what is being sent
+            found = await connected.sender.outcomes()
+        self._final = {outcome.transaction.tx_nonce: outcome for outcome in found}
+        return tuple(_outcome(connected.broker, outcome) for outcome in found)
+
+    async def is_undone(self, paid: Paid) -> bool:
+        chain, broker = (connected := await self._connect()).sender.chain, connected.broker
+        with suppress(ChainUnavailable):  # the chain may be shorter now; then it will grow again
+            block = await chain.block(paid.block_number)
+            return block.hash != paid.block_hash and not await broker.is_redeemed(paid.params, paid.sender_nonce)
+        return False
+
+    async def acknowledge(self, outcome: RedemptionOutcome) -> None:
+        await (await self._connect()).sender.acknowledge(self._final.pop(outcome.tx_nonce))
 
     async def _connect(self) -> _Connected:
         async with self._lock:
             if self._connected is None:
                 async with AsyncExitStack() as attempt:
-                    chain = await attempt.enter_async_context(connect(self._rpc, chain_id=self._domain.chain_id))
-                    broker = TicketBroker(chain, self._domain.contract)
+                    chain = await attempt.enter_async_context(self._settings.connect(self._clock))
+                    broker = TicketBroker(chain, self._settings.contract)
                     await broker.check()
-                    sender = TransactionSender(chain, self._key, self._journal, self._clock, self._policy)
+                    sender = TransactionSender(chain, self._key, self._journal, self._clock, self._settings.policy())
                     self._connected = _Connected(broker, sender, await broker.unlock_period())
                     self._stack.push_async_exit(attempt.pop_all())
             return self._connected
 
 
 def _leaving(funds: SenderFunds) -> bool:
-    return funds.unlock_at is not None or funds.lowers_at is not None
+    lowering = funds.lowers_at is not None and funds.lowered_to < funds.allocation  # else it has taken effect
+    return funds.unlock_at is not None or lowering
+
+
+def _outcome(broker: TicketBroker, outcome: Outcome) -> RedemptionOutcome:
+    tx_nonce = outcome.transaction.tx_nonce
+    if not isinstance(outcome, Mined):
+        return RedemptionOutcome(tx_nonce, None)
+    result = redemption_result(broker, outcome)
+    return RedemptionOutcome(
+        tx_nonce,
+        result,
+        _kept(outcome.gas_used),
+        is_reverted=not outcome.succeeded,
+        block_number=_kept(outcome.block_number),
+        block_hash=outcome.block_hash,
+    )
+
+
+def _kept(number: int) -> int:
+    """As much of what an endpoint says as a database holds."""
+    return max(0, min(number, _INT64_MAX))

@@ -5,66 +5,37 @@ decimal text, since SQLite's integers end at 2**63.
 """
 
 import asyncio
-import os
-import secrets
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import astuple
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import ParamSpec, Self, TypeVar
 
+from node.adapters.ticket_schema import open_file, ticket_params, transaction
 from node.core.acceptance import AcceptedPayment
 from node.core.exposure import Balance
+from node.core.gas import GasPrice
 from node.core.redemption import WinningSet
+from node.core.standing import Note
 from node.core.terms import Epochs
+from node.ports.contract import Paid, RedemptionOutcome
 from node.ports.tickets import TicketTotals
 from tandem.chain.events import Refusal
-from tandem.chain.redemption import RedemptionResult
+from tandem.chain.redemption import RedemptionResult, Refused
 from tandem.chain.transactions import SignedTransaction
-from tandem.protocol.errors import ConfigurationError, TicketReplayed, TicketRevealed
+from tandem.protocol.errors import TicketReplayed, TicketRevealed
 from tandem.protocol.ids import AttemptRef
 from tandem.protocol.messages import PaymentReceipt
 from tandem.protocol.signing import Address
 from tandem.protocol.tickets import Domain, Ticket, TicketParams
 
-_VERSION = 2
-_BUSY_MS = 10_000
-_SCHEMA = """
-CREATE TABLE node (
-    id INTEGER PRIMARY KEY CHECK (id = 1),
-    recipient TEXT NOT NULL, chain_id TEXT NOT NULL, contract TEXT NOT NULL,
-    secret BLOB NOT NULL CHECK (length(secret) = 32),
-    epoch INTEGER NOT NULL, closed_epoch INTEGER NOT NULL CHECK (closed_epoch < epoch)
-) STRICT;
-CREATE TABLE accounts (sender TEXT PRIMARY KEY, earned TEXT NOT NULL, received TEXT NOT NULL) STRICT;
-CREATE TABLE earnings (attempt TEXT PRIMARY KEY, sender TEXT NOT NULL, price TEXT NOT NULL) STRICT;
-CREATE TABLE params (
-    hash BLOB PRIMARY KEY, sender TEXT NOT NULL, epoch INTEGER NOT NULL,
-    face_value TEXT NOT NULL, win_prob TEXT NOT NULL, expiry INTEGER NOT NULL, commitment BLOB NOT NULL
-) STRICT;
-CREATE TABLE tickets (
-    params BLOB NOT NULL REFERENCES params ON DELETE CASCADE, sender_nonce INTEGER NOT NULL,
-    signature BLOB NOT NULL, state TEXT NOT NULL CHECK (state IN ('lost', 'won', 'redeemed', 'refused')),
-    reason TEXT, PRIMARY KEY (params, sender_nonce)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX tickets_won ON tickets (state) WHERE state <> 'lost';
-CREATE TABLE receipts (
-    sender TEXT NOT NULL, payment INTEGER NOT NULL, digest BLOB NOT NULL, receipt TEXT NOT NULL,
-    PRIMARY KEY (sender, payment)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE transactions (
-    tx_hash BLOB PRIMARY KEY, tx_nonce INTEGER NOT NULL, raw BLOB NOT NULL, purpose TEXT NOT NULL,
-    signed_at REAL NOT NULL DEFAULT 0
-) STRICT;
-CREATE TABLE redemptions (
-    tx_hash BLOB PRIMARY KEY, amount TEXT NOT NULL, gas_cost TEXT NOT NULL, at REAL NOT NULL
-) STRICT;
-CREATE TABLE counts (id INTEGER PRIMARY KEY CHECK (id = 1), tickets INTEGER NOT NULL, winners INTEGER NOT NULL) STRICT;
-"""
+_PRUNE_AFTER = 86_400.0
+"""Seconds after expiry: a clock that is set forward and back must not make an old ticket look new."""
+_MEASURED = 20
+"""So many redemptions are looked at for what one winner costs."""
 
 _PASSING = frozenset({Refusal.UNFUNDED})
 """The contract's reasons that time may cure: the winner stays redeemable."""
@@ -80,6 +51,7 @@ class SqliteTicketStore:
         self._path = path
         self._recipient = recipient
         self._domain = domain
+        self._redeemed: list[tuple[bytes, int]] = []
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ticket-store")
 
     async def __aenter__(self) -> Self:
@@ -126,8 +98,7 @@ class SqliteTicketStore:
         return await self._run(self._seen, params_hash, sender_nonces)
 
     async def outstanding(self, sender: Address, now: float) -> int:
-        sets = await self._run(self._winners, now)
-        return sum(winning.value for winning in sets if winning.params.sender == sender)
+        return await self._run(self._outstanding, sender, now)
 
     async def take(self, accepted: AcceptedPayment, digest: bytes) -> Balance:
         return await self._run(self._take, accepted, digest)
@@ -140,8 +111,17 @@ class SqliteTicketStore:
     async def winners(self, now: float) -> tuple[WinningSet, ...]:
         return await self._run(self._winners, now)
 
-    async def settle(self, result: RedemptionResult, now: float) -> None:
-        await self._run(self._settle, result, now)
+    async def in_flight(self) -> Mapping[Address, int]:
+        return await self._run(self._in_flight)
+
+    async def settle(self, outcome: RedemptionOutcome, now: float) -> None:
+        await self._run(self._settle, outcome, now)
+
+    async def paid_since(self, at: float) -> tuple[Paid, ...]:
+        return await self._run(self._paid_since, at)
+
+    async def take_back(self, paid: Paid) -> None:
+        await self._run(self._take_back, paid)
 
     async def prune(self, now: float) -> None:
         await self._run(self._prune, now)
@@ -149,10 +129,36 @@ class SqliteTicketStore:
     async def totals(self, now: float) -> TicketTotals:
         return await self._run(self._totals, now)
 
+    # --- how things stand
+
+    async def gas_price(self) -> GasPrice | None:
+        return await self._run(self._gas_price)
+
+    async def keep_gas_price(self, price: GasPrice) -> None:
+        await self._run(self._keep_gas_price, price)
+
+    async def gas_per_winner(self) -> int | None:
+        return await self._run(self._gas_per_winner)
+
+    async def note(self, topic: str, text: str, at: float) -> None:
+        await self._run(self._note, topic, text, at)
+
+    async def notes(self) -> tuple[Note, ...]:
+        return await self._run(self._notes)
+
     # --- the journal of transactions
 
+    @contextmanager
+    def redeeming(self, sets: Sequence[WinningSet]) -> Iterator[None]:
+        """The transaction that is recorded within this is the one that redeems these winners."""
+        self._redeemed = [(won.params.hash(), ticket.sender_nonce) for won in sets for ticket in won.tickets]
+        try:
+            yield
+        finally:
+            self._redeemed = []
+
     async def record(self, transaction: SignedTransaction) -> None:
-        await self._run(self._record, transaction)
+        await self._run(self._record, transaction, self._redeemed)
 
     async def pending(self) -> Sequence[SignedTransaction]:
         return await self._run(self._pending)
@@ -166,64 +172,12 @@ class SqliteTicketStore:
         """A cancelled caller leaves the function running to its end: there are no half transactions."""
         return await asyncio.wrap_future(self._thread.submit(function, *args, **kwargs))
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield self._db
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
-
     def _open(self) -> bytes:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))  # it holds the secret
-        self._db = sqlite3.connect(self._path, isolation_level=None)
-        try:
-            for pragma in (
-                "journal_mode = WAL",
-                "synchronous = FULL",
-                "foreign_keys = ON",
-                f"busy_timeout = {_BUSY_MS}",
-            ):
-                self._db.execute(f"PRAGMA {pragma}").close()
-            return self._create_or_check()
-        except BaseException:
-            self._db.close()
-            raise
+        self._db, secret = open_file(self._path, self._recipient, self._domain)
+        return secret
 
-    def _create_or_check(self) -> bytes:
-        with self._transaction() as db:
-            (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                self._create(db)
-            elif version == 1:
-                db.execute("ALTER TABLE transactions ADD COLUMN signed_at REAL NOT NULL DEFAULT 0")
-                db.execute(f"PRAGMA user_version = {_VERSION}")
-            elif version != _VERSION:
-                raise ConfigurationError(
-                    f"expected a ticket store of version {_VERSION} at {self._path}, found {version}; "
-                    "use the release that wrote it"
-                )
-            row = db.execute("SELECT recipient, chain_id, contract, secret FROM node").fetchone()
-        expected = self._identity()
-        if row[:3] != expected:
-            raise ConfigurationError(
-                f"expected the ticket store {self._path} to belong to {expected}, it belongs to {row[:3]}; "
-                "give each key, chain and contract a state folder of its own"
-            )
-        return bytes(row[3])
-
-    def _create(self, db: sqlite3.Connection) -> None:
-        for statement in _SCHEMA.split(";"):
-            db.execute(statement)
-        db.execute("INSERT INTO node VALUES (1, ?, ?, ?, ?, 1, 0)", (*self._identity(), secrets.token_bytes(32)))
-        db.execute("INSERT INTO counts VALUES (1, 0, 0)")
-        db.execute(f"PRAGMA user_version = {_VERSION}")
-
-    def _identity(self) -> tuple[str, str, str]:
-        return self._recipient, str(self._domain.chain_id), self._domain.contract
+    def _transaction(self) -> AbstractContextManager[sqlite3.Connection]:
+        return transaction(self._db)
 
     def _epochs(self) -> Epochs:
         return Epochs(*self._db.execute("SELECT epoch, closed_epoch FROM node").fetchone())
@@ -266,7 +220,7 @@ class SqliteTicketStore:
             # Checked again here, where nothing can come in between: both would be a loss of money.
             if checked.epoch <= self._epochs().closed:
                 raise TicketRevealed(f"expected tickets of an epoch after {checked.epoch}, which was closed meanwhile")
-            self._write_params(checked.params, checked.epoch)
+            self._write_params(checked.params, checked.epoch, checked.signers - {sender})
             self._write_tickets(checked.params.hash(), checked.tickets, checked.winners)
             db.execute("UPDATE counts SET tickets = tickets + ?, winners = winners + ?", _counts(accepted))
             balance = self._balance(sender).receive(checked.value)
@@ -274,10 +228,12 @@ class SqliteTicketStore:
             self._write_receipt(sender, PaymentReceipt(id=checked.id, accepted=True), digest)
         return balance
 
-    def _write_params(self, params: TicketParams, epoch: int) -> None:
+    def _write_params(self, params: TicketParams, epoch: int, signers: frozenset[Address]) -> None:
         numbers = (str(params.face_value), str(params.win_prob), params.expiry)
         values = (params.hash(), params.sender, epoch, *numbers, params.commitment)
         self._db.execute("INSERT OR IGNORE INTO params VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+        rows = [(params.hash(), signer) for signer in signers]
+        self._db.executemany("INSERT OR IGNORE INTO signers VALUES (?, ?)", rows)
 
     def _write_tickets(self, params_hash: bytes, tickets: Sequence[Ticket], winners: frozenset[int]) -> None:
         rows = [
@@ -285,7 +241,7 @@ class SqliteTicketStore:
             for ticket in tickets
         ]
         try:
-            self._db.executemany("INSERT INTO tickets VALUES (?, ?, ?, ?, NULL)", rows)
+            self._db.executemany("INSERT INTO tickets VALUES (?, ?, ?, ?, NULL, NULL)", rows)
         except sqlite3.IntegrityError as error:
             raise TicketReplayed("expected sender nonces that were not seen before; number each ticket anew") from error
 
@@ -300,56 +256,109 @@ class SqliteTicketStore:
     def _winners(self, now: float) -> tuple[WinningSet, ...]:
         query = """
             SELECT hash, sender, epoch, face_value, win_prob, expiry, commitment, sender_nonce, signature
-            FROM tickets JOIN params ON params.hash = tickets.params
-            WHERE state = 'won' AND expiry > ? ORDER BY hash, sender_nonce
+            FROM tickets INDEXED BY tickets_won CROSS JOIN params ON params.hash = tickets.params
+            WHERE state = 'won' AND tx_nonce IS NULL AND expiry > ? ORDER BY hash, sender_nonce
         """
         sets: dict[bytes, tuple[TicketParams, int, list[Ticket]]] = {}
         for params_hash, sender, epoch, *fields, sender_nonce, signature in self._db.execute(query, (now,)):
             if params_hash not in sets:
-                sets[params_hash] = (self._params(sender, fields), epoch, [])
+                sets[params_hash] = (ticket_params(self._recipient, sender, fields), epoch, [])
             params, _, tickets = sets[params_hash]
             tickets.append(Ticket(params=params, sender_nonce=sender_nonce, signature=signature))
-        return tuple(WinningSet(params, epoch, tuple(tickets)) for params, epoch, tickets in sets.values())
-
-    def _params(self, sender: Address, fields: Sequence[Any]) -> TicketParams:
-        face_value, win_prob, expiry, commitment = fields
-        return TicketParams(
-            sender=sender,
-            recipient=self._recipient,
-            face_value=int(face_value),
-            win_prob=int(win_prob),
-            expiry=expiry,
-            commitment=commitment,
+        return tuple(
+            WinningSet(params, epoch, tuple(tickets), self._signers(params_hash))
+            for params_hash, (params, epoch, tickets) in sets.items()
         )
 
-    def _settle(self, result: RedemptionResult, now: float) -> None:
+    def _signers(self, params_hash: bytes) -> frozenset[Address]:
+        rows = self._db.execute("SELECT signer FROM signers WHERE params = ?", (params_hash,))
+        return frozenset(signer for (signer,) in rows)
+
+    def _outstanding(self, sender: Address, now: float) -> int:
+        return self._sum_won("sender = ? AND expiry > ?", sender, now).get(sender, 0)
+
+    def _in_flight(self) -> dict[Address, int]:
+        return self._sum_won("tx_nonce IS NOT NULL")
+
+    def _sum_won(self, condition: str, *values: object) -> dict[Address, int]:
+        """Face value of unpaid winners by sender; amounts are added here, since SQLite's integers are too small.
+
+        Winners are few, so they come first (CROSS JOIN); left to itself SQLite goes through every ticket.
+        """
+        query = f"""
+            SELECT sender, face_value, count(*)
+            FROM tickets INDEXED BY tickets_won CROSS JOIN params ON params.hash = tickets.params
+            WHERE state = 'won' AND {condition} GROUP BY hash
+        """  # noqa: S608 - one of the constants in this class
+        sums: Counter[Address] = Counter()
+        for sender, face_value, count in self._db.execute(query, values):
+            sums[sender] += int(face_value) * count
+        return sums
+
+    def _settle(self, outcome: RedemptionOutcome, now: float) -> None:
+        with self._transaction():
+            if outcome.result is not None:
+                self._write_result(outcome, outcome.result, now)
+            self._release(outcome.tx_nonce)
+
+    def _write_result(self, outcome: RedemptionOutcome, result: RedemptionResult, now: float) -> None:
+        for paid in result.paid:
+            for sender_nonce in paid.sender_nonces:
+                self._mark("redeemed", None, paid.params_hash, sender_nonce)
+        for refused in result.not_paid:
+            self._write_refusal(outcome.tx_nonce, refused)
+        winners = sum(len(paid.sender_nonces) for paid in result.paid)
+        values = (result.tx_hash, str(result.amount_wei), str(result.gas_cost_wei), now, outcome.gas_used, winners)
+        mined = (outcome.tx_nonce, outcome.block_number, outcome.block_hash)
+        self._db.execute("INSERT OR IGNORE INTO redemptions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (*values, *mined))
+
+    def _write_refusal(self, tx_nonce: int, refused: Refused) -> None:
+        if refused.reason is Refusal.ALREADY_REDEEMED:
+            state, reason = "redeemed", None
+        elif refused.reason not in _PASSING:
+            state, reason = "refused", refused.reason.name.lower()
+        else:
+            return
+        if refused.sender_nonce is not None:
+            self._mark(state, reason, refused.params_hash, refused.sender_nonce)
+            return
+        # All of the batch, which is what was sent of it, not what was won since.
+        query = "UPDATE tickets SET state = ?, reason = ? WHERE params = ? AND state = 'won' AND tx_nonce = ?"
+        self._db.execute(query, (state, reason, refused.params_hash, tx_nonce))
+
+    def _mark(self, state: str, reason: str | None, params_hash: bytes, sender_nonce: int) -> None:
+        query = "UPDATE tickets SET state = ?, reason = ? WHERE params = ? AND state = 'won' AND sender_nonce = ?"
+        self._db.execute(query, (state, reason, params_hash, sender_nonce))
+
+    def _paid_since(self, at: float) -> tuple[Paid, ...]:
+        query = """
+            SELECT redemptions.tx_nonce, block_number, block_hash, sender, face_value, win_prob, expiry, commitment,
+                min(sender_nonce)
+            FROM redemptions JOIN tickets ON tickets.tx_nonce = redemptions.tx_nonce AND state = 'redeemed'
+            JOIN params ON hash = params WHERE at > ? GROUP BY tx_hash
+        """
+        return tuple(
+            Paid(tx_nonce, number, block_hash, ticket_params(self._recipient, sender, fields), sender_nonce)
+            for tx_nonce, number, block_hash, sender, *fields, sender_nonce in self._db.execute(query, (at,))
+        )
+
+    def _take_back(self, paid: Paid) -> None:
         with self._transaction() as db:
-            for paid in result.paid:
-                for nonce in paid.sender_nonces:
-                    self._mark("redeemed", None, paid.params_hash, nonce)
-            for refused in result.not_paid:
-                if refused.reason is Refusal.ALREADY_REDEEMED:
-                    self._mark("redeemed", None, refused.params_hash, refused.sender_nonce)
-                elif refused.reason not in _PASSING:
-                    self._mark("refused", refused.reason.name.lower(), refused.params_hash, refused.sender_nonce)
-            values = (result.tx_hash, str(result.amount_wei), str(result.gas_cost_wei), now)
-            db.execute("INSERT OR IGNORE INTO redemptions VALUES (?, ?, ?, ?)", values)
-            own = "SELECT tx_nonce FROM transactions WHERE tx_hash = ?"
-            db.execute(f"DELETE FROM transactions WHERE tx_nonce IN ({own})", (result.tx_hash,))  # noqa: S608
-
-    def _mark(self, state: str, reason: str | None, params_hash: bytes, sender_nonce: int | None) -> None:
-        query = (
-            "UPDATE tickets SET state = ?, reason = ? WHERE params = ? AND state = 'won' "
-            "AND (? IS NULL OR sender_nonce = ?)"
-        )
-        self._db.execute(query, (state, reason, params_hash, sender_nonce, sender_nonce))
+            query = "UPDATE tickets SET state = 'won', tx_nonce = NULL WHERE tx_nonce = ? AND state = 'redeemed'"
+            db.execute(query, (paid.tx_nonce,))
+            db.execute(
+                "DELETE FROM redemptions WHERE (tx_nonce, block_hash) = (?, ?)", (paid.tx_nonce, paid.block_hash)
+            )
 
     def _prune(self, now: float) -> None:
         with self._transaction() as db:
             # A ticket under terms that have expired is refused for that; its nonce need not be remembered.
+            past = (now - _PRUNE_AFTER,)
             expired = "SELECT hash FROM params WHERE expiry <= ?"
-            db.execute(f"DELETE FROM tickets WHERE state = 'lost' AND params IN ({expired})", (now,))  # noqa: S608
-            db.execute("DELETE FROM params WHERE expiry <= ? AND hash NOT IN (SELECT params FROM tickets)", (now,))
+            db.execute(f"DELETE FROM tickets WHERE state IN ('lost', 'redeemed') AND params IN ({expired})", past)  # noqa: S608
+            db.execute(
+                "DELETE FROM params WHERE expiry <= ? AND NOT EXISTS (SELECT 1 FROM tickets WHERE params = hash)", past
+            )
 
     def _totals(self, now: float) -> TicketTotals:
         db = self._db
@@ -365,23 +374,65 @@ class SqliteTicketStore:
             received=sum(received for _, received in balances),
             tickets=tickets,
             winners=winners,
-            outstanding=sum(winning.value for winning in self._winners(now)),
+            outstanding=sum(self._sum_won("expiry > ?", now).values()),
+            in_flight=sum(self._in_flight().values()),
+            expired=sum(self._sum_won("tx_nonce IS NULL AND expiry <= ?", now).values()),
             redeemed=sum(amount for amount, _ in redemptions),
             gas_spent=sum(gas for _, gas in redemptions),
             refused=Counter(reason for (reason,) in db.execute("SELECT reason FROM tickets WHERE state = 'refused'")),
         )
 
-    def _record(self, transaction: SignedTransaction) -> None:
+    def _gas_price(self) -> GasPrice | None:
+        row = self._db.execute("SELECT gas_price_now, gas_price_usual, gas_price_at FROM node").fetchone()
+        return GasPrice(int(row[0]), int(row[1]), row[2]) if row[0] is not None else None
+
+    def _keep_gas_price(self, price: GasPrice) -> None:
+        values = (str(price.current), str(price.usual), price.at)
         with self._transaction() as db:
-            db.execute("INSERT OR REPLACE INTO transactions VALUES (?, ?, ?, ?, ?)", astuple(transaction))
+            db.execute("UPDATE node SET gas_price_now = ?, gas_price_usual = ?, gas_price_at = ?", values)
+
+    def _gas_per_winner(self) -> int | None:
+        query = "SELECT gas_used, winners FROM redemptions WHERE winners > 0 ORDER BY at DESC LIMIT ?"
+        rows = self._db.execute(query, (_MEASURED,)).fetchall()
+        return sum(gas for gas, _ in rows) // sum(winners for _, winners in rows) if rows else None
+
+    def _note(self, topic: str, text: str, at: float) -> None:
+        with self._transaction() as db:
+            query = (
+                "INSERT INTO notes VALUES (?, ?, ?) ON CONFLICT (topic) DO UPDATE "
+                "SET text = excluded.text, at = excluded.at WHERE text <> excluded.text"
+            )
+            db.execute(query, (topic, text, at))
+
+    def _notes(self) -> tuple[Note, ...]:
+        return tuple(Note(*row) for row in self._db.execute("SELECT topic, text, at FROM notes ORDER BY topic"))
+
+    def _record(self, transaction: SignedTransaction, redeemed: Sequence[tuple[bytes, int]]) -> None:
+        values = (
+            transaction.tx_hash,
+            transaction.tx_nonce,
+            transaction.raw,
+            transaction.purpose,
+            transaction.signed_at,
+        )
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO transactions VALUES (?, ?, ?, ?, ?)", values)
+            links = [(transaction.tx_nonce, *ticket) for ticket in redeemed]
+            query = "UPDATE tickets SET tx_nonce = ? WHERE params = ? AND sender_nonce = ? AND state = 'won'"
+            db.executemany(query, links)
 
     def _pending(self) -> tuple[SignedTransaction, ...]:
         rows = self._db.execute("SELECT tx_hash, tx_nonce, raw, purpose, signed_at FROM transactions ORDER BY tx_nonce")
         return tuple(SignedTransaction(*row) for row in rows)
 
     def _forget(self, tx_nonce: int) -> None:
-        with self._transaction() as db:
-            db.execute("DELETE FROM transactions WHERE tx_nonce = ?", (tx_nonce,))
+        with self._transaction():
+            self._release(tx_nonce)
+
+    def _release(self, tx_nonce: int) -> None:
+        """What the transaction did not pay may be redeemed by another."""
+        self._db.execute("DELETE FROM transactions WHERE tx_nonce = ?", (tx_nonce,))
+        self._db.execute("UPDATE tickets SET tx_nonce = NULL WHERE tx_nonce = ? AND state <> 'redeemed'", (tx_nonce,))
 
 
 def _counts(accepted: AcceptedPayment) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from tandem.protocol.errors import (
 )
 from tandem.protocol.messages import Payment
 from tandem.protocol.signing import Address
-from tandem.protocol.tickets import Domain, Ticket, TicketParams, recover_signer, wins
+from tandem.protocol.tickets import UINT64_MAX, Domain, Ticket, TicketParams, recover_signer, wins
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +61,15 @@ class Backing:
     available: int
     """What it could draw now, the shared deposit included."""
     leaving: bool
-    """The sender is unlocking, lowering what it promised, or revoking a signer."""
+    """The sender is unlocking, or lowering what it promised."""
     good_until: float
     """Nothing that was read can have been taken back before: the unlock period after reading."""
     signers: Mapping[Address, int]
     """Until when each may sign; absent is not at all."""
+
+    def is_revoked(self, signer: Address) -> bool:
+        """Whether the signer's tickets are good for a while only."""
+        return 0 < self.signers.get(signer, 0) < UINT64_MAX
 
 
 @dataclass(frozen=True, slots=True)

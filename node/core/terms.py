@@ -5,31 +5,42 @@ first; the counters of both live in the ticket store, so that no number is used 
 """
 
 import hmac
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tandem.protocol.errors import TicketParamsUnknown, TicketRevealed
 from tandem.protocol.messages import TicketLimits
 from tandem.protocol.signing import Address, address_bytes
 from tandem.protocol.tickets import TicketParams, commitment_to, win_prob_from_odds
+from tandem.protocol.units import ceil_div
 
 _REMEMBERED_EPOCHS = 64
 """How far back a payment's epoch is looked for; older ones are expired."""
+_WINNERS_IN_PROMISE = 8
+"""So many winners should fit into what the contract promises: before they are redeemed, the node takes no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stakes:
+    """What tickets are to be worth: one in `odds` wins, and pays `face_value` wei."""
+
+    face_value: int
+    odds: int
 
 
 @dataclass(frozen=True, slots=True)
 class TermsPolicy:
-    """How lumpy the operator lets the income be. A winner pays `expected_value * odds`."""
+    """How the operator lets terms be made. Amounts in wei."""
 
-    expected_value: int
-    """Wei that a ticket is worth on average."""
     odds: int
-    """One ticket in so many wins."""
+    """One ticket in so many wins: how lumpy the income may be."""
     lifetime: float
     """Seconds from issue to expiry."""
-
-    @property
-    def face_value(self) -> int:
-        return self.expected_value * self.odds
+    gas_percent: int
+    """A winner should pay so much that redeeming it costs this part of it."""
+    min_face_value: int
+    max_face_value: int
+    max_unpaid: int
+    """No ticket is worth more on average, or not one would be earned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +51,39 @@ class Epochs:
     closed: int = 0
 
 
-def within(policy: TermsPolicy, limits: TicketLimits) -> TermsPolicy:
-    """The nearest policy whose tickets the orchestrator signs."""
+def stakes(policy: TermsPolicy, winner_cost: int, promised: int, limits: TicketLimits) -> Stakes:
+    """The right stakes now: what a winner pays follows what redeeming it costs, `winner_cost` wei.
+
+    Several winners must fit into what the contract promises to this node (0: that is not known, or nothing yet). What
+    the operator does not go below comes before that, and what the orchestrator signs comes before everything: beyond
+    its limits there is no income at all.
+    """
+    ceiling = min(policy.max_face_value, policy.max_unpaid * policy.odds)
+    if promised:
+        ceiling = min(ceiling, promised // _WINNERS_IN_PROMISE)
+    wanted = ceil_div(winner_cost * 100, policy.gas_percent)
+    return _within(limits, max(policy.min_face_value, min(wanted, ceiling), 1), policy.odds)
+
+
+def _within(limits: TicketLimits, face_value: int, odds: int) -> Stakes:
     # the threshold is rounded down, which may take a wei off what a ticket is worth
-    least = min(limits.min_expected_value + 1, limits.max_expected_value)
-    value = max(least, min(policy.expected_value, limits.max_expected_value))
-    odds = max(1, min(policy.odds, limits.max_face_value // value))
-    return replace(policy, expected_value=value, odds=odds)
+    least = max(1, min(limits.min_expected_value + 1, limits.max_expected_value))
+    odds = max(1, min(odds, limits.max_face_value // least))
+    most = min(limits.max_face_value, limits.max_expected_value * odds)
+    return Stakes(max(least * odds, min(face_value, most)), odds)
 
 
-def issue(
-    policy: TermsPolicy, secret: bytes, sender: Address, recipient: Address, epoch: int, expiry: int
-) -> TicketParams:
+def moved(stakes: Stakes, right: Stakes) -> bool:
+    """Whether terms with these stakes should make way for others: not at each wobble, but at more than half."""
+    if stakes.odds != right.odds:
+        return True
+    low, high = sorted((stakes.face_value, right.face_value))
+    return high * 2 > low * 3
+
+
+def issue(stakes: Stakes, secret: bytes, sender: Address, recipient: Address, epoch: int, expiry: int) -> TicketParams:
     """The terms under which `sender` may sign tickets in this epoch."""
-    face_value, win_prob = policy.face_value, win_prob_from_odds(policy.odds)
+    face_value, win_prob = stakes.face_value, win_prob_from_odds(stakes.odds)
     rand = _derive(secret, sender, face_value, win_prob, expiry, epoch)
     return TicketParams(
         sender=sender,

@@ -7,9 +7,11 @@ from typing import Protocol
 
 from node.core.acceptance import AcceptedPayment
 from node.core.exposure import Balance
+from node.core.gas import GasPrice
 from node.core.redemption import WinningSet
+from node.core.standing import Note
 from node.core.terms import Epochs
-from tandem.chain.redemption import RedemptionResult
+from node.ports.contract import Paid, RedemptionOutcome
 from tandem.protocol.ids import AttemptRef
 from tandem.protocol.messages import PaymentReceipt
 from tandem.protocol.signing import Address
@@ -27,6 +29,10 @@ class TicketTotals:
     winners: int
     outstanding: int
     """Face value of winners that can still be redeemed."""
+    in_flight: int
+    """The part of it that is in transactions under way."""
+    expired: int
+    """Face value of winners that were not redeemed in time."""
     redeemed: int
     gas_spent: int
     refused: Mapping[str, int]
@@ -64,7 +70,7 @@ class TicketStore(Protocol):
         ...
 
     async def outstanding(self, sender: Address, now: float) -> int:
-        """Face value of the sender's unredeemed winners, in wei."""
+        """Face value of the sender's unredeemed winners, in wei, those in flight included."""
         ...
 
     async def take(self, accepted: AcceptedPayment, digest: bytes) -> Balance:
@@ -76,15 +82,46 @@ class TicketStore(Protocol):
         ...
 
     async def winners(self, now: float) -> tuple[WinningSet, ...]:
-        """All that can still be redeemed."""
+        """All that can still be redeemed and are not in flight."""
         ...
 
-    async def settle(self, result: RedemptionResult, now: float) -> None:
-        """What a mined redemption paid and what it did not; the journal forgets the transaction with it."""
+    async def in_flight(self) -> Mapping[Address, int]:
+        """Face value of winners in transactions that are under way, by sender, in wei."""
+        ...
+
+    async def settle(self, outcome: RedemptionOutcome, now: float) -> None:
+        """What a transaction paid and what it did not; what it left is a winner as before.
+
+        The journal forgets the transaction in the same write.
+        """
+        ...
+
+    async def paid_since(self, at: float) -> tuple[Paid, ...]:
+        """The transactions that were settled since then and paid winners."""
+        ...
+
+    async def take_back(self, paid: Paid) -> None:
+        """What it paid is won and not paid, as before."""
         ...
 
     async def prune(self, now: float) -> None:
-        """Forgets losing tickets and terms that have expired."""
+        """Forgets terms that expired a day ago and the tickets under them, but for winners that were not paid."""
         ...
 
     async def totals(self, now: float) -> TicketTotals: ...
+
+    async def gas_price(self) -> GasPrice | None:
+        """The last one that was kept."""
+        ...
+
+    async def keep_gas_price(self, price: GasPrice) -> None: ...
+
+    async def gas_per_winner(self) -> int | None:
+        """Gas that redeeming one winner took, over this node's last confirmed redemptions; None before the first."""
+        ...
+
+    async def note(self, topic: str, text: str, at: float) -> None:
+        """How things stand, instead of what was noted on the topic before; the same text keeps its time."""
+        ...
+
+    async def notes(self) -> tuple[Note, ...]: ...

@@ -1,5 +1,7 @@
 """What the contract promises, read seldom: it changes slowly, and payments come often."""
 
+from dataclasses import dataclass
+
 from node.core.acceptance import Backing, backed
 from node.ports.contract import TicketContract
 from tandem.clock import Clock
@@ -8,30 +10,56 @@ from tandem.protocol.signing import Address
 from tandem.protocol.tickets import TicketParams
 
 
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    backing: Backing
+    at: float
+
+
 class BackingView:
-    """The newest reading of one sender's backing. `refresh`: seconds for which it is taken as it is."""
+    """The newest reading of each sender's backing. `refresh`: seconds for which it is taken as it is."""
 
     def __init__(self, contract: TicketContract, clock: Clock, refresh: float) -> None:
         self._contract = contract
         self._clock = clock
         self._refresh = refresh
-        self._sender: Address | None = None
-        self._signers: frozenset[Address] = frozenset()
-        self._reading: Backing | None = None
-        self._read_at = 0.0
+        self._readings: dict[Address, _Reading] = {}
+        self._failed_at: float | None = None
 
     def forget(self) -> None:
         """Funds have moved: read again."""
-        self._reading = None
+        self._readings.clear()
 
     async def read(self, sender: Address, signers: frozenset[Address] = frozenset()) -> Backing:
         """Straight from the chain; signers that may sign stay in sight."""
-        asked = signers | self._signers if sender == self._sender else signers
-        reading = await self._contract.backing(sender, asked)
+        known = self._readings.get(sender)
         # The others would each cost a question for ever, and anybody can make up a million of them.
-        self._signers = frozenset(signer for signer, until in reading.signers.items() if until)
-        self._sender, self._reading, self._read_at = sender, reading, self._clock.monotonic()
-        return reading
+        kept = {signer for signer, until in known.backing.signers.items() if until} if known else set()
+        try:
+            backing = await self._contract.backing(sender, signers | kept)
+        except (ChainUnavailable, ChainError):
+            self._failed_at = self._clock.monotonic()
+            raise
+        self._failed_at = None
+        self._readings[sender] = _Reading(backing, self._clock.monotonic())
+        return backing
+
+    async def recent(self, sender: Address, signers: frozenset[Address] = frozenset()) -> Backing:
+        """A reading that is not too old. Raises ChainUnavailable or ChainError."""
+        known = self._readings.get(sender)
+        if known is not None and self._is_fresh(known) and signers <= known.backing.signers.keys():
+            return known.backing
+        return await self.read(sender, signers)
+
+    async def promised(self, sender: Address) -> int | None:
+        """Wei; while the chain is away, by the last reading. None if there is none."""
+        known = self._readings.get(sender)
+        if known is not None and self._failed_lately():
+            return known.backing.promised
+        try:
+            return (await self.recent(sender)).promised
+        except (ChainUnavailable, ChainError):
+            return known.backing.promised if known else None
 
     async def for_tickets(self, params: TicketParams, signers: frozenset[Address]) -> Backing:
         """A reading that covers these tickets.
@@ -41,17 +69,24 @@ class BackingView:
         """
         signers -= {params.sender}  # which need not be authorised
         old = self._usable(params, signers)
-        if old is not None and self._clock.monotonic() - self._read_at < self._refresh:
-            return old
+        if old is not None and (self._is_fresh(old) or self._failed_lately()):
+            return old.backing
         try:
             return await self.read(params.sender, signers)
         except (ChainUnavailable, ChainError):
             if old is None:
                 raise
-            return old
+            return old.backing
 
-    def _usable(self, params: TicketParams, signers: frozenset[Address]) -> Backing | None:
-        reading = self._reading
-        if reading is None or params.sender != self._sender or not signers <= reading.signers.keys():
+    def _usable(self, params: TicketParams, signers: frozenset[Address]) -> _Reading | None:
+        reading = self._readings.get(params.sender)
+        if reading is None or not signers <= reading.backing.signers.keys():
             return None
-        return reading if backed(params, reading) else None
+        return reading if backed(params, reading.backing) else None
+
+    def _failed_lately(self) -> bool:
+        """An endpoint that does not answer takes its time over it, and payments wait for each other."""
+        return self._failed_at is not None and self._clock.monotonic() - self._failed_at < self._refresh
+
+    def _is_fresh(self, reading: _Reading) -> bool:
+        return self._clock.monotonic() - reading.at < self._refresh

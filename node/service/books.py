@@ -9,11 +9,11 @@ from tandem.waiting import Bell
 
 
 class Books:
-    """`won` is rung when a winner is written down."""
+    """`bell` is rung when a winner is written down."""
 
-    def __init__(self, store: TicketStore, won: Bell) -> None:
+    def __init__(self, store: TicketStore, bell: Bell) -> None:
         self._store = store
-        self._won = won
+        self._bell = bell
         self._sender: Address | None = None
         self.balance = Balance()
 
@@ -29,7 +29,7 @@ class Books:
         """Raises TicketReplayed or TicketRevealed, as the store does."""
         self._show(accepted.checked.params.sender, await self._store.take(accepted, digest))
         if accepted.checked.winners:
-            self._won.ring()
+            self._bell.ring()
 
     def _show(self, sender: Address, balance: Balance) -> None:
         if sender == self._sender:

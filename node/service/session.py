@@ -19,10 +19,12 @@ from node.core.session import (
     Orchestrator,
     Send,
 )
+from node.core.standing import Topic
 from node.ports.dialling import Connection, Dialler
 from node.service.attempts import Attempts
 from node.service.books import Books
 from node.service.link import Link
+from node.service.notes import Notes
 from node.service.payments import Payments
 from node.service.terms import Terms
 from tandem import logging as log
@@ -75,6 +77,7 @@ class Services:
     terms: Terms
     books: Books
     link: Link
+    notes: Notes
 
 
 class Sessions:
@@ -109,6 +112,7 @@ class Sessions:
                 raise asyncio.CancelledError
             failures = 0 if conversation.opened else failures + 1
             wait = self._backoff.seconds(failures)
+            self._to.notes.say(Topic.SESSION, f"none: {error.code}: {error.detail}")
             log.event(logger, "session_ended", code=error.code, detail=error.detail, seconds_to_next=round(wait, 1))
             await self._clock.sleep(wait)
 
@@ -190,6 +194,8 @@ class _Conversation:
         self._to.link.attach(self._queue)
         self._to.attempts.resume(welcome.keep)
         self._to.terms.opened(self._sender, welcome.limits)
+        self._to.notes.say(Topic.SESSION)
+        self._to.notes.say(Topic.SENDER, self._sender)
         log.event(logger, "session_opened", sender=self._sender, kept=len(welcome.keep))
 
     async def _deliver(self, envelope: Envelope) -> None:

@@ -1,56 +1,85 @@
-"""Ticket terms: issued when a session opens, renewed before they expire, rotated before a redemption reveals them."""
+"""Ticket terms: issued when a session opens, renewed before they expire and when gas or the promise have moved, and
+rotated before a redemption reveals them.
+"""
 
 import asyncio
 import logging
+from dataclasses import dataclass
 
-from node.core.terms import TermsPolicy, issue, within
+from node.core.standing import Topic
+from node.core.terms import Stakes, TermsPolicy, issue, moved, stakes
 from node.ports.contract import TicketContract
 from node.ports.tickets import TicketStore
+from node.service.backing import BackingView
+from node.service.gas import GasMeter
 from node.service.link import Link
+from node.service.notes import Notes
 from tandem import logging as log
 from tandem.clock import Clock
 from tandem.protocol.errors import ChainError, ChainUnavailable
 from tandem.protocol.messages import TicketLimits, TicketTerms, TicketTermsReply
 from tandem.protocol.signing import Address
 from tandem.protocol.tickets import TicketParams
-from tandem.waiting import Bell, happens
+from tandem.protocol.units import format_amount
+from tandem.waiting import Bell
 
 logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 15.0
 
 
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What terms follow from, and where it is said how they stand."""
+
+    contract: TicketContract
+    view: BackingView
+    gas: GasMeter
+    notes: Notes
+
+
+@dataclass(frozen=True, slots=True)
+class _Issued:
+    params: TicketParams
+    stakes: Stakes
+    renew_at: float
+
+
 class Terms:
+    """`agreed_bell` is rung when the orchestrator agrees to new terms."""
+
     def __init__(
         self,
         store: TicketStore,
-        contract: TicketContract,
+        around: Surroundings,
         link: Link,
         clock: Clock,
         *,
         recipient: Address,
         policy: TermsPolicy,
+        agreed_bell: Bell,
     ) -> None:
         self._store = store
-        self._contract = contract
+        self._around = around
         self._link = link
         self._clock = clock
         self._recipient = recipient
         self._policy = policy
         self._limits: TicketLimits | None = None
         self._sender: Address | None = None
-        self._params: TicketParams | None = None
-        self._renew_at = 0.0
+        self._issued: _Issued | None = None
         self._said: TicketParams | None = None
         """What was said last in this session."""
-        self._agreed = asyncio.Event()
+        self._agreed_bell = agreed_bell
         self._bell = Bell(clock)
         self._issuing = asyncio.Lock()
+        self.agreed = False
+        """Whether the orchestrator says that it signs under the newest terms, of the newest epoch, alone."""
 
     def opened(self, sender: Address, limits: TicketLimits) -> None:
         """A session is open: its orchestrator is to be told terms that are within its limits."""
         if (sender, limits) != (self._sender, self._limits):
-            self._sender, self._limits, self._params = sender, limits, None
+            self._sender, self._limits, self._issued = sender, limits, None
         self._said = None
         self._bell.ring()
 
@@ -60,6 +89,7 @@ class Terms:
             try:
                 await self._keep()
             except (ChainUnavailable, ChainError) as error:
+                self._around.notes.say(Topic.TERMS, f"none issued yet: {error.detail}")
                 log.event(logger, "terms_delayed", level=logging.WARNING, detail=error.detail)
             await self._bell.wait(_LOOK_SECONDS)
 
@@ -67,21 +97,20 @@ class Terms:
         """Begins a new epoch with terms of its own; the last epoch that they replace."""
         async with self._issuing:  # else terms of the old epoch might come into force after this
             epochs = await self._store.rotate()
-            self._params = None
-            self._agreed.clear()
+            self._issued = None
+            self.agreed = False
         self._bell.ring()
         return epochs.current - 1
 
-    async def agreed(self, seconds: float) -> bool:
-        """Whether the orchestrator says, now or within the time, that it signs under the newest terms alone."""
-        return await happens(self._agreed, self._clock, seconds)
-
     def reply(self, message: TicketTermsReply) -> None:
-        if self._params is None or message.commitment != self._params.commitment:
+        if self._issued is None or message.commitment != self._issued.params.commitment:
             return
         if message.accepted:
-            self._agreed.set()
+            self.agreed = True
+            self._around.notes.say(Topic.TERMS)
+            self._agreed_bell.ring()
         else:
+            self._around.notes.say(Topic.TERMS, f"refused by the orchestrator: {message.code}: {message.detail}")
             log.event(logger, "terms_refused", level=logging.ERROR, code=message.code, detail=message.detail)
 
     async def _keep(self) -> None:
@@ -89,22 +118,44 @@ class Terms:
             sender, limits = self._sender, self._limits
             if sender is None or limits is None or not self._link.open:
                 return
+            right = await self._right(sender, limits)
             # Renewed at half their life, so that the orchestrator always has some that its own limits let it use.
-            if self._params is None or self._clock.now() >= self._renew_at:
-                params = await self._issue(sender, limits)
+            issued = self._issued
+            if issued is None or self._clock.now() >= issued.renew_at or moved(issued.stakes, right):
+                issued = await self._issue(sender, right)
                 if (sender, limits) != (self._sender, self._limits):
                     return
-                self._params = params
-            if self._params != self._said:
-                self._said = self._params
-                self._link.send(TicketTerms(params=self._params))
+                self._issued = issued
+            if issued.params != self._said:
+                self._said = issued.params
+                self._link.send(TicketTerms(params=issued.params))
 
-    async def _issue(self, sender: Address, limits: TicketLimits) -> TicketParams:
+    async def _right(self, sender: Address, limits: TicketLimits) -> Stakes:
+        gas = await self._around.gas.of_redemption()
+        promised = await self._around.view.promised(sender)
+        right = stakes(self._policy, gas.cost, promised or 0, limits)
+        if promised is not None:
+            self._note_backing(sender, promised, right.face_value)
+        return right
+
+    def _note_backing(self, sender: Address, promised: int, face_value: int) -> None:
+        """Without an allocation every ticket is refused, and an orchestrator that cannot pay sends no work."""
+        detail = ""
+        if promised < face_value:
+            detail = (
+                f"expected the contract to promise this node at least a winner's {format_amount(face_value)} of "
+                f"{sender}, found {format_amount(promised)}: until that is more, tickets are refused, and no work comes"
+            )
+        if self._around.notes.say(Topic.BACKING, detail) and detail:
+            log.event(logger, "not_backed", level=logging.WARNING, detail=detail)
+
+    async def _issue(self, sender: Address, right: Stakes) -> _Issued:
         # A ticket must not outlive the time in which the sender cannot take back what backs it, so there are no terms
         # before the chain has said how long that is.
-        lifetime = min(self._policy.lifetime, await self._contract.unlock_period() / 2)
+        lifetime = min(self._policy.lifetime, await self._around.contract.unlock_period() / 2)
         epochs = await self._store.epochs()
         now = self._clock.now()
-        self._renew_at = now + lifetime / 2
-        policy = within(self._policy, limits)
-        return issue(policy, self._store.secret, sender, self._recipient, epochs.current, int(now + lifetime))
+        expiry = int(now + lifetime)
+        params = issue(right, self._store.secret, sender, self._recipient, epochs.current, expiry)
+        log.event(logger, "terms_issued", face_value=right.face_value, odds=right.odds, expiry=expiry)
+        return _Issued(params, right, now + lifetime / 2)

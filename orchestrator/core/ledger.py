@@ -142,6 +142,11 @@ class TrialBalance:
     def accounts(self) -> list[str]:
         return sorted(self.debits.keys() | self.credits.keys())
 
+    def nodes(self) -> set[str]:
+        """All that have entries."""
+        names = (account.partition(":") for account in self.accounts())
+        return {node for kind, colon, node in names if kind + colon in {_OWED, _TICKETS}}
+
     def totals(self, node: str) -> Totals:
         """What the account of a node must say."""
         refused_value = self.kinds.get((EntryKind.REFUSED, owed(node)), 0)

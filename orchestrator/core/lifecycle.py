@@ -26,7 +26,16 @@ from tandem.protocol.errors import (
     UnreadableMedia,
 )
 from tandem.protocol.ids import AttemptRef
-from tandem.protocol.jobs import JOB_TRANSITIONS, AttemptState, JobState, Output, TaskState, TranscodeWork, is_final
+from tandem.protocol.jobs import (
+    JOB_TRANSITIONS,
+    AttemptState,
+    JobState,
+    Output,
+    TaskState,
+    TranscodeWork,
+    is_final,
+    uploads_of,
+)
 from tandem.protocol.tensors import Tensor
 
 DECLINED = frozenset({AttemptReturned.code, NoCapacity.code, ExposureExceeded.code, Unavailable.code})
@@ -147,6 +156,34 @@ class Cancelled:
     """The submitter wants no more of it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The input is there and looked into: what is to be done, at which price in wei, and what must be kept for it."""
+
+    tasks: tuple[TaskRecord, ...]
+    price: int
+    artifacts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unprepared:
+    """The job cannot be prepared."""
+
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """The results are where the submitter wanted them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unexported:
+    """They cannot be written there."""
+
+    failure: Failure
+
+
 Event = (
     Assigned
     | Finished
@@ -155,14 +192,18 @@ Event = (
     | Broken
     | Expired
     | Abandoned
+    | Cancelled
+    | Prepared
+    | Unprepared
     | Assembled
     | Unassembled
     | Retried
-    | Cancelled
+    | Exported
+    | Unexported
 )
 
 
-def decide(  # noqa: C901, PLR0911 - one arm an event
+def decide(  # noqa: C901, PLR0911, PLR0912 - one arm an event
     snapshot: JobSnapshot, event: Event, now: float, policy: RetryPolicy
 ) -> JobChanges:
     """What `event` changes. Raises StaleAttempt, or Conflict for a job that is over."""
@@ -190,11 +231,23 @@ def decide(  # noqa: C901, PLR0911 - one arm an event
             attempt = _current(snapshot, ref, AttemptState.RUNNING)
             return _lose(snapshot, attempt, "the node came back without the attempt", now, policy)
         case Assembled():
-            return _end_job(_assembling(snapshot), JobState.SUCCEEDED, None, now)
+            return JobChanges(job=_done(_assembling(snapshot).job, now))
         case Unassembled(failure):
             return _end_job(_assembling(snapshot), JobState.FAILED, failure, now)
         case Retried(tasks):
             return _retry(snapshot, tasks, now)
+        case Prepared(tasks, price, artifacts):
+            queued = replace(_in(snapshot, JobState.PREPARING), state=JobState.QUEUED, price=price)
+            return JobChanges(job=queued, planned=tasks, artifacts=artifacts)
+        case Unprepared(failure):
+            _in(snapshot, JobState.PREPARING)
+            return _end_job(snapshot, JobState.FAILED, failure, now)
+        case Exported():
+            _in(snapshot, JobState.EXPORTING)
+            return _end_job(snapshot, JobState.SUCCEEDED, None, now)
+        case Unexported(failure):
+            _in(snapshot, JobState.EXPORTING)
+            return _end_job(snapshot, JobState.FAILED, failure, now)
         case _:
             assert_never(event)
 
@@ -346,6 +399,12 @@ def _retry(snapshot: JobSnapshot, new: tuple[TaskRecord, ...], now: float) -> Jo
     return replace(changes, job=_follow(changed(snapshot, changes), now))
 
 
+def _in(snapshot: JobSnapshot, state: JobState) -> JobRecord:
+    if snapshot.job.state is not state:
+        raise Conflict(f"expected a job that is {state}, got one that is {snapshot.job.state}")
+    return snapshot.job
+
+
 def _cancel(snapshot: JobSnapshot, now: float) -> JobChanges:
     if snapshot.job.state is JobState.CANCELLED:
         return JobChanges()
@@ -405,7 +464,7 @@ def _follow(snapshot: JobSnapshot, now: float) -> JobRecord:
     if states == {TaskState.DONE}:
         if needs_assembly(snapshot):
             return replace(snapshot.job, state=JobState.VERIFYING)
-        return replace(snapshot.job, state=JobState.SUCCEEDED, finished_at=now)
+        return _done(snapshot.job, now)
     if TaskState.ACTIVE not in states:
         return replace(snapshot.job, state=JobState.RUNNING if TaskState.DONE in states else JobState.QUEUED)
     verifying = {attempt.ref.task for attempt in snapshot.attempts if attempt.state is AttemptState.VERIFYING}
@@ -413,6 +472,13 @@ def _follow(snapshot: JobSnapshot, now: float) -> JobRecord:
         task.id in verifying for task in snapshot.tasks if task.state is TaskState.ACTIVE
     )
     return replace(snapshot.job, state=JobState.VERIFYING if delivered else JobState.RUNNING)
+
+
+def _done(job: JobRecord, now: float) -> JobRecord:
+    """With all its results."""
+    if uploads_of(job.request):
+        return replace(job, state=JobState.EXPORTING)
+    return replace(job, state=JobState.SUCCEEDED, finished_at=now)
 
 
 def _task(snapshot: JobSnapshot, ref: AttemptRef) -> TaskRecord:

@@ -28,6 +28,8 @@ class JobProgress:
     speed: float | None = None
     """Seconds of the source a second, at present, by all nodes together."""
     renditions: tuple[RenditionProgress, ...] = ()
+    fetched: int | None = None
+    """Bytes of an input that is being fetched."""
 
 
 NOT_BEGUN = JobProgress(0)

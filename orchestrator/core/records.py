@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from orchestrator.core.ledger import EntryKind, Totals
-from tandem.protocol.ids import AttemptRef
+from orchestrator.core.ledger import EntryKind, Totals, TrialBalance
+from tandem.protocol.ids import AttemptRef, event_id
 from tandem.protocol.jobs import (
     AttemptState,
     InferenceRequest,
@@ -17,6 +17,8 @@ from tandem.protocol.jobs import (
 from tandem.protocol.messages import SignedTicket
 from tandem.protocol.tensors import Tensor
 from tandem.protocol.tickets import TicketParams
+from tandem.protocol.urls import web_endpoint
+from tandem.protocol.webhooks import DeliveryStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +38,13 @@ class JobRecord:
     request: TranscodeRequest | InferenceRequest
     """As it was sent, less the tensors' data."""
     state: JobState
-    price: int
-    """Wei, quoted at submission; a node may cost less, never more."""
+    price: int | None
+    """Wei, quoted at submission or once it is prepared; a node may cost less, never more."""
     created_at: float
     finished_at: float | None = None
     failure: Failure | None = None
+    webhook: str | None = None
+    """The URL that is told of each of its states."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +106,96 @@ class JobChanges:
     """New ones, and ones that leave the states `running` or `verifying`; written only over such."""
     earned: tuple[AttemptRecord, ...] = ()
     """Attempts that now end, accepted or beside one that is, and what they earned is owed to their nodes."""
-
     planned: tuple[TaskRecord, ...] = ()
-    """New tasks; their places in the job are those that their ids say."""
+    """New tasks; their places in the job are those that their ids say. A job that was being prepared takes its price at
+    the same time."""
+    artifacts: tuple[str, ...] = ()
+    """Artifacts that the job refers to from now on."""
 
     @property
     def empty(self) -> bool:
         return self.job is None and not self.tasks and not self.attempts and not self.planned
+
+
+@dataclass(frozen=True, slots=True)
+class PreparationRecord:
+    """How far a job is that is being prepared. It goes when the job leaves that state."""
+
+    job: str
+    owner: str
+    tries: int = 0
+    """That failed."""
+    not_before: float = 0.0
+    """Store time before which it is not tried again."""
+    source: str | None = None
+    """The artifact of its input, once that is fetched."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportRecord:
+    """How far the results of a job are on their way to URLs of its submitter."""
+
+    job: str
+    owner: str
+    tries: int = 0
+    """That failed."""
+    not_before: float = 0.0
+    """Store time before which it is not tried again."""
+    written: tuple[str, ...] = ()
+    """Names of the results that are there."""
+    error: str | None = None
+    """Of the last try that failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookRecord:
+    """The webhook of one owner, and the secrets that sign what is sent for it."""
+
+    owner: str
+    url: str | None
+    """For jobs whose request names none."""
+    secret: str = field(repr=False)
+    made_at: float
+    """When the secret was."""
+    previous: str | None = field(default=None, repr=False)
+    previous_until: float = 0.0
+    """Store time up to which the secret before this one signs as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryRecord:
+    """A state that a job came to, and how far its webhook is: the outbox, written with the state itself."""
+
+    job: str
+    number: int
+    """Of the event in its job, from 1."""
+    owner: str
+    state: JobState
+    at: float
+    url: str
+    status: DeliveryStatus
+    since: float
+    """Store time from which on it is tried."""
+    tries: int = 0
+    not_before: float = 0.0
+    delivered_at: float | None = None
+    error: str | None = None
+
+    @property
+    def id(self) -> str:
+        return event_id(self.job, self.number)
+
+    @property
+    def endpoint(self) -> str:
+        """Scheme, host and port of the URL."""
+        return web_endpoint(self.url)
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryPage:
+    deliveries: tuple[DeliveryRecord, ...]
+    next_cursor: str | None = None
+    """The id to continue after; None at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +243,8 @@ class AccountRecord:
     redeemed: int = 0
     unissued: int = 0
     """What of `redeemed` paid for tickets that were never issued here: somebody else has the signing key."""
-    earned_at: float | None = None
-    """Store time of the newest accepted attempt that earned something."""
+    active_at: float | None = None
+    """Store time at which it last earned something, or its allocation was seen to change."""
     params: TicketParams | None = None
     """The terms in force, as the node issued them."""
     next_nonce: int = 0
@@ -210,6 +297,15 @@ class ChainEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class ChainEvents:
+    """What some blocks mean for the books."""
+
+    entries: tuple[ChainEntry, ...] = ()
+    recipients: frozenset[str] = frozenset()
+    """To whom parts of the reserve were promised."""
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """A redemption that is not as it should be."""
 
@@ -219,6 +315,17 @@ class Finding:
     """Wei, at face value, for tickets that were never issued here."""
     voided: int = 0
     """Wei of expected value of tickets that the recipient had refused, and redeemed all the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """The whole ledger, as of one moment."""
+
+    accounts: tuple[AccountRecord, ...]
+    balance: TrialBalance
+    cursor: Cursor | None
+    findings: tuple[Finding, ...]
+    """Redemptions of tickets that were never issued here."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -174,13 +174,16 @@ def _lasting(ready: ReadyTask, node: NodeState) -> list[Reason]:
         reasons.append(Reason(Obstacle.PRICE, "the node does not sell this codec"))
     elif price > ready.task.price:
         reasons.append(Reason(Obstacle.PRICE, f"the node asks {price} wei, the job pays {ready.task.price}"))
+    if (price or 0) > node.offer.max_unpaid:
+        never = f"it earns {price} wei, and the node never lets itself be owed more than {node.offer.max_unpaid}"
+        reasons.append(Reason(Obstacle.EXPOSURE, f"{never}: give it a smaller job, or raise the node's max_unpaid"))
     return reasons
 
 
 def _passing(ready: ReadyTask, node: NodeState) -> list[Reason]:
     reasons = []
     price = price_of(ready.task.work, node.offer.prices) or 0
-    if node.exposure + price > node.offer.max_unpaid:
+    if price <= node.offer.max_unpaid < node.exposure + price:
         owed = f"{node.exposure} wei are owed or in work"
         reasons.append(Reason(Obstacle.EXPOSURE, f"{owed}; with {price} more the node's {node.offer.max_unpaid} pass"))
     short = shortfalls(need(ready.task.work, node.offer.capability), node.free)

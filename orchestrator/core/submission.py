@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import assert_never
+from typing import TypeGuard, assert_never
 
 from orchestrator.core.records import ArtifactRecord, JobRecord, Submission, TaskRecord
 from orchestrator.core.scheduling import NodeState, speeds
@@ -11,9 +11,10 @@ from orchestrator.core.splitting import split
 from orchestrator.core.transcoding import decide
 from tandem.protocol.api import QuoteView
 from tandem.protocol.codec import MAX_CONTROL_BYTES, MAX_FRAME_BYTES
-from tandem.protocol.errors import InvalidLadder, TooLarge, UnreadableMedia
+from tandem.protocol.errors import InvalidLadder, InvalidRequest, PriceExceeded, TooLarge, UnreadableMedia
 from tandem.protocol.ids import task_id
 from tandem.protocol.jobs import (
+    ArtifactInput,
     InferenceRequest,
     InferenceWork,
     JobState,
@@ -21,6 +22,8 @@ from tandem.protocol.jobs import (
     TaskState,
     TranscodeRequest,
     TranscodeWork,
+    UrlInput,
+    uploads_of,
 )
 from tandem.protocol.media import MAX_DURATION_US, MediaInfo, Source
 from tandem.protocol.pricing import Prices, inference_cost, inference_price, transcode_price
@@ -60,28 +63,21 @@ class Plan:
     def price(self) -> int:
         return sum(part.price for part in self.parts)
 
-    @property
-    def digest(self) -> bytes:
-        """sha256 of the request with its data, to tell a repeat from another request."""
-        digest = hashlib.sha256(self.request.model_dump_json().encode())
-        for tensor in self.inputs:
-            digest.update(tensor.data)
-        return digest.digest()
-
 
 def plan_transcode(
     request: TranscodeRequest, source: ArtifactRecord, found: Source, prices: Prices, crew: Sequence[NodeState] = ()
 ) -> Plan:
     """Splits it if that makes it faster on the nodes of `crew`.
 
-    Raises UnreadableMedia, TooLarge for a source that runs too long, InvalidLadder, or InvalidRequest.
+    Raises UnreadableMedia, InvalidLadder, InvalidRequest, PriceExceeded; TooLarge if the source runs too long.
     """
     _check_source(found.media)
     work = decide(request, source, found.media)
+    _check_uploads(request, [rendition.name for rendition in work.video])
     price = _price(prices, work)
     cut = split(work, found.keyframes, speeds(work, price, crew), _cell(request, work), found.layout)
     parts = tuple(Part(part, _price(prices, part)) for part in cut.works)
-    return Plan(request, work, parts, (source.id,), whole_because=cut.whole_because)
+    return _affordable(Plan(request, work, parts, (source.id,), whole_because=cut.whole_because))
 
 
 def _price(prices: Prices, work: TranscodeWork) -> int:
@@ -97,6 +93,22 @@ def _cell(request: TranscodeRequest, work: TranscodeWork) -> int:
     return max(1, gops) * work.picture.gop_us
 
 
+def _check_uploads(request: TranscodeRequest, names: Sequence[str]) -> None:
+    strange = sorted(set(uploads_of(request)) - set(names))
+    if strange:
+        raise InvalidRequest(f"output.upload: expected names of renditions, which are {list(names)}, got {strange}")
+
+
+def _affordable(plan: Plan) -> Plan:
+    limit = plan.request.max_price
+    if limit is not None and plan.price > limit:
+        raise PriceExceeded(
+            f"expected a job of at most {limit} wei, its max_price, got one of {plan.price} wei; "
+            "raise max_price or ask for less"
+        )
+    return plan
+
+
 def _check_source(media: MediaInfo) -> None:
     if media.duration_us > MAX_DURATION_US:
         hours = MAX_DURATION_US // 3_600_000_000
@@ -108,7 +120,7 @@ def _check_source(media: MediaInfo) -> None:
 
 
 def plan_inference(request: InferenceRequest, model: ModelInfo, prices: Prices) -> Plan:
-    """Raises InvalidTensor, or TooLarge if inputs or outputs would not fit one message to or from a node."""
+    """Raises InvalidTensor, PriceExceeded, or TooLarge if inputs or outputs fit no message to or from a node."""
     inputs = tuple(tensor_from_json(tensor) for tensor in request.inputs)
     check_tensors(model.inputs, inputs)
     _check_size("inputs", sum(len(tensor.data) for tensor in inputs))
@@ -119,7 +131,7 @@ def plan_inference(request: InferenceRequest, model: ModelInfo, prices: Prices) 
         model=model.artifact, model_size=model.size, inputs=metas, outputs=model.outputs, cost_us=cost_us
     )
     parts = (Part(work, inference_price(prices, cost_us)),)
-    return Plan(_without_data(request), work, parts, (model.artifact,), inputs)
+    return _affordable(Plan(_without_data(request), work, parts, (model.artifact,), inputs))
 
 
 def _check_size(what: str, size: int) -> None:
@@ -154,20 +166,71 @@ def quote_of(plan: Plan) -> QuoteView:
             assert_never(plan.work)
 
 
-def submission_of(plan: Plan, job: str, owner: str, now: float, idempotency_key: str | None) -> Submission:
-    """The rows of a new job: its tasks, waiting."""
-    record = JobRecord(
-        id=job, owner=owner, request=plan.request, state=JobState.QUEUED, price=plan.price, created_at=now
-    )
-    tasks = tuple(
+def tasks_of(plan: Plan, job: str) -> tuple[TaskRecord, ...]:
+    """The tasks of a job that is about to be queued, waiting."""
+    return tuple(
         TaskRecord(id=task_id(job, index), work=part.work, state=TaskState.WAITING, price=part.price)
         for index, part in enumerate(plan.parts)
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What a new job has beside its request."""
+
+    job: str
+    owner: str
+    now: float
+    idempotency_key: str | None = None
+    webhook: str | None = None
+    """The URL that is told of its states."""
+
+
+def submission_of(plan: Plan, frame: Frame) -> Submission:
+    """The rows of a new job of which everything is known."""
     return Submission(
-        job=record,
-        tasks=tasks,
+        job=_record(plan.request, frame, JobState.QUEUED, plan.price),
+        tasks=tasks_of(plan, frame.job),
         inputs=plan.inputs,
-        idempotency_key=idempotency_key,
-        request_digest=plan.digest,
+        idempotency_key=frame.idempotency_key,
+        request_digest=_digest(plan.request, plan.inputs),
         artifacts=plan.artifacts,
     )
+
+
+def needs_preparation(request: TranscodeRequest | InferenceRequest) -> TypeGuard[TranscodeRequest]:
+    """Whether more has to be found out about the job than a submitter should wait for."""
+    return isinstance(request, TranscodeRequest) and isinstance(request.input, UrlInput)
+
+
+def unprepared_submission(request: TranscodeRequest, frame: Frame) -> Submission:
+    """The rows of a new job that has to be prepared first: no tasks yet, and no price."""
+    return Submission(
+        job=_record(request, frame, JobState.PREPARING, None),
+        tasks=(),
+        idempotency_key=frame.idempotency_key,
+        request_digest=_digest(request, ()),
+        artifacts=(request.input.artifact,) if isinstance(request.input, ArtifactInput) else (),
+    )
+
+
+def _record(
+    request: TranscodeRequest | InferenceRequest, frame: Frame, state: JobState, price: int | None
+) -> JobRecord:
+    return JobRecord(
+        id=frame.job,
+        owner=frame.owner,
+        request=request,
+        state=state,
+        price=price,
+        created_at=frame.now,
+        webhook=frame.webhook,
+    )
+
+
+def _digest(request: TranscodeRequest | InferenceRequest, inputs: Sequence[Tensor]) -> bytes:
+    """sha256 of a request with its data, to tell a repeat from another request."""
+    digest = hashlib.sha256(request.model_dump_json().encode())
+    for tensor in inputs:
+        digest.update(tensor.data)
+    return digest.digest()

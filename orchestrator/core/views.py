@@ -6,11 +6,13 @@ from datetime import UTC, datetime
 from typing import assert_never
 
 from orchestrator.core.progress import NOT_BEGUN, JobProgress
-from orchestrator.core.records import AttemptRecord, Failure, JobSnapshot
+from orchestrator.core.records import AttemptRecord, DeliveryRecord, ExportRecord, Failure, JobSnapshot, WebhookRecord
 from orchestrator.core.scheduling import Reason
 from tandem.protocol.api import (
     AttemptView,
+    DeliveryView,
     Explanation,
+    ExportView,
     InferenceEcho,
     InferenceResult,
     JobSummary,
@@ -26,6 +28,8 @@ from tandem.protocol.api import (
     TensorEcho,
     TranscodeResult,
     WaitingTask,
+    WebhookEvent,
+    WebhookView,
 )
 from tandem.protocol.ids import AttemptRef
 from tandem.protocol.jobs import (
@@ -34,12 +38,14 @@ from tandem.protocol.jobs import (
     InferenceOutput,
     InferenceRequest,
     JobState,
+    TaskState,
     TranscodeOutput,
     TranscodeRequest,
 )
 from tandem.protocol.media import MediaInfo
 from tandem.protocol.messages import Offer
 from tandem.protocol.tensors import tensor_to_json
+from tandem.protocol.webhooks import DeliveryStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +75,7 @@ def progress_view(progress: JobProgress) -> ProgressView:
         renditions=tuple(
             RenditionProgressView(name=each.name, percent=each.permille / 10) for each in progress.renditions
         ),
+        fetched_bytes=progress.fetched,
     )
 
 
@@ -88,14 +95,26 @@ def job_summary(snapshot: JobSnapshot, progress: JobProgress = NOT_BEGUN) -> Job
     )
 
 
-def job_view(snapshot: JobSnapshot, media: Mapping[str, MediaInfo], progress: JobProgress = NOT_BEGUN) -> JobView:
+def job_view(
+    snapshot: JobSnapshot,
+    media: Mapping[str, MediaInfo],
+    progress: JobProgress = NOT_BEGUN,
+    export: ExportRecord | None = None,
+) -> JobView:
     """The whole job; `media` has what verification found in the renditions, by artifact."""
     return JobView(
         **dict(job_summary(snapshot, progress)),
         request=_request(snapshot.job.request),
-        result=_result(snapshot, media) if snapshot.job.state is JobState.SUCCEEDED else None,
+        result=_result(snapshot, media) if _is_done(snapshot) else None,
         attempts=tuple(_attempt(attempt) for attempt in snapshot.attempts),
+        export=ExportView(written=export.written, tries=export.tries, error=export.error) if export else None,
     )
+
+
+def _is_done(snapshot: JobSnapshot) -> bool:
+    """Whether there are results; those that could not be exported are there all the same."""
+    done = bool(snapshot.tasks) and all(task.state is TaskState.DONE for task in snapshot.tasks)
+    return done or snapshot.job.state is JobState.SUCCEEDED
 
 
 def explanation(snapshot: JobSnapshot, reasons: Mapping[str, Mapping[str, Sequence[Reason]]]) -> Explanation:
@@ -139,6 +158,37 @@ def node_summary(node: NodeView) -> NodeSummary:
     )
 
 
+def webhook_view(webhook: WebhookRecord, *, secret: bool = False) -> WebhookView:
+    """`secret`: whether it is shown."""
+    return WebhookView(
+        url=webhook.url, secret=webhook.secret if secret else None, secret_made_at=_time(webhook.made_at)
+    )
+
+
+def delivery_view(delivery: DeliveryRecord) -> DeliveryView:
+    pending = delivery.status is DeliveryStatus.PENDING
+    return DeliveryView(
+        id=delivery.id,
+        job=delivery.job,
+        type=f"job.{delivery.state}",
+        url=delivery.url,
+        status=delivery.status,
+        happened_at=_time(delivery.at),
+        tries=delivery.tries,
+        next_try_at=_time(max(delivery.not_before, delivery.since)) if pending else None,
+        delivered_at=_time_or_none(delivery.delivered_at),
+        error=delivery.error,
+    )
+
+
+def webhook_event(delivery: DeliveryRecord, job: JobView) -> WebhookEvent:
+    """What is sent of a job's step to a state, given the job as it stands now."""
+    if job.state is not delivery.state:
+        then = {"state": delivery.state, "finished_at": None, "error": None, "result": None}
+        job = job.model_copy(update=then | {"progress": ProgressView(percent=0)})
+    return WebhookEvent(id=delivery.id, type=f"job.{delivery.state}", timestamp=_time(delivery.at), data=job)
+
+
 def _accepted(snapshot: JobSnapshot) -> tuple[AttemptRecord, ...]:
     return tuple(attempt for attempt in snapshot.attempts if attempt.state is AttemptState.ACCEPTED)
 
@@ -151,7 +201,13 @@ def _request(request: TranscodeRequest | InferenceRequest) -> TranscodeRequest |
             inputs = tuple(
                 TensorEcho(name=each.name, datatype=each.datatype, shape=each.shape) for each in request.inputs
             )
-            return InferenceEcho(model=request.model, version=request.version, inputs=inputs)
+            return InferenceEcho(
+                model=request.model,
+                version=request.version,
+                inputs=inputs,
+                max_price=request.max_price,
+                webhook=request.webhook,
+            )
         case _:
             assert_never(request)
 

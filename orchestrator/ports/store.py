@@ -6,31 +6,38 @@ and in a thread other than the caller's.
 Leases live on the store's clock: `now()` is its time, and no method takes a time from outside.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
-from orchestrator.core.ledger import TrialBalance
 from orchestrator.core.records import (
     AccountChanges,
     AccountRecord,
     ApiKeyRecord,
     ArtifactRecord,
     AttemptRecord,
-    ChainEntry,
+    Books,
+    ChainEvents,
     Cursor,
+    DeliveryPage,
+    DeliveryRecord,
+    ExportRecord,
     Failure,
     Finding,
     JobChanges,
     JobPage,
     JobSnapshot,
     PaymentRecord,
+    PreparationRecord,
     ReadyTask,
     Submission,
+    WebhookRecord,
 )
+from tandem.chain.transactions import TransactionJournal
 from tandem.protocol.ids import AttemptRef
 from tandem.protocol.jobs import JobState, ModelInfo
 from tandem.protocol.media import MediaInfo, Source
 from tandem.protocol.tensors import Tensor
+from tandem.protocol.webhooks import DeliveryStatus
 
 JobDecision = Callable[[JobSnapshot, float], JobChanges]
 """From a job as it is and the store's time to what changes. Raises a TandemError to change nothing."""
@@ -44,6 +51,8 @@ class JobStore(Protocol):
 
     async def submit(self, submission: Submission) -> str:
         """Writes a new job and returns its id; under a known idempotency key, the id of the first one.
+
+        One in the state `preparing` has a preparation from now on, until it leaves the state.
 
         Raises IdempotencyConflict if the key came with another request, NotFound if an artifact is gone.
         """
@@ -69,6 +78,29 @@ class JobStore(Protocol):
         of `attempts` whose stored state is final or whose node is another. In each case nothing is written.
         `earned` raises the nodes' accounts in the same transaction, and may name only attempts that it accepts.
         """
+        ...
+
+    async def preparations(self) -> list[PreparationRecord]:
+        """Every job that is being prepared, oldest first."""
+        ...
+
+    async def save_preparation(self, record: PreparationRecord) -> None:
+        """Writes how far it is, and keeps its source for the job. Nothing, if the job is not being prepared any more.
+
+        Raises NotFound if the source is gone.
+        """
+        ...
+
+    async def exports(self) -> list[ExportRecord]:
+        """Of every job that is `exporting`, oldest first."""
+        ...
+
+    async def export(self, job_id: str) -> ExportRecord | None:
+        """Of a job that is or was."""
+        ...
+
+    async def save_export(self, record: ExportRecord) -> None:
+        """Writes how far it is."""
         ...
 
     async def ready(self, limit: int, after: str | None = None) -> list[ReadyTask]:
@@ -147,12 +179,13 @@ class LedgerStore(Protocol):
         ...
 
     async def record_blocks(
-        self, cursor: Cursor, block_number: int, block_hash: bytes, found: Sequence[ChainEntry]
+        self, cursor: Cursor, block_number: int, block_hash: bytes, events: ChainEvents
     ) -> list[Finding]:
         """Writes the events of the blocks after `cursor` up to the given one, and moves the cursor, all or nothing.
 
-        Redeemed tickets are matched with those that were issued: returns what is not as it should be. A refusal of
-        tickets that were redeemed is void from then on. Raises Conflict if the cursor has moved.
+        Recipients of allocations have an account from then on. Redeemed tickets are matched with those that were
+        issued: returns what is not as it should be. A refusal of tickets that were redeemed is void from then on.
+        Raises Conflict if the cursor has moved.
         """
         ...
 
@@ -167,12 +200,28 @@ class LedgerStore(Protocol):
         """
         ...
 
-    async def trial_balance(self) -> TrialBalance:
-        """All entries, added up."""
+    async def books(self, source: str) -> Books:
+        """All of it as of one moment, with every entry added up again."""
         ...
 
-    async def findings(self) -> list[Finding]:
-        """Redemptions of tickets that were never issued here."""
+
+class FundingStore(Protocol):
+    """What must outlive the process about the funding key's transactions."""
+
+    def journal(self, account: str) -> TransactionJournal:
+        """Of one account on one chain."""
+        ...
+
+    async def spend(self, amount: int) -> int:
+        """Counts wei as spent from now on, and returns a number for it."""
+        ...
+
+    async def unspend(self, spending: int) -> None:
+        """It was not spent after all."""
+        ...
+
+    async def spent_since(self, time: float) -> int:
+        """Wei counted as spent after that time; known for a week."""
         ...
 
 
@@ -233,5 +282,45 @@ class CatalogueStore(Protocol):
         ...
 
 
-class Store(JobStore, AccountStore, LedgerStore, CatalogueStore, Protocol):
+class WebhookStore(Protocol):
+    """Webhooks, and the outbox of what they are told: written with each state of a job, so that none is lost."""
+
+    async def webhook(self, owner: str) -> WebhookRecord | None: ...
+
+    async def save_webhook(self, webhook: WebhookRecord) -> None: ...
+
+    async def due_deliveries(self, limit: int, *, without: Collection[str] = ()) -> list[DeliveryRecord]:
+        """Those to be sent now, but to none of the endpoints `without`: of each job at most one, its oldest."""
+        ...
+
+    async def next_delivery_at(self) -> float | None:
+        """When the earliest that is not due yet will be; None if there is none."""
+        ...
+
+    async def save_delivery(self, delivery: DeliveryRecord) -> None:
+        """Writes how far it is. Once it is over, the next of its job may be sent."""
+        ...
+
+    async def end_webhook(self, owner: str, url: str, error: str) -> None:
+        """Gives up whatever the owner still has for the URL, and uses it for no further job unless one names it."""
+        ...
+
+    async def deliveries(
+        self,
+        owner: str,
+        *,
+        job: str | None = None,
+        status: DeliveryStatus | None = None,
+        after: str | None = None,
+        limit: int = 50,
+    ) -> DeliveryPage:
+        """Newest job first, and of each the newest event. Raises ValueError for an `after` that is no event's id."""
+        ...
+
+    async def redeliver(self, owner: str, job: str, number: int) -> DeliveryRecord:
+        """Has an event sent anew, in its turn. Raises NotFound."""
+        ...
+
+
+class Store(JobStore, AccountStore, LedgerStore, FundingStore, CatalogueStore, WebhookStore, Protocol):
     """All of it."""

@@ -69,12 +69,16 @@ class JobEvents:
     def publish_state(self, job_id: str, state: JobState) -> None:
         """Back in the queue, or at its end, a job has no progress of its own any more."""
         if state is JobState.QUEUED or is_final(JOB_TRANSITIONS, state):
-            self._progress.pop(job_id, None)
+            self.clear_progress(job_id)
         self._tell(job_id, StateChanged(state))
 
     def publish_progress(self, job_id: str, progress: JobProgress) -> None:
         self._progress[job_id] = progress
         self._tell(job_id, progress)
+
+    def clear_progress(self, job_id: str) -> None:
+        """What was going on is over, and says nothing of what comes next."""
+        self._progress.pop(job_id, None)
 
     def progress(self, job_id: str) -> JobProgress:
         """The newest progress that was published; none at all reads as not begun."""

@@ -9,7 +9,7 @@ from orchestrator.ports.store import Store
 from orchestrator.service.events import JobEvents
 from tandem.protocol.api import Explanation, JobList, JobView
 from tandem.protocol.errors import Conflict, NotFound
-from tandem.protocol.jobs import JOB_TRANSITIONS, JobState, is_final
+from tandem.protocol.jobs import JOB_TRANSITIONS, JobState, is_final, uploads_of
 
 Explain = Callable[[JobSnapshot], Mapping[str, Mapping[str, Sequence[Reason]]]]
 """For each waiting task of a job, what stands in the way of each node."""
@@ -38,7 +38,8 @@ class Jobs:
         snapshot = await self.snapshot(job_id, owner)
         found = {each.artifact: await self._store.media(each.artifact) for each in file_results(snapshot)}
         media = {artifact: info for artifact, info in found.items() if info is not None}
-        return job_view(snapshot, media, self._events.progress(job_id))
+        export = await self._store.export(job_id) if uploads_of(snapshot.job.request) else None
+        return job_view(snapshot, media, self._events.progress(job_id), export)
 
     async def page(self, owner: str, *, state: JobState | None, after: str | None, limit: int) -> JobList:
         """The owner's jobs, newest first."""

@@ -6,7 +6,7 @@ payer are woken, and those who watch the job hear of it.
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from orchestrator.core import lifecycle
 from orchestrator.core.lifecycle import Accepted, Event, RetryPolicy, Shown
@@ -19,7 +19,7 @@ from orchestrator.service.tracking import Tracker
 from tandem import logging as log
 from tandem.protocol.errors import NotFound, StaleAttempt
 from tandem.protocol.ids import AttemptRef, job_of
-from tandem.protocol.jobs import AttemptState, TaskState, TranscodeWork
+from tandem.protocol.jobs import AttemptState, JobState, TaskState, TranscodeWork
 from tandem.protocol.messages import Cancel, Verdict
 
 logger = logging.getLogger(__name__)
@@ -35,26 +35,31 @@ _SCORED = {
 }
 
 
-class Lifecycle:
-    """`tasks_waiting` and `money_owed` are rung when there is something for the scheduler or the payer."""
+def _nobody() -> None:
+    """Is not rung."""
 
+
+@dataclass(frozen=True, slots=True)
+class Bells:
+    """Rung when there is something to do for another service."""
+
+    tasks_waiting: Callable[[], None] = _nobody
+    money_owed: Callable[[], None] = _nobody
+    to_deliver: Callable[[], None] = _nobody
+    """A webhook."""
+    to_export: Callable[[], None] = _nobody
+
+
+class Lifecycle:
     def __init__(
-        self,
-        store: Store,
-        nodes: Nodes,
-        events: JobEvents,
-        tracker: Tracker,
-        policy: RetryPolicy,
-        tasks_waiting: Callable[[], None],
-        money_owed: Callable[[], None],
+        self, store: Store, nodes: Nodes, events: JobEvents, tracker: Tracker, policy: RetryPolicy, bells: Bells
     ) -> None:
         self._store = store
         self._nodes = nodes
         self._events = events
         self._tracker = tracker
         self._policy = policy
-        self._tasks_waiting = tasks_waiting
-        self._money_owed = money_owed
+        self._bells = bells
 
     async def apply(self, job: str, event: Event) -> JobChanges:
         """One event to one job. Raises StaleAttempt, Conflict or NotFound; then nothing has changed."""
@@ -130,13 +135,17 @@ class Lifecycle:
             self._attempt_changed(attempt, snapshot, now)
         if changes.job is not None:
             self._events.publish_state(job, changes.job.state)
+            if changes.job.webhook is not None:
+                self._bells.to_deliver()
+            if changes.job.state is JobState.EXPORTING:
+                self._bells.to_export()
         progress = self._tracker.progress(job, now)
         if progress is not None and progress.permille > self._events.progress(job).permille:
             self._events.publish_progress(job, progress)
         if changes.earned:
-            self._money_owed()
+            self._bells.money_owed()
         if _makes_room(changes):
-            self._tasks_waiting()
+            self._bells.tasks_waiting()
 
     def _attempt_changed(self, attempt: AttemptRecord, snapshot: JobSnapshot, now: float) -> None:
         if attempt.state is AttemptState.RUNNING:

@@ -15,6 +15,7 @@ from orchestrator.service.keys import Keys
 from orchestrator.service.models import Models
 from orchestrator.service.retrying import Retries
 from orchestrator.service.submission import Submissions
+from orchestrator.service.webhooks import Webhooks
 from orchestrator.web.signing import UrlSigner
 
 
@@ -35,6 +36,7 @@ class Services:
     submissions: Submissions
     jobs: Jobs
     retries: Retries
+    webhooks: Webhooks
     models: Models
     keys: Keys
     artifacts: Artifacts
@@ -44,6 +46,8 @@ class Services:
     ready: Callable[[], Awaitable[object]]
     """Raises a TandemError if jobs cannot be taken now."""
     registry: CollectorRegistry
+    measure: Callable[[], Awaitable[object]]
+    """Brings the registry's gauges up to date."""
     allow_anonymous_loopback: bool = False
     limits: Limits = Limits()
 

@@ -26,6 +26,7 @@ async def ready(call: Call) -> web.StreamResponse:
 
 
 async def metrics(call: Call) -> web.StreamResponse:
+    await call.services.measure()
     body = generate_latest(call.services.registry)
     return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 

@@ -1,7 +1,6 @@
 """What comes in, parsed; what is wrong with it, by name."""
 
 import asyncio
-import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TypeVar
@@ -10,6 +9,7 @@ from aiohttp import web
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from orchestrator.core.media_types import UNKNOWN_TYPE, plain_media_type
 from orchestrator.web.call import Call, Limits
 from tandem.protocol.errors import InvalidLadder, InvalidRequest, InvalidTensor, TooLarge
 
@@ -18,9 +18,8 @@ M = TypeVar("M", bound=BaseModel)
 
 _INLINE_BYTES = 65_536
 """A longer body is parsed in a thread, so that the event loop keeps turning."""
-_KINDS = ("transcode", "inference")
+_KINDS = ("transcode", "inference", "from_artifact", "from_url")
 _BY_FIELD: dict[str, type[InvalidRequest]] = {"ladder": InvalidLadder, "inputs": InvalidTensor}
-_MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,62}/[a-z0-9][a-z0-9!#$&^_.+-]{0,62}")
 _MAX_PROBLEMS = 5
 _CHUNK_BYTES = 2**18
 
@@ -88,9 +87,7 @@ def media_type(request: web.Request) -> str:
     kind = request.content_type.lower()
     if kind.startswith("multipart/"):
         raise InvalidRequest("expected the file itself as the body, got a form; with curl use --data-binary @FILE")
-    if kind == "application/x-www-form-urlencoded" or not _MEDIA_TYPE.fullmatch(kind):
-        return "application/octet-stream"
-    return kind
+    return UNKNOWN_TYPE if kind == "application/x-www-form-urlencoded" else plain_media_type(kind)
 
 
 async def chunks(request: web.Request, idle: float) -> AsyncGenerator[bytes, None]:

@@ -6,9 +6,20 @@ from enum import Enum
 
 from pydantic import BaseModel, TypeAdapter
 
-from orchestrator.web import artifacts, catalogue, jobs, operation, stream
+from orchestrator.web import artifacts, catalogue, jobs, operation, stream, webhooks
 from orchestrator.web.call import Handler
-from tandem.protocol.api import ArtifactView, Explanation, JobList, JobView, ModelList, NodeList, QuoteView
+from tandem.protocol.api import (
+    ArtifactView,
+    DeliveryList,
+    DeliveryView,
+    Explanation,
+    JobList,
+    JobView,
+    ModelList,
+    NodeList,
+    QuoteView,
+    WebhookView,
+)
 from tandem.protocol.jobs import ModelInfo
 
 
@@ -45,6 +56,7 @@ _UPLOAD_ERRORS = (400, 408, 413)
 # TypeAdapter is invariant in its type.
 _REQUEST: TypeAdapter[object] = jobs.REQUEST  # type: ignore[assignment]
 _NEW_MODEL: TypeAdapter[object] = catalogue.NEW_MODEL  # type: ignore[assignment]
+_WEBHOOK: TypeAdapter[object] = webhooks.SETTINGS  # type: ignore[assignment]
 
 ROUTES: tuple[Route, ...] = (
     Route(
@@ -82,7 +94,7 @@ ROUTES: tuple[Route, ...] = (
         body=_REQUEST,
         headers={"Idempotency-Key": "The same key again gives the job of the first time."},
         answers={201: JobView},
-        errors=(400, 404, 413, 422, 503),
+        errors=(400, 404, 409, 413, 422, 503),
     ),
     Route(
         method="GET",
@@ -131,6 +143,47 @@ ROUTES: tuple[Route, ...] = (
         handler=stream.events,
         summary="State and progress as server-sent events (`state`, `progress`), until `end`.",
         answers={200: "text/event-stream"},
+        errors=(404,),
+    ),
+    Route(
+        method="GET",
+        path="/v1/webhook",
+        handler=webhooks.show,
+        summary="Where each state of your jobs is told, unless a job says otherwise.",
+        answers={200: WebhookView},
+        errors=(404,),
+    ),
+    Route(
+        method="PUT",
+        path="/v1/webhook",
+        handler=webhooks.configure,
+        summary="Say where each state of your jobs is told. The first time the answer holds the secret.",
+        body=_WEBHOOK,
+        answers={200: WebhookView, 201: WebhookView},
+        errors=(400,),
+    ),
+    Route(
+        method="POST",
+        path="/v1/webhook/secret",
+        handler=webhooks.rotate,
+        summary="A new secret for webhooks, shown this once; the one before it signs as well for a day.",
+        answers={201: WebhookView},
+    ),
+    Route(
+        method="GET",
+        path="/v1/webhook/deliveries",
+        handler=webhooks.deliveries,
+        summary="What was sent to webhooks, or is to be.",
+        query=webhooks.DeliveryQuery,
+        answers={200: DeliveryList},
+        errors=(400,),
+    ),
+    Route(
+        method="POST",
+        path="/v1/webhook/deliveries/{id}/redelivery",
+        handler=webhooks.redeliver,
+        summary="Send an event to its webhook once more.",
+        answers={202: DeliveryView},
         errors=(404,),
     ),
     Route(

@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout
+from pydantic_core import from_json
 from web3.providers.async_base import AsyncJSONBaseProvider
 from web3.types import RPCEndpoint, RPCResponse
 from yarl import URL
 
 from tandem import logging as log
 from tandem.clock import Clock
-from tandem.protocol.errors import ChainUnavailable, ConfigurationError
+from tandem.protocol.errors import ChainUnavailable
 
 _logger = logging.getLogger(__name__)
 
@@ -29,12 +30,16 @@ _BACKWARDS = 128
 _LOOK_SECONDS = 15.0
 _REST_SECONDS, _MAX_REST_SECONDS = 15.0, 600.0
 _HTTP_OK, _TOO_MANY_REQUESTS, _SERVER_ERROR = 200, 429, 500
+_SEND = "eth_sendRawTransaction"
 _ELSEWHERE = frozenset({429, -32005, -32601, -32603})
 """Limit exceeded, method not found, internal error: what one endpoint refuses so, another one may answer."""
 
 
 class EndpointFailed(Exception):
     """No answer that can be used; the message says why."""
+
+    sent = False
+    """Whether the request itself went out, and not only the checks before it."""
 
 
 class WrongChain(EndpointFailed):
@@ -53,9 +58,10 @@ class Endpoint:
         self._checked = False
         self._look_at = 0.0
         self._best = 0
-        self._good = True
         self._rest = 0.0
         self._rests_until: float | None = None
+        self.failure: EndpointFailed | None = None
+        """What the last request failed by."""
         self.chain_id = chain_id
         self.host = f"{self._url.host}:{self._url.port}"
 
@@ -66,27 +72,30 @@ class Endpoint:
 
     async def ask(self, body: bytes) -> RPCResponse:
         """The answer to a JSON-RPC request, errors included. Raises `EndpointFailed`."""
+        sent = False
         try:
             await self._check()
+            sent = True
             answer = await self._post(body)
         except EndpointFailed as failure:
+            failure.sent = sent
             self._failed(failure)
             raise
         self._works()
         return answer
 
     def _works(self) -> None:
-        if not self._good:
+        if self.failure is not None:
             log.event(_logger, "chain_endpoint_back", host=self.host)
-        self._good, self._rest, self._rests_until = True, 0.0, None
+        self.failure, self._rest, self._rests_until = None, 0.0, None
 
     def _failed(self, failure: EndpointFailed) -> None:
-        if self._good:  # once, until it works again
+        if self.failure is None:  # once, until it works again
             log.event(_logger, "chain_endpoint_failed", level=logging.WARNING, host=self.host, detail=str(failure))
         if not self.rests:
             self._rest = min(max(2 * self._rest, _REST_SECONDS), _MAX_REST_SECONDS)
             self._rests_until = self._clock.monotonic() + self._rest
-        self._good = self._checked = False  # whatever comes back may be something else
+        self.failure, self._checked = failure, False  # whatever comes back may be something else
 
     async def _check(self) -> None:
         async with self._lock:
@@ -142,7 +151,7 @@ class FailoverProvider(AsyncJSONBaseProvider):
         self._endpoints = endpoints
 
     async def make_request(self, method: RPCEndpoint, params: Any) -> RPCResponse:
-        """Raises `ChainUnavailable` if no endpoint answers, `ConfigurationError` if all serve another chain."""
+        """Raises `ChainUnavailable` if no endpoint answers."""
         body = self.encode_rpc_request(method, params)
         failures: list[tuple[Endpoint, EndpointFailed]] = []
         refusal: RPCResponse | None = None
@@ -152,24 +161,20 @@ class FailoverProvider(AsyncJSONBaseProvider):
             except EndpointFailed as failure:
                 failures.append((endpoint, failure))
                 continue
+            if method == _SEND and "error" in answer and any(failure.sent for _, failure in failures):
+                break  # one that failed may have taken it all the same, whatever this one says
             if not _elsewhere(answer):
                 return answer
             refusal = refusal or answer
         if refusal is not None:
             return refusal
-        raise _none_answers(failures)
+        said = "; ".join(f"{endpoint.host}: {failure}" for endpoint, failure in failures)
+        raise ChainUnavailable(f"no answer that can be used ({said}): check the endpoint, or use another")
 
 
 def session(timeout_seconds: float) -> ClientSession:
     """For the endpoints of one connection; `timeout_seconds` is for a whole request."""
     return ClientSession(timeout=ClientTimeout(total=timeout_seconds))
-
-
-def _none_answers(failures: Sequence[tuple[Endpoint, EndpointFailed]]) -> Exception:
-    said = "; ".join(f"{endpoint.host}: {failure}" for endpoint, failure in failures)
-    if all(isinstance(failure, WrongChain) for _, failure in failures):
-        return ConfigurationError(f"{said}: correct the endpoint or the chain id")
-    return ChainUnavailable(f"no answer that can be used ({said}): check the endpoint, or use another")
 
 
 def _elsewhere(answer: RPCResponse) -> bool:
@@ -189,8 +194,8 @@ async def _read(response: ClientResponse) -> bytes:
 def _parse(status: int, raw: bytes) -> RPCResponse:
     """A JSON-RPC answer; some endpoints send errors with a status other than 200."""
     try:
-        answer = json.loads(raw)
-    except (ValueError, RecursionError):
+        answer = from_json(raw)  # unlike json's, this parser bounds how deep it goes
+    except ValueError:
         answer = None
     if not isinstance(answer, dict) or not _well_formed(answer) or (status != _HTTP_OK and "result" in answer):
         raise EndpointFailed(f"HTTP status {status} and no JSON-RPC answer")

@@ -1,11 +1,10 @@
-"""Redeeming winners, and reading from the mined transaction what came of it."""
+"""What came of redeeming winners, read from the mined transaction."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tandem.chain.broker import RedemptionBatch, TicketBroker
+from tandem.chain.broker import TicketBroker
 from tandem.chain.events import BatchRefused, Refusal, TicketRefused, TicketsRedeemed, decode_event
-from tandem.chain.transactions import Mined, TransactionSender
+from tandem.chain.transactions import Mined
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +34,6 @@ class RedemptionResult:
     not_paid: tuple[Refused, ...]
     amount_wei: int
     gas_cost_wei: int
-
-
-async def redeem(
-    sender: TransactionSender, broker: TicketBroker, batches: Sequence[RedemptionBatch], purpose: str
-) -> RedemptionResult:
-    """Redeem in one transaction, and wait until it is confirmed.
-
-    The transaction stays in the journal until the caller has written the result down and calls `sender.acknowledge`.
-    Raises what `TransactionSender.send` raises.
-    """
-    return redemption_result(broker, await sender.send(broker.redeem(batches), purpose))
 
 
 def redemption_result(broker: TicketBroker, mined: Mined) -> RedemptionResult:

@@ -21,9 +21,15 @@ from web3.exceptions import (
 from web3.types import BlockIdentifier, TxParams, TxReceipt
 
 from tandem.chain.artifact import explain_revert
-from tandem.chain.endpoints import Endpoint, FailoverProvider, session
+from tandem.chain.endpoints import Endpoint, FailoverProvider, WrongChain, session
 from tandem.clock import Clock, SystemClock
-from tandem.protocol.errors import ChainError, ChainUnavailable, InsufficientFunds, TransactionReverted
+from tandem.protocol.errors import (
+    ChainError,
+    ChainUnavailable,
+    ConfigurationError,
+    InsufficientFunds,
+    TransactionReverted,
+)
 from tandem.protocol.signing import Address
 
 _UINT64 = range(2**64)
@@ -152,8 +158,13 @@ async def connect(
     clock = clock or SystemClock()
     async with session(timeout_seconds) as http:
         endpoints = [Endpoint(url, http, clock, chain_id, stall) for url in urls]
-        with chain_errors("connecting"):
-            found = await _web3(endpoints).eth.chain_id
+        try:
+            with chain_errors("connecting"):
+                found = await _web3(endpoints).eth.chain_id
+        except ChainUnavailable as error:
+            if all(isinstance(endpoint.failure, WrongChain) for endpoint in endpoints):
+                raise ConfigurationError(f"{error}, or correct the chain id") from error
+            raise
         for endpoint in endpoints:
             endpoint.chain_id = found
         alone = tuple(Chain(_web3([endpoint]), found) for endpoint in endpoints)

@@ -64,13 +64,14 @@ class SignedTransaction:
 class Mined:
     """A confirmed transaction, in the version that was mined; it may have been reverted.
 
-    `gas_cost` in wei, `contract` the address that it deployed, if any.
+    `gas_used` in units, `gas_cost` in wei, `contract` the address that it deployed, if any.
     """
 
     transaction: SignedTransaction
     succeeded: bool
     block_number: int
     block_hash: bytes
+    gas_used: int
     gas_cost: int
     contract: Address | None
     logs: Sequence[LogReceipt] = field(repr=False)
@@ -78,7 +79,10 @@ class Mined:
 
 @dataclass(frozen=True, slots=True)
 class Displaced:
-    """A transaction that will never be mined: one that is not ours took its tx_nonce."""
+    """A transaction that will never be mined: another one took its tx_nonce.
+
+    That one is of another process, or it does nothing and took the place of one that the endpoints refuse.
+    """
 
     transaction: SignedTransaction
 
@@ -151,6 +155,8 @@ class TransactionSender:
         self._lock = asyncio.Lock()
         self._broadcast_at: dict[int, tuple[bytes, bytes]] = {}
         """By tx_nonce, which version was last broadcast, at which head."""
+        self._refused: set[int] = set()
+        """What an endpoint refuses for good in all its versions."""
 
     async def submit(self, call: Call, purpose: str) -> SignedTransaction:
         """Send a transaction and return at once; `outcomes` says what came of it.
@@ -208,6 +214,7 @@ class TransactionSender:
         tx_nonce = outcome.transaction.tx_nonce
         await self._journal.forget(tx_nonce)
         self._broadcast_at.pop(tx_nonce, None)
+        self._refused.discard(tx_nonce)
 
     async def gas_price(self) -> int:
         """What a unit of gas costs this account now, in wei: the next block's base fee and the policy's tip."""
@@ -291,6 +298,8 @@ class TransactionSender:
         latest, cap = versions[-1], self._policy.max_fee_per_gas
         base = await self._base_fee()
         fields = _unsigned(latest)
+        if latest.tx_nonce in self._refused:
+            fields |= await self._nothing()
         tip = max(_bumped(fields["maxPriorityFeePerGas"]), self._policy.max_priority_fee_per_gas)
         fee = max(_bumped(fields["maxFeePerGas"]), min(2 * base + tip, cap))
         if fee > cap or base + tip > fee:
@@ -300,6 +309,12 @@ class TransactionSender:
         tx_hash, replaces = "0x" + raised.tx_hash.hex(), "0x" + latest.tx_hash.hex()
         log.event(_logger, "transaction_replaced", tx_hash=tx_hash, replaces=replaces, purpose=raised.purpose, fee=fee)
         return raised
+
+    async def _nothing(self) -> dict[str, Any]:
+        """The fields of a transaction in place of one that can never be mined, and holds up all later ones."""
+        account = self.chain.web3.to_checksum_address(self.address)
+        call: dict[str, Any] = {"to": account, "value": 0, "data": b""}
+        return call | {"gas": await self.chain.estimate_gas(cast(TxParams, call | {"from": account}))}
 
     # --- what came of them
 
@@ -331,16 +346,30 @@ class TransactionSender:
         latest = versions[-1]
         waits = self._clock.now() - latest.signed_at
         if next_up and not 0 <= waits < self._policy.replace_after_seconds:  # a clock that was set back counts too
-            latest = await self._raised(versions) or latest
+            raised = await self._raised(versions)
+            versions = versions if raised is None else [*versions, raised]
+        latest = versions[-1]
         done = (latest.tx_hash, head.hash)
         if self._broadcast_at.get(latest.tx_nonce) == done:
             return
-        try:
-            await self._broadcast(latest)
-        except ChainError as error:  # to be tried again: it may be funded, and the others must not wait for it
-            detail = error.detail
-            log.event(_logger, "transaction_refused", level=logging.WARNING, purpose=latest.purpose, detail=detail)
+        await self._broadcast_any(versions)
         self._broadcast_at[latest.tx_nonce] = done
+
+    async def _broadcast_any(self, versions: Sequence[SignedTransaction]) -> None:
+        """The last version that the endpoint does not refuse."""
+        tx_nonce, refused = versions[-1].tx_nonce, False
+        for version in reversed(versions):
+            try:
+                await self._broadcast(version)
+            except ChainError as error:  # the others must not wait for it
+                purpose, detail = version.purpose, error.detail
+                log.event(_logger, "transaction_refused", level=logging.WARNING, purpose=purpose, detail=detail)
+                refused |= not isinstance(error, InsufficientFunds)  # which time may cure
+            else:
+                self._refused.discard(tx_nonce)
+                return
+        if refused:
+            self._refused.add(tx_nonce)
 
     async def _settled(self, versions: Sequence[SignedTransaction]) -> Outcome | None:
         """The final outcome, if all endpoints that answer agree on it."""
@@ -350,7 +379,7 @@ class TransactionSender:
                 said = await _settled(witness, self.address, versions, self._policy.confirmations)
             except (ChainUnavailable, ChainError):
                 continue
-            if not _agree(said, outcome):
+            if _essence(said) != _essence(outcome):
                 return None
         return outcome
 
@@ -369,18 +398,19 @@ async def _settled(
         if (receipt := await chain.receipt(transaction.tx_hash)) is not None:
             mined = _mined(transaction, receipt)
             canonical = await chain.block(mined.block_number)
-            return mined if mined.block_number <= deep.number and mined.block_hash == canonical.hash else None
+            if mined.block_number > deep.number or mined.block_hash != canonical.hash:
+                return None
+            return mined if _call(transaction) == _call(versions[0]) else Displaced(versions[0])
     # None of ours took its tx_nonce, if it was the same chain that answered all the while.
     return Displaced(versions[-1]) if await chain.block(deep.number) == deep else None
 
 
-def _agree(one: Outcome | None, other: Outcome | None) -> bool:
-    """Not all of it is compared: clients add fields of their own to logs."""
-    return (type(one), _block_hash(one)) == (type(other), _block_hash(other))
-
-
-def _block_hash(outcome: Outcome | None) -> bytes | None:
-    return outcome.block_hash if isinstance(outcome, Mined) else None
+def _essence(outcome: Outcome | None) -> tuple[Any, ...]:
+    """What endpoints must agree on; clients add fields of their own to logs."""
+    if not isinstance(outcome, Mined):
+        return (outcome,)
+    logs = tuple((entry["address"], *entry["topics"], entry["data"]) for entry in outcome.logs)
+    return outcome.transaction, outcome.succeeded, outcome.block_hash, outcome.gas_used, outcome.gas_cost, logs
 
 
 def _mined(transaction: SignedTransaction, receipt: TxReceipt) -> Mined:
@@ -391,6 +421,7 @@ def _mined(transaction: SignedTransaction, receipt: TxReceipt) -> Mined:
             succeeded=receipt["status"] == 1,
             block_number=receipt["blockNumber"],
             block_hash=bytes(receipt["blockHash"]),
+            gas_used=receipt["gasUsed"],
             gas_cost=receipt["gasUsed"] * receipt["effectiveGasPrice"],
             contract=receipt["contractAddress"],
             logs=tuple(receipt["logs"]),
@@ -414,6 +445,11 @@ def _unsigned(transaction: SignedTransaction) -> dict[str, Any]:
     fields = TypedTransaction.from_bytes(HexBytes(transaction.raw)).as_dict()
     wanted = {"chainId", "nonce", "gas", "to", "value", "data", "maxFeePerGas", "maxPriorityFeePerGas"}
     return {key: value for key, value in fields.items() if key in wanted and (key != "to" or value)}
+
+
+def _call(transaction: SignedTransaction) -> tuple[Any, ...]:
+    fields = _unsigned(transaction)
+    return fields.get("to"), fields["value"], fields["data"]
 
 
 def _cost(transaction: SignedTransaction) -> int:

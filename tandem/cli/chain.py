@@ -2,9 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
-from dataclasses import asdict
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
@@ -14,14 +14,26 @@ import click
 
 from tandem.chain.broker import SenderFunds, TicketBroker, deployment
 from tandem.chain.keystore import create_keystore, load_keystore
-from tandem.chain.rpc import connect
-from tandem.chain.transactions import MemoryJournal, TransactionPolicy, TransactionSender
+from tandem.chain.rpc import Chain, connect
+from tandem.chain.settings import endpoint_url
+from tandem.chain.transactions import GWEI, MemoryJournal, TransactionPolicy, TransactionSender
 from tandem.clock import SystemClock
-from tandem.protocol.errors import TandemError
+from tandem.protocol.errors import ConfigurationError, TandemError
 from tandem.protocol.signing import Address, parse_address
 from tandem.protocol.units import format_amount, parse_amount
 
 P = ParamSpec("P")
+Command = Callable[..., Coroutine[Any, Any, None]]
+
+
+class _Url(click.ParamType[str]):
+    name = "url"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return endpoint_url(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 class _Address(click.ParamType[str]):
@@ -44,15 +56,79 @@ class _Amount(click.ParamType[int]):
             self.fail(str(error), param, ctx)
 
 
+class _Share(_Amount):
+    """An amount, or all that there is: None."""
+
+    name = "amount|all"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        return ALL if value == "all" else super().convert(value, param, ctx)
+
+
+ALL = -1
+URL = _Url()
 ADDRESS = _Address()
+SHARE = _Share()
 AMOUNT = _Amount()
 FILE = click.Path(path_type=Path, dir_okay=False)
 
-_rpc = click.option("--rpc", required=True, metavar="URL", help="The chain's JSON-RPC endpoint.")
 _contract = click.option("--contract", required=True, type=ADDRESS, help="The ticket contract.")
-_keystore = click.option("--keystore", required=True, type=FILE, help="The account's encrypted key.")
 _password_file = click.option("--password-file", required=True, type=FILE, help="Holds the keystore's password.")
+_to = click.option("--to", type=ADDRESS, help="Who gets it; the account itself if not given.")
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+_connection = (
+    click.option(
+        "--rpc",
+        required=True,
+        multiple=True,
+        type=URL,
+        help="The chain's JSON-RPC endpoint; several are tried in turn.",
+    ),
+    click.option("--chain-id", type=click.IntRange(1), help="The chain that must be served; whichever if not given."),
+)
+_account = (
+    *_connection,
+    click.option("--keystore", required=True, type=FILE, help="The account's encrypted key."),
+    _password_file,
+    click.option("--confirmations", type=click.IntRange(1, 120), default=1, show_default=True, help="Blocks to wait."),
+    click.option("--max-fee-per-gas", type=AMOUNT, default=200 * GWEI, help="To pay for a unit of gas; 200gwei."),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    rpc: tuple[str, ...]
+    chain_id: int | None
+
+    def open(self) -> AbstractAsyncContextManager[Chain]:
+        return connect(*self.rpc, chain_id=self.chain_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Payer:
+    """The account that a command acts for, and how it pays."""
+
+    rpc: tuple[str, ...]
+    chain_id: int | None
+    keystore: Path
+    password_file: Path
+    confirmations: int
+    max_fee_per_gas: int
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[TransactionSender]:
+        key = load_keystore(self.keystore, self.password_file)
+        policy = TransactionPolicy(self.confirmations, self.max_fee_per_gas, poll_seconds=0.5)
+        async with Connection(self.rpc, self.chain_id).open() as connected:
+            yield TransactionSender(connected, key, MemoryJournal(), SystemClock(), policy)
+
+    @asynccontextmanager
+    async def at(self, contract: Address) -> AsyncIterator[tuple[TransactionSender, TicketBroker]]:
+        async with self.open() as account:
+            broker = TicketBroker(account.chain, contract)
+            await broker.check()
+            yield account, broker
 
 
 def _runs(command: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
@@ -68,48 +144,60 @@ def _runs(command: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
     return run
 
 
+def _taking(kind: type[Any], options: Sequence[Callable[[Any], Any]]) -> Callable[[Command], Callable[..., None]]:
+    """Give the command one object, made of these options, as its first argument."""
+    names = [field.name for field in fields(kind)]
+
+    def decorate(command: Command) -> Callable[..., None]:
+        @wraps(command)
+        async def with_object(**given: Any) -> None:
+            await command(kind(**{name: given.pop(name) for name in names}), **given)
+
+        run = _runs(with_object)
+        for option in reversed(options):
+            run = option(run)
+        return run
+
+    return decorate
+
+
+_reads = _taking(Connection, _connection)
+_sends = _taking(Payer, _account)
+
+
 @click.group()
 def chain() -> None:
-    """The ticket contract: deploy it, fund it, look into it."""
+    """The ticket contract: deploy it, fund it, look into it, take money out of it."""
 
 
 @chain.command()
-@_rpc
-@_keystore
-@_password_file
+@_sends
 @click.option("--unlock-period", type=click.IntRange(1, 2**32 - 1), required=True, help="In seconds.")
 @_json
-@_runs
-async def deploy(rpc: str, keystore: Path, password_file: Path, unlock_period: int, as_json: bool) -> None:
+async def deploy(payer: Payer, unlock_period: int, as_json: bool) -> None:
     """Deploy the contract and print its address."""
-    async with _account(rpc, keystore, password_file) as account:
+    async with payer.open() as account:
         mined = await account.send(deployment(unlock_period), "deploy")
-        fields = {
+        found = {
             "contract": mined.contract,
             "chain_id": account.chain.chain_id,
             "block_number": mined.block_number,
             "tx_hash": "0x" + mined.transaction.tx_hash.hex(),
         }
-        click.echo(json.dumps(fields) if as_json else mined.contract)
+        click.echo(json.dumps(found) if as_json else mined.contract)
 
 
 @chain.command()
-@_rpc
+@_sends
 @_contract
-@_keystore
-@_password_file
 @click.option("--deposit", type=AMOUNT, default=0, help="To add to the deposit: 1500, 3gwei or 0.25ether.")
 @click.option("--reserve", type=AMOUNT, default=0, help="To add to the reserve.")
 @click.option("--sender", type=ADDRESS, help="Whose; the account's own if not given.")
-@_runs
-async def fund(
-    rpc: str, contract: Address, keystore: Path, password_file: Path, deposit: int, reserve: int, sender: Address | None
-) -> None:
+async def fund(payer: Payer, contract: Address, deposit: int, reserve: int, sender: Address | None) -> None:
     """Add to a sender's deposit, reserve or both."""
     if not deposit and not reserve:
         raise click.UsageError("expected --deposit or --reserve, got neither: say how much to add")
-    async with _account(rpc, keystore, password_file) as account:
-        broker = await _broker(account, contract)
+    async with payer.at(contract) as (account, broker):
         whose = sender or account.address
         if deposit:
             await account.send(broker.fund_deposit(whose, deposit), "fund deposit")
@@ -120,67 +208,152 @@ async def fund(
 
 
 @chain.command()
-@_rpc
+@_sends
 @_contract
-@_keystore
-@_password_file
-@click.argument("recipient", type=ADDRESS)
-@click.argument("amount", type=AMOUNT)
-@_runs
-async def allocate(
-    rpc: str, contract: Address, keystore: Path, password_file: Path, recipient: Address, amount: int
-) -> None:
-    """Set what of the account's reserve a recipient alone may draw; lowering waits for the unlock period."""
-    async with _account(rpc, keystore, password_file) as account:
-        broker = await _broker(account, contract)
-        await account.send(broker.allocate([(recipient, amount)]), "allocate")
-        _show(await broker.funds(account.address, recipient))
+@click.argument("allocations", nargs=-1, required=True, metavar="RECIPIENT AMOUNT [RECIPIENT AMOUNT]…")
+async def allocate(payer: Payer, contract: Address, allocations: tuple[str, ...]) -> None:
+    """Set what of the account's reserve recipients alone may draw, all in one transaction.
+
+    Raising is immediate; lowering waits for the unlock period.
+    """
+    wanted = _allocations(allocations)
+    async with payer.at(contract) as (account, broker):
+        await account.send(broker.allocate(wanted), "allocate")
+        for recipient, _ in wanted:
+            found = await broker.funds(account.address, recipient)
+            click.echo(f"{recipient} alone may draw {format_amount(found.allocation)}{_falls(found)}")
+
+
+def _allocations(words: Sequence[str]) -> list[tuple[Address, int]]:
+    if len(words) % 2:
+        raise click.UsageError(f"expected pairs of RECIPIENT and AMOUNT, got {len(words)} words")
+    return [
+        (ADDRESS.convert(recipient, None, None), AMOUNT.convert(amount, None, None))
+        for recipient, amount in zip(words[::2], words[1::2], strict=True)
+    ]
 
 
 @chain.command("authorise-signer")
-@_rpc
+@_sends
 @_contract
-@_keystore
-@_password_file
 @click.argument("signer", type=ADDRESS)
-@_runs
-async def authorise_signer(rpc: str, contract: Address, keystore: Path, password_file: Path, signer: Address) -> None:
+async def authorise_signer(payer: Payer, contract: Address, signer: Address) -> None:
     """Let a key sign the account's tickets, and nothing else."""
-    async with _account(rpc, keystore, password_file) as account:
-        broker = await _broker(account, contract)
+    async with payer.at(contract) as (account, broker):
         await account.send(broker.authorise_signer(signer), "authorise signer")
         click.echo(f"{signer} may sign tickets of {account.address}")
 
 
+@chain.command("revoke-signer")
+@_sends
+@_contract
+@click.argument("signer", type=ADDRESS)
+async def revoke_signer(payer: Payer, contract: Address, signer: Address) -> None:
+    """End a key's right to sign the account's tickets, once the unlock period has passed."""
+    async with payer.at(contract) as (account, broker):
+        await account.send(broker.revoke_signer(signer), "revoke signer")
+        until = await broker.signer_valid_until(account.address, signer)
+        click.echo(f"{signer} may sign tickets of {account.address} until {_time(until)}")
+
+
 @chain.command()
-@_rpc
+@_sends
+@_contract
+async def unlock(payer: Payer, contract: Address) -> None:
+    """Start the unlock period, after which the deposit and what is not allocated of the reserve may be withdrawn."""
+    async with payer.at(contract) as (account, broker):
+        await account.send(broker.unlock(), "unlock")
+        click.echo(f"{account.address}: {_lock(await broker.funds(account.address, account.address))}")
+
+
+@chain.command("cancel-unlock")
+@_sends
+@_contract
+async def cancel_unlock(payer: Payer, contract: Address) -> None:
+    """Lock the account's deposit and reserve again."""
+    async with payer.at(contract) as (account, broker):
+        await account.send(broker.cancel_unlock(), "cancel unlock")
+        click.echo(f"{account.address}: {_lock(await broker.funds(account.address, account.address))}")
+
+
+@chain.command("withdraw-deposit")
+@_sends
+@_contract
+@_to
+@click.argument("amount", type=SHARE)
+async def withdraw_deposit(payer: Payer, contract: Address, to: Address | None, amount: int) -> None:
+    """Take from the account's deposit, once it is unlocked: an amount, or all."""
+    async with payer.at(contract) as (account, broker):
+        whole = (await broker.funds(account.address, account.address)).deposit
+        wei, receiver = _share(amount, whole, "deposit"), to or account.address
+        await account.send(broker.withdraw_deposit(wei, receiver), "withdraw deposit")
+        click.echo(f"sent {format_amount(wei)} of the deposit to {receiver}")
+
+
+@chain.command("withdraw-reserve")
+@_sends
+@_contract
+@_to
+@click.argument("amount", type=SHARE)
+async def withdraw_reserve(payer: Payer, contract: Address, to: Address | None, amount: int) -> None:
+    """Take from what is not allocated of the account's reserve, once it is unlocked: an amount, or all."""
+    async with payer.at(contract) as (account, broker):
+        found = await broker.funds(account.address, account.address)
+        wei = _share(amount, found.reserve - found.allocated, "reserve that is not allocated")
+        receiver = to or account.address
+        await account.send(broker.withdraw_reserve(wei, receiver), "withdraw reserve")
+        click.echo(f"sent {format_amount(wei)} of the reserve to {receiver}")
+
+
+@chain.command("withdraw-credit")
+@_sends
+@_contract
+@_to
+async def withdraw_credit(payer: Payer, contract: Address, to: Address | None) -> None:
+    """Take what tickets paid and the account did not accept."""
+    async with payer.at(contract) as (account, broker):
+        wei, receiver = _share(ALL, await broker.credit(account.address), "credit"), to or account.address
+        await account.send(broker.withdraw_credit(receiver), "withdraw credit")
+        click.echo(f"sent {format_amount(wei)} of credit to {receiver}")
+
+
+def _share(amount: int, whole: int, what: str) -> int:
+    if amount == ALL and not whole:
+        raise ConfigurationError(f"expected a {what} of the account to withdraw, there is none")
+    return whole if amount == ALL else amount
+
+
+@chain.command("funds")
+@_reads
 @_contract
 @click.argument("sender", type=ADDRESS)
 @click.argument("recipient", type=ADDRESS)
 @_json
-@_runs
-async def funds(rpc: str, contract: Address, sender: Address, recipient: Address, as_json: bool) -> None:
+async def show_funds(
+    connection: Connection, contract: Address, sender: Address, recipient: Address, as_json: bool
+) -> None:
     """Show what stands behind a sender's tickets to a recipient."""
-    async with connect(rpc) as connected:
+    async with connection.open() as connected:
         broker = TicketBroker(connected, contract)
         await broker.check()
         found = await broker.funds(sender, recipient)
     if as_json:
         times = {"lowers_at", "unlock_at"}
-        fields = {name: value if name in times else str(value) for name, value in asdict(found).items()}
-        click.echo(json.dumps(fields))
-    else:
-        _show(found)
+        click.echo(json.dumps({key: value if key in times else str(value) for key, value in asdict(found).items()}))
+        return
+    click.echo(f"deposit     {format_amount(found.deposit)}, shared by all recipients")
+    click.echo(f"reserve     {format_amount(found.reserve)}, of it {format_amount(found.allocated)} allocated")
+    click.echo(f"allocation  {format_amount(found.allocation)}, for this recipient alone{_falls(found)}")
+    click.echo(_lock(found))
 
 
 @chain.command()
-@_rpc
+@_reads
 @click.argument("address", type=ADDRESS)
 @_json
-@_runs
-async def balance(rpc: str, address: Address, as_json: bool) -> None:
+async def balance(connection: Connection, address: Address, as_json: bool) -> None:
     """Show what an account holds outside the contract."""
-    async with connect(rpc) as connected:
+    async with connection.open() as connected:
         wei = await connected.balance(address)
     click.echo(json.dumps({"address": address, "wei": str(wei)}) if as_json else format_amount(wei))
 
@@ -199,26 +372,14 @@ async def create(path: Path, password_file: Path) -> None:
     click.echo(create_keystore(path, password_file))
 
 
-@asynccontextmanager
-async def _account(rpc: str, keystore: Path, password_file: Path) -> AsyncIterator[TransactionSender]:
-    key = load_keystore(keystore, password_file)
-    async with connect(rpc) as connected:
-        yield TransactionSender(connected, key, MemoryJournal(), SystemClock(), TransactionPolicy())
+def _falls(funds: SenderFunds) -> str:
+    if funds.lowers_at is None:
+        return ""
+    return f", and {format_amount(funds.lowered_to)} from {_time(funds.lowers_at)} on"
 
 
-async def _broker(account: TransactionSender, contract: Address) -> TicketBroker:
-    broker = TicketBroker(account.chain, contract)
-    await broker.check()
-    return broker
-
-
-def _show(funds: SenderFunds) -> None:
-    click.echo(f"deposit     {format_amount(funds.deposit)}, shared by all recipients")
-    click.echo(f"reserve     {format_amount(funds.reserve)}, of it {format_amount(funds.allocated)} allocated")
-    click.echo(f"allocation  {format_amount(funds.allocation)}, for this recipient alone")
-    if funds.lowers_at is not None:
-        click.echo(f"            falls to {format_amount(funds.lowered_to)} at {_time(funds.lowers_at)}")
-    click.echo("locked" if funds.unlock_at is None else f"may be withdrawn from {_time(funds.unlock_at)} on")
+def _lock(funds: SenderFunds) -> str:
+    return "locked" if funds.unlock_at is None else f"may be withdrawn from {_time(funds.unlock_at)} on"
 
 
 def _time(seconds: int) -> str:

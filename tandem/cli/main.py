@@ -9,7 +9,7 @@ from tandem.cli.commands import TandemGroup
 
 SUMMARIES: Final = {
     "cancel": "Cancel JOB; work that was accepted by then stays charged.",
-    "chain": "The ticket contract: deploy it, fund it, look into it.",
+    "chain": "The ticket contract: deploy it, fund it, look into it, take money out of it.",
     "explain": "Say why JOB is waiting, node by node.",
     "infer": "Run MODEL on input tensors: NAME=[…] or NAME=@FILE, nested like the tensor or flat.",
     "jobs": "List your jobs, newest first.",
@@ -18,7 +18,8 @@ SUMMARIES: Final = {
     "nodes": "List the nodes that are connected.",
     "orchestrator": "Takes jobs over HTTP, schedules them over its nodes, checks the results and pays.",
     "retry": "Try JOB again, which failed; what is done is kept.",
-    "transcode": "Transcode FILE into renditions.",
+    "transcode": "Transcode FILE, or the file at URL, into renditions.",
+    "webhooks": "Webhooks: where each state of your jobs is told, and what became of it.",
 }
 """The commands' own first lines, so that listing them takes no import of what they need: that is seconds."""
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Concatenate, ParamSpec
+from typing import Any, Concatenate, ParamSpec
 
 import click
 from pydantic import BaseModel
@@ -17,12 +17,25 @@ from tandem.client.files import ProgressCallback
 from tandem.protocol.api import JobView
 from tandem.protocol.errors import TandemError
 from tandem.protocol.jobs import JobState
+from tandem.protocol.urls import parse_web_url
 
 P = ParamSpec("P")
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 _PIPE_WIDTH = 240
 """Columns for a program that reads the tables: wide enough to leave every id in one piece."""
+
+
+class WebUrl(click.ParamType[str]):
+    """An http or https URL that the orchestrator is to visit."""
+
+    name = "url"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return parse_web_url(str(value))
+        except ValueError as error:
+            self.fail(f"expected an http or https URL without a password, got {value!r}: {error}", param, ctx)
 
 
 class Refused(click.ClickException):

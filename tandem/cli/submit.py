@@ -3,19 +3,21 @@
 import asyncio
 import json
 import mimetypes
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 from rich.console import Console
 
 from tandem.cli import tables
-from tandem.cli.running import Bars, Session, finish, submitter_command
+from tandem.cli.running import Bars, Session, WebUrl, finish, submitter_command
 from tandem.client import transcode as transcode_request
 from tandem.client.inference import answer, inference_request
 from tandem.protocol.api import JobView, ModelList, TranscodeResult
 from tandem.protocol.jobs import JobState
 from tandem.protocol.ladder import RenditionRequest, VideoSettings
+from tandem.protocol.units import parse_amount
 
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 _FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -35,6 +37,29 @@ class _Rung(click.ParamType[RenditionRequest]):
             self.fail(f"expected HEIGHT or HEIGHT:BITRATE, such as 720 or 720:2500000, got {value!r}", param, ctx)
 
 
+class _Source(click.ParamType[Path | str]):
+    """A file of this machine, or a URL that the orchestrator fetches."""
+
+    name = "file or url"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
+        if "://" in str(value):
+            return WebUrl().convert(value, param, ctx)
+        return Path(str(_FILE.convert(value, param, ctx)))
+
+
+class _Amount(click.ParamType[int]):
+    """`1500`, `3gwei` or `0.25 ether`."""
+
+    name = "amount"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return parse_amount(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
 class _Input(click.ParamType[tuple[str, list[Any]]]):
     """`NAME=[1, 2]` or `NAME=@FILE`."""
 
@@ -51,21 +76,39 @@ class _Input(click.ParamType[tuple[str, list[Any]]]):
         return name, data
 
 
+_webhook = click.option("--webhook", type=WebUrl(), help="Where each state of the job is told.")
+_max_price = click.option("--max-price", type=_Amount(), help="Refuse a job that costs more, such as 0.01ether.")
+
+
 @click.command()
-@click.argument("file", type=_FILE)
+@click.argument("source", metavar="FILE|URL", type=_Source())
 @click.option("--rendition", "-r", "ladder", type=_Rung(), multiple=True, help="A rendition; without any, a ladder.")
 @click.option("--output", "-o", type=_FOLDER, help="Where to put the renditions; without it they are not fetched.")
+@_max_price
+@_webhook
 @submitter_command
-async def transcode(session: Session, file: Path, ladder: tuple[RenditionRequest, ...], output: Path | None) -> None:
-    """Transcode FILE into renditions."""
+async def transcode(
+    session: Session,
+    source: Path | str,
+    ladder: tuple[RenditionRequest, ...],
+    output: Path | None,
+    max_price: int | None,
+    webhook: str | None,
+) -> None:
+    """Transcode FILE, or the file at URL, into renditions."""
     with session.progress() as bars:
-        kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
-        source = await session.client.upload(file, kind, bars.transfer("upload"))
-        job = await session.client.submit(transcode_request(source.id, ladder))
+        given = source if isinstance(source, str) else await _upload(session, source, bars)
+        job = await session.client.submit(transcode_request(given, ladder, max_price=max_price, webhook=webhook))
         job = await finish(session, job, bars)
         if output is not None:
-            await _fetch(session, job, output, file.stem, bars)
+            stem = PurePosixPath(urlsplit(source).path).stem if isinstance(source, str) else source.stem
+            await _fetch(session, job, output, stem or job.id, bars)
     session.print(job, lambda console: tables.job(console, job))
+
+
+async def _upload(session: Session, file: Path, bars: Bars) -> str:
+    kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+    return (await session.client.upload(file, kind, bars.transfer("upload"))).id
 
 
 async def _fetch(session: Session, job: JobView, output: Path, stem: str, bars: Bars) -> None:
@@ -80,10 +123,21 @@ async def _fetch(session: Session, job: JobView, output: Path, stem: str, bars: 
 @click.argument("model")
 @click.option("--version", default="1", show_default=True, help="Of the model.")
 @click.option("--input", "-i", "inputs", type=_Input(), multiple=True, required=True, help="A tensor, as JSON.")
+@_max_price
+@_webhook
 @submitter_command
-async def infer(session: Session, model: str, version: str, inputs: tuple[tuple[str, list[Any]], ...]) -> None:
+async def infer(
+    session: Session,
+    model: str,
+    version: str,
+    inputs: tuple[tuple[str, list[Any]], ...],
+    max_price: int | None,
+    webhook: str | None,
+) -> None:
     """Run MODEL on input tensors: NAME=[…] or NAME=@FILE, nested like the tensor or flat."""
-    request = inference_request(await session.client.model(model, version), dict(inputs))
+    request = inference_request(
+        await session.client.model(model, version), dict(inputs), max_price=max_price, webhook=webhook
+    )
     with session.progress() as bars:
         job = await finish(session, await session.client.submit(request), bars)
 

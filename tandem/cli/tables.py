@@ -5,7 +5,16 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from tandem.protocol.api import Explanation, JobList, JobView, NodeList, ProgressView, TranscodeResult
+from tandem.protocol.api import (
+    DeliveryList,
+    Explanation,
+    JobList,
+    JobView,
+    NodeList,
+    ProgressView,
+    TranscodeResult,
+    WebhookView,
+)
 from tandem.protocol.jobs import AttemptState, ModelInfo
 from tandem.protocol.tensors import TensorSpec
 from tandem.protocol.units import format_amount
@@ -18,9 +27,10 @@ def job(console: Console, view: JobView) -> None:
     if isinstance(view.result, TranscodeResult):
         _renditions(console, view.result)
     done_by = ", ".join(each.node for each in view.attempts if each.state is AttemptState.ACCEPTED)
+    quoted = "nothing" if view.price.quoted is None else format_amount(view.price.quoted)
     console.print(
         f"{view.id}: {view.state}, charged {format_amount(view.price.charged)} of "
-        f"{format_amount(view.price.quoted)} quoted, done by {done_by or 'nobody'}",
+        f"{quoted} quoted, done by {done_by or 'nobody'}",
         highlight=False,
         soft_wrap=True,
     )
@@ -38,7 +48,7 @@ def _renditions(console: Console, result: TranscodeResult) -> None:
         )
         for each in result.renditions
     ]
-    _print(console, ("rendition", "picture", "frames", "bitrate", "size", "artifact"), rows)
+    show(console, ("rendition", "picture", "frames", "bitrate", "size", "artifact"), rows)
 
 
 def explanation(console: Console, found: Explanation) -> None:
@@ -50,7 +60,7 @@ def explanation(console: Console, found: Explanation) -> None:
         for obstacle in node.obstacles
     ]
     if rows:
-        _print(console, ("task", "node", "obstacle", "detail"), rows)
+        show(console, ("task", "node", "obstacle", "detail"), rows)
     elif found.waiting:
         console.print("it waits for a node: none is connected, or one is about to take it")
     else:
@@ -69,7 +79,7 @@ def jobs(console: Console, page: JobList) -> None:
         )
         for each in page.jobs
     ]
-    _print(console, ("job", "kind", "state", "progress", "charged", "submitted (UTC)"), rows)
+    show(console, ("job", "kind", "state", "progress", "charged", "submitted (UTC)"), rows)
 
 
 def _progress(progress: ProgressView) -> str:
@@ -82,7 +92,7 @@ def models(console: Console, found: Sequence[ModelInfo]) -> None:
     rows = [
         (each.name, each.version, _tensors(each.inputs), _tensors(each.outputs), f"{each.cost_us} µs") for each in found
     ]
-    _print(console, ("model", "version", "inputs", "outputs", "cost"), rows)
+    show(console, ("model", "version", "inputs", "outputs", "cost"), rows)
 
 
 def nodes(console: Console, found: NodeList) -> None:
@@ -97,14 +107,36 @@ def nodes(console: Console, found: NodeList) -> None:
         )
         for each in found.nodes
     ]
-    _print(console, ("node", "can", "running", "state", "earned", "in tickets"), rows)
+    show(console, ("node", "can", "running", "state", "earned", "in tickets"), rows)
+
+
+def webhook(console: Console, found: WebhookView) -> None:
+    console.print(f"jobs are told of at {found.url or 'no URL but their own'}", highlight=False, soft_wrap=True)
+    if found.secret:
+        console.print(f"secret, shown this once: {found.secret}", highlight=False, soft_wrap=True)
+
+
+def deliveries(console: Console, page: DeliveryList) -> None:
+    rows = [
+        (
+            each.id,
+            each.type,
+            each.status,
+            str(each.tries),
+            f"{each.happened_at:%Y-%m-%d %H:%M:%S}",
+            each.error or "",
+        )
+        for each in page.deliveries
+    ]
+    show(console, ("event", "type", "status", "tries", "happened (UTC)", "error"), rows)
 
 
 def _tensors(specs: Sequence[TensorSpec]) -> str:
     return ", ".join(f"{spec.name} {spec.datatype} {list(spec.shape)}" for spec in specs)
 
 
-def _print(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def show(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table whose cells are shown whole."""
     table = Table()
     for column in columns:
         table.add_column(column, overflow="fold")  # ids are to be copied whole

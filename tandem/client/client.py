@@ -16,9 +16,23 @@ from tandem.client.http import Http
 from tandem.client.inference import Inference, answer, inference_request
 from tandem.client.updates import EventReader, JobUpdate
 from tandem.clock import Clock, SystemClock
-from tandem.protocol.api import ArtifactView, Explanation, JobList, JobView, ModelList, NewModel, NodeList, QuoteView
+from tandem.protocol.api import (
+    ArtifactView,
+    DeliveryList,
+    DeliveryView,
+    Explanation,
+    JobList,
+    JobView,
+    ModelList,
+    NewModel,
+    NodeList,
+    QuoteView,
+    WebhookSettings,
+    WebhookView,
+)
 from tandem.protocol.errors import Unavailable
 from tandem.protocol.jobs import InferenceRequest, JobState, ModelInfo, TranscodeRequest
+from tandem.protocol.webhooks import DeliveryStatus
 
 Request = TranscodeRequest | InferenceRequest
 
@@ -90,8 +104,7 @@ class TandemClient:
     async def jobs(self, *, state: JobState | None = None, after: str | None = None, limit: int = 50) -> JobList:
         """One page, newest first; its `next` is the `after` of the following one."""
         query = {"state": state, "after": after, "limit": str(limit)}
-        given = {name: str(value) for name, value in query.items() if value is not None}
-        return await self._http.call("GET", "/v1/jobs", JobList, query=given)
+        return await self._http.call("GET", "/v1/jobs", JobList, query=_given(query))
 
     async def cancel(self, job_id: str) -> JobView:
         return await self._http.call("DELETE", f"/v1/jobs/{escape(job_id)}", JobView)
@@ -149,6 +162,30 @@ class TandemClient:
     async def nodes(self) -> NodeList:
         return await self._http.call("GET", "/v1/nodes", NodeList)
 
+    async def set_webhook(self, url: str | None) -> WebhookView:
+        """Has each state of jobs that name no webhook told at the URL. The first answer holds the secret."""
+        return await self._http.call("PUT", "/v1/webhook", WebhookView, **_json(WebhookSettings(url=url)))
+
+    async def rotate_webhook_secret(self) -> WebhookView:
+        """A new secret, shown in this answer alone; the old one signs as well for a day."""
+        return await self._http.call("POST", "/v1/webhook/secret", WebhookView)
+
+    async def deliveries(
+        self,
+        *,
+        job: str | None = None,
+        status: DeliveryStatus | None = None,
+        after: str | None = None,
+        limit: int = 50,
+    ) -> DeliveryList:
+        """One page of what was sent to webhooks or is to be; its `next` is the `after` of the following one."""
+        query = {"job": job, "status": status, "after": after, "limit": str(limit)}
+        return await self._http.call("GET", "/v1/webhook/deliveries", DeliveryList, query=_given(query))
+
+    async def redeliver(self, event_id: str) -> DeliveryView:
+        """Has an event sent to its webhook once more."""
+        return await self._http.call("POST", f"/v1/webhook/deliveries/{escape(event_id)}/redelivery", DeliveryView)
+
     async def _stream(self, job_id: str) -> AsyncGenerator[JobUpdate, None]:
         reader, update = EventReader(), JobUpdate(JobState.QUEUED)
         async with self._http.open("GET", f"/v1/jobs/{escape(job_id)}/events") as response:
@@ -178,6 +215,10 @@ class _Waits:
         pause = _BACKOFF[min(self._count, len(_BACKOFF) - 1)]
         self._count += 1
         return pause
+
+
+def _given(query: Mapping[str, object]) -> dict[str, str]:
+    return {name: str(value) for name, value in query.items() if value is not None}
 
 
 def _json(request: BaseModel) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from tandem.protocol.api import InferenceResult, JobView
 from tandem.protocol.errors import InvalidTensor
 from tandem.protocol.jobs import InferenceRequest, ModelInfo
 from tandem.protocol.tensors import Datatype, TensorJson, TensorSpec
+from tandem.protocol.webhooks import WebhookTarget
 
 _FLOATS = frozenset({Datatype.FP16, Datatype.FP32, Datatype.FP64})
 
@@ -21,13 +22,26 @@ class Inference:
     job: JobView
 
 
-def inference_request(model: ModelInfo, inputs: Mapping[str, Sequence[Any]]) -> InferenceRequest:
+def inference_request(
+    model: ModelInfo,
+    inputs: Mapping[str, Sequence[Any]],
+    *,
+    max_price: int | None = None,
+    webhook: str | None = None,
+) -> InferenceRequest:
     """Raises InvalidTensor for inputs that the model does not have, or whose shape cannot be told."""
     specs = {spec.name: spec for spec in model.inputs}
     if set(inputs) != set(specs):
         raise InvalidTensor(f"expected the inputs {sorted(specs)} of {model.name}, got {sorted(inputs)}")
     tensors = tuple(tensor_json(specs[name], data) for name, data in inputs.items())
-    return InferenceRequest(kind="inference", model=model.name, version=model.version, inputs=tensors)
+    return InferenceRequest(
+        kind="inference",
+        model=model.name,
+        version=model.version,
+        inputs=tensors,
+        max_price=max_price,
+        webhook=WebhookTarget(url=webhook) if webhook else None,
+    )
 
 
 def tensor_json(spec: TensorSpec, data: Sequence[Any]) -> TensorJson:

@@ -17,6 +17,8 @@ from tandem.protocol.ladder import AudioRendition, Rendition
 from tandem.protocol.pricing import Prices
 from tandem.protocol.tensors import Datatype, FixedShape, TensorJson
 from tandem.protocol.units import Wei
+from tandem.protocol.urls import WebUrl
+from tandem.protocol.webhooks import DeliveryStatus, WebhookTarget
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 PROBLEM_PREFIX = "urn:tandem:error:"
@@ -81,6 +83,8 @@ class TensorEcho(View):
 
 class InferenceEcho(View):
     kind: Literal["inference"] = "inference"
+    max_price: Wei | None = None
+    webhook: WebhookTarget | None = None
     model: str
     version: str
     inputs: tuple[TensorEcho, ...]
@@ -113,15 +117,19 @@ class RenditionProgressView(View):
 
 class ProgressView(View):
     percent: float
+    """While the job is preparing: of the fetch. From then on: of the work."""
     remaining_seconds: float | None = None
     speed: float | None = None
     """Seconds of the source a second at present, by all nodes together: 2 is twice real time. Of a transcode."""
     renditions: tuple[RenditionProgressView, ...] = ()
     """Of a transcode."""
+    fetched_bytes: int | None = None
+    """Of an input that is being fetched."""
 
 
 class PriceView(View):
-    quoted: Wei
+    quoted: Wei | None
+    """None as long as the job is not prepared."""
     charged: Wei
     """The sum of what accepted attempts cost; other attempts cost nothing."""
 
@@ -153,6 +161,17 @@ class InferenceResult(View):
     outputs: tuple[TensorJson, ...]
     provider: str
     """The ONNX Runtime provider that ran it."""
+
+
+class ExportView(View):
+    """How far the results are on their way to URLs of the submitter."""
+
+    written: tuple[str, ...]
+    """Names of those that are there."""
+    tries: int
+    """That failed."""
+    error: str | None = None
+    """Of the last that did."""
 
 
 class AttemptView(View):
@@ -188,6 +207,59 @@ class JobView(JobSummary):
     request: RequestEcho
     result: TranscodeResult | InferenceResult | None = None
     attempts: tuple[AttemptView, ...] = ()
+    export: ExportView | None = None
+    """Of a job whose request has URLs to write results to, once there are results."""
+
+
+class WebhookSettings(Frozen):
+    """Where the jobs of an API key are told of, unless a request says otherwise."""
+
+    url: WebUrl | None
+
+
+class WebhookView(View):
+    """The webhook of an API key. Its secret is shown when it is made, and never again."""
+
+    url: str | None
+    secret: str | None = None
+    secret_made_at: datetime
+
+
+class DeliveryView(View):
+    """One event of one job, on its way to its webhook."""
+
+    id: str
+    """The event's: `webhook-id`, however often it is sent."""
+    job: str
+    type: str
+    """`job.` and the state."""
+    url: str
+    status: DeliveryStatus
+    happened_at: datetime
+    tries: int
+    next_try_at: datetime | None = None
+    delivered_at: datetime | None = None
+    error: str | None = None
+    """Of the last try that failed."""
+
+
+class DeliveryList(View):
+    deliveries: tuple[DeliveryView, ...]
+    next: str | None = None
+    """To be given as `after` for the next page; None at the end."""
+
+
+class WebhookEvent(View):
+    """The body of a webhook."""
+
+    id: str
+    type: str
+    """`job.` and the state that the job has come to."""
+    timestamp: datetime
+    """When it came to it."""
+    data: JobView
+    """The job. Where it has moved on since, only what does not contradict that state; where the whole would pass
+    64 KiB, without attempts and result."""
 
 
 class ObstacleView(View):

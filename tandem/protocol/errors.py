@@ -5,7 +5,8 @@
     │   ├── Unavailable         unavailable: a dependency does not answer, or is full
     │   │   ├── ChainUnavailable    chain_unavailable: no RPC endpoint answers
     │   │   │   └── FeeCapExceeded      fee_cap_exceeded: gas costs more than the settings allow
-    │   │   └── NoCapacity          no_capacity: the node has no room for this attempt
+    │   │   ├── NoCapacity          no_capacity: the node has no room for this attempt
+    │   │   └── UrlUnavailable      url_unavailable: the server of a URL does not answer, or not to the end
     │   ├── AttemptLost         attempt_lost: the lease ran out or the node went away
     │   ├── AttemptReturned     attempt_returned: a draining node handed the attempt back
     │   ├── ChildCrashed        child_crashed: an executor's process ended by a signal or without an answer
@@ -19,7 +20,11 @@
         │   ├── InvalidTensor       invalid_tensor: wrong name, shape, datatype or data
         │   ├── InvalidModel        invalid_model: not a model that Tandem can serve
         │   ├── UnreadableMedia     unreadable_media: no decodable video in the file
+        │   ├── UrlForbidden        url_forbidden: a URL leads where the orchestrator may not go
+        │   ├── UrlRefused          url_refused: the server of a URL does not give what it names
+        │   ├── PriceExceeded       price_exceeded: the job costs more than its max_price
         │   └── IdempotencyConflict idempotency_conflict: the key was used for another request
+        ├── WebhookInvalid      webhook_invalid: not signed with the secret, or not now
         ├── NotFound            not_found: no such job, model, artifact or path
         ├── Unauthorized        unauthorized: no key, or a wrong one
         ├── Forbidden           forbidden: the key is good, but not for this
@@ -89,6 +94,10 @@ class NoCapacity(Unavailable):
     code = "no_capacity"
 
 
+class UrlUnavailable(Unavailable):
+    code = "url_unavailable"
+
+
 class AttemptLost(RetryableError):
     code = "attempt_lost"
 
@@ -143,9 +152,25 @@ class UnreadableMedia(InvalidRequest):
     code = "unreadable_media"
 
 
+class UrlForbidden(InvalidRequest):
+    code = "url_forbidden"
+
+
+class UrlRefused(InvalidRequest):
+    code = "url_refused"
+
+
+class PriceExceeded(InvalidRequest):
+    code = "price_exceeded"
+
+
 class IdempotencyConflict(InvalidRequest):
     code = "idempotency_conflict"
     status = 422
+
+
+class WebhookInvalid(FinalError):
+    code = "webhook_invalid"
 
 
 class NotFound(FinalError):

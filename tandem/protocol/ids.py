@@ -40,6 +40,19 @@ def task_id(job: str, index: int) -> str:
     return f"{job}.{index}"
 
 
+def event_id(job: str, number: int) -> str:
+    """The id of an event of a job, numbered from 1."""
+    return f"evt_{job.removeprefix('job_')}_{number}"
+
+
+def parse_event_id(text: str) -> tuple[str, int]:
+    """The inverse of `event_id`; raises ValueError."""
+    match = re.fullmatch(r"evt_([0-9a-f]{28})_([0-9]{1,9})", text)
+    if match is None:
+        raise ValueError(f"expected the id of an event, such as evt_…_1, got {text[:80]!r}")
+    return f"job_{match[1]}", int(match[2])
+
+
 def job_of(task: str) -> str:
     """The job that a task belongs to."""
     return task.rpartition(".")[0]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from tandem.protocol.errors import InvalidTransition
 from tandem.protocol.ids import ArtifactId, Frozen, Name
@@ -33,14 +33,20 @@ from tandem.protocol.ladder import (
 )
 from tandem.protocol.media import MAX_TRACKS, Instant, MediaInfo, VideoCodec
 from tandem.protocol.tensors import MAX_TENSORS, TensorJson, TensorMeta, TensorSpec
-from tandem.protocol.units import ceil_div
+from tandem.protocol.units import Wei, ceil_div
+from tandem.protocol.urls import WebUrl
+from tandem.protocol.webhooks import WebhookTarget
 
 
 class JobState(StrEnum):
+    PREPARING = "preparing"
+    """Its input is being fetched and looked into; its tasks and its price are not known yet."""
     QUEUED = "queued"
     RUNNING = "running"
     VERIFYING = "verifying"
     """Results of all that is open are being checked, or put together to what players open."""
+    EXPORTING = "exporting"
+    """All is done, and its results are being written to URLs of the submitter."""
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -70,11 +76,20 @@ class AttemptState(StrEnum):
 
 
 JOB_TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
+    JobState.PREPARING: frozenset({JobState.QUEUED, JobState.FAILED, JobState.CANCELLED}),
     JobState.QUEUED: frozenset({JobState.RUNNING, JobState.FAILED, JobState.CANCELLED}),
     JobState.RUNNING: frozenset({JobState.QUEUED, JobState.VERIFYING, JobState.FAILED, JobState.CANCELLED}),
     JobState.VERIFYING: frozenset(
-        {JobState.QUEUED, JobState.RUNNING, JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}
+        {
+            JobState.QUEUED,
+            JobState.RUNNING,
+            JobState.EXPORTING,
+            JobState.SUCCEEDED,
+            JobState.FAILED,
+            JobState.CANCELLED,
+        }
     ),
+    JobState.EXPORTING: frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}),
     JobState.SUCCEEDED: frozenset(),
     JobState.FAILED: frozenset({JobState.QUEUED, JobState.RUNNING, JobState.VERIFYING}),
     JobState.CANCELLED: frozenset(),
@@ -141,12 +156,42 @@ class ArtifactInput(Frozen):
     artifact: ArtifactId
 
 
-class TranscodeRequest(Frozen):
+class UrlInput(Frozen):
+    """Fetched by the orchestrator while the job is `preparing`."""
+
+    url: WebUrl
+
+
+def _input_kind(value: object) -> str:
+    has_url = "url" in value if isinstance(value, Mapping) else isinstance(value, UrlInput)
+    return "from_url" if has_url else "from_artifact"
+
+
+JobInput = Annotated[
+    Annotated[ArtifactInput, Tag("from_artifact")] | Annotated[UrlInput, Tag("from_url")], Discriminator(_input_kind)
+]
+
+
+class NewJob(Frozen):
+    """What every request may say."""
+
+    max_price: Wei | None = None
+    """A job that costs more is refused, or fails if its price is known only once it is prepared."""
+    webhook: WebhookTarget | None = None
+    """Where each new state of the job is told; None: where the API key's settings say, if they do."""
+
+
+class OutputRequest(OutputSettings):
+    upload: Annotated[Mapping[Name, WebUrl], Field(max_length=MAX_RENDITIONS)] = {}
+    """Presigned URLs by rendition: each is written there by PUT, and then the job has succeeded."""
+
+
+class TranscodeRequest(NewJob):
     kind: Literal["transcode"]
-    input: ArtifactInput
+    input: JobInput
     ladder: Annotated[tuple[RenditionRequest, ...], Field(min_length=1, max_length=MAX_RENDITIONS)] | None = None
     """None: an ABR ladder that never upscales."""
-    output: OutputSettings = OutputSettings()
+    output: OutputRequest = OutputRequest()
     gop_seconds: Annotated[float, Field(ge=0.5, le=10, allow_inf_nan=False)] = 2.0
     """Keyframes are this far apart, at the same times in all renditions."""
     audio_tracks: Annotated[tuple[Track, ...], Field(min_length=1, max_length=8)] | None = None
@@ -161,11 +206,16 @@ class TranscodeRequest(Frozen):
     poster: PosterRequest | None = None
 
 
-class InferenceRequest(Frozen):
+class InferenceRequest(NewJob):
     kind: Literal["inference"]
     model: Name
     version: Name = "1"
     inputs: Annotated[tuple[TensorJson, ...], Field(min_length=1, max_length=MAX_TENSORS)]
+
+
+def uploads_of(request: TranscodeRequest | InferenceRequest) -> Mapping[str, str]:
+    """URLs that results are to be written to, by name."""
+    return request.output.upload if isinstance(request, TranscodeRequest) else {}
 
 
 JobRequest = Annotated[TranscodeRequest | InferenceRequest, Field(discriminator="kind")]

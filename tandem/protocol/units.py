@@ -3,7 +3,7 @@
 import re
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, PlainSerializer
+from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 UINT256_MAX = 2**256 - 1
 
@@ -19,6 +19,7 @@ Uint256 = Annotated[
     BeforeValidator(_integer),
     Field(ge=0, le=UINT256_MAX, strict=True),
     PlainSerializer(str, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "pattern": "^[0-9]{1,78}$"}),
 ]
 """An unsigned 256-bit integer; in JSON a decimal string, since JSON numbers lose digits beyond 2**53."""
 

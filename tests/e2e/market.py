@@ -120,7 +120,7 @@ class Market:
         return self._start(
             "orchestrator",
             *("orchestrator", "run", "--data", f"{self.folder}/orchestrator", "--http.port", str(self.port)),
-            *("--chain.rpc", self.anvil.url, "--chain.contract", self.contract),
+            *("--chain.rpc", self.anvil.url, "--chain.contract", self.contract, "--chain.stall", "0"),
             *("--chain.keystore", f"{self.folder}/sender.json", "--chain.password-file", f"{self.folder}/password"),
             *("--leases.lease", str(self.lease), "--payment.max-ahead", str(MAX_AHEAD), *flags),
         )
@@ -139,8 +139,10 @@ class Market:
             name,
             *("node", "run", "--data", str(data), "--orchestrator.url", self.url),
             *("--chain.rpc", self.anvil.url, "--chain.contract", self.contract, "--chain.poll", "0.1"),
+            *("--chain.confirmations", "1", "--chain.stall", "0"),
             *("--chain.max-priority-fee-per-gas", "0", "--redemption.refresh", "1"),
-            *("--tickets.expected-value", str(EXPECTED_VALUE), "--tickets.odds", str(ODDS)),
+            *("--tickets.min-face-value", str(FACE_VALUE), "--tickets.odds", str(ODDS)),
+            *("--tickets.max-face-value", str(FACE_VALUE)),
             *flags,
         )
 

@@ -61,7 +61,7 @@ async def test_main_job(market: Market, tmp_path: Path) -> None:
 
         jobs = [await client.job(summary.id) for summary in (await client.jobs()).jobs]
         charged = sum(job.price.charged for job in jobs)
-        assert all(0 < job.price.charged <= job.price.quoted for job in jobs)
+        assert all(0 < job.price.charged <= (job.price.quoted or 0) for job in jobs)
         assert isinstance(transcoded.result, TranscodeResult)
         assert all(isinstance(job.result, InferenceResult) for job in jobs if job.kind == "inference")
 

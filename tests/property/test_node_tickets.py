@@ -13,13 +13,15 @@ from node.adapters.ticket_store import SqliteTicketStore
 from node.core.acceptance import Till, check, fund
 from node.core.admission import Situation, refusal
 from node.core.exposure import Balance
-from node.core.terms import TermsPolicy, issue
+from node.core.terms import Stakes, issue
+from node.ports.contract import RedemptionOutcome
 from tandem.protocol.errors import TicketError
 from tandem.protocol.tickets import TicketParams
 from tests.fixtures.node import DOMAIN, NODE, NOW, OFFER, PRICE, SENDER, backing, inference, paid, payment
 
-POLICY = TermsPolicy(expected_value=1000, odds=2, lifetime=500.0)
-FACE = POLICY.face_value
+STAKES = Stakes(face_value=2000, odds=2)
+LIFETIME = 500.0
+FACE = STAKES.face_value
 nonces = st.lists(st.integers(0, 12), min_size=1, max_size=4)
 
 
@@ -47,8 +49,8 @@ class Tickets(RuleBasedStateMachine):
     @rule()
     def issue(self) -> None:
         epoch = self.runner.run(self.store.epochs()).current
-        expiry = int(self.now + POLICY.lifetime)
-        params = issue(POLICY, self.store.secret, SENDER.address, NODE.address, epoch, expiry)
+        expiry = int(self.now + LIFETIME)
+        params = issue(STAKES, self.store.secret, SENDER.address, NODE.address, epoch, expiry)
         self.issued.append((params, epoch))
 
     @rule(which=st.integers(0), numbers=nonces)
@@ -84,7 +86,7 @@ class Tickets(RuleBasedStateMachine):
             keys = {(won.params.hash(), ticket.sender_nonce) for ticket in won.tickets}
             assert not keys & self.redeemed
             self.redeemed |= keys
-        self.runner.run(self.store.settle(paid(sets, self.payments + 1), self.now))
+        self.runner.run(self.store.settle(RedemptionOutcome(0, paid(sets, self.payments + 1)), self.now))
         self.issue()
 
     @rule(seconds=st.integers(1, 400))
@@ -110,7 +112,7 @@ class Tickets(RuleBasedStateMachine):
     @invariant()
     def the_balance_is_what_was_taken(self) -> None:
         balance = self.runner.run(self.store.balance(SENDER.address))
-        assert balance.received == len(self.taken) * POLICY.expected_value
+        assert balance.received == len(self.taken) * FACE // STAKES.odds
 
     def teardown(self) -> None:
         self.runner.run(self.store.__aexit__(None, None, None))

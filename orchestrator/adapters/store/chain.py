@@ -1,6 +1,5 @@
 """The contract's events in the ledger, block after block, each once, and taken back with a block that vanishes."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from sqlalchemy import Connection, delete, insert, select, update
@@ -8,11 +7,11 @@ from sqlalchemy import Connection, delete, insert, select, update
 from orchestrator.adapters.store.engine import Database
 from orchestrator.adapters.store.ledger import entry_record, post, void_refusal
 from orchestrator.adapters.store.queries import load_account, save_account
-from orchestrator.adapters.store.rows import AnyRow, payment_record
-from orchestrator.adapters.store.schema import chain_cursors, chain_entries, entries, payments
+from orchestrator.adapters.store.rows import AnyRow, account_record, payment_record
+from orchestrator.adapters.store.schema import accounts, chain_cursors, chain_entries, entries, payments
 from orchestrator.core import ledger
 from orchestrator.core.ledger import Entry, EntryKind, TrialBalance
-from orchestrator.core.records import ChainEntry, Cursor, Finding
+from orchestrator.core.records import Books, ChainEntry, ChainEvents, Cursor, Finding
 from tandem.protocol.errors import Conflict
 
 _BATCH = 1000
@@ -40,10 +39,14 @@ class SqlLedger:
         await self._database.write(lambda connection: connection.execute(insert(chain_cursors).values(values)))
 
     async def record_blocks(
-        self, cursor: Cursor, block_number: int, block_hash: bytes, found: Sequence[ChainEntry]
+        self, cursor: Cursor, block_number: int, block_hash: bytes, events: ChainEvents
     ) -> list[Finding]:
+        found = events.entries
+
         def run(connection: Connection) -> list[Finding]:
             now = self._database.now()
+            for recipient in sorted(events.recipients):
+                save_account(connection, replace(load_account(connection, recipient), active_at=now))
             balance = cursor.balance + sum(_effect(event.kind, event.amount) for event in found)
             _move(
                 connection, cursor, replace(cursor, block_number=block_number, block_hash=block_hash, balance=balance)
@@ -89,23 +92,26 @@ class SqlLedger:
 
         return await self._database.write(run)
 
-    async def trial_balance(self) -> TrialBalance:
-        def add(connection: Connection) -> TrialBalance:
-            balance = TrialBalance()
-            found = connection.execution_options(yield_per=_BATCH).execute(select(entries))
-            for rows in found.partitions():
-                balance.add(map(entry_record, rows))
-            return balance
+    async def books(self, source: str) -> Books:
+        return await self._database.read(lambda connection: read_books(connection, source))
 
-        return await self._database.read(add)
 
-    async def findings(self) -> list[Finding]:
-        query = select(chain_entries).where(chain_entries.c.unissued != 0).order_by(chain_entries.c.entry)
-        return await self._database.read(
-            lambda connection: [
-                Finding(row.recipient, row.tx_hash, unissued=row.unissued) for row in connection.execute(query)
-            ]
-        )
+def read_books(connection: Connection, source: str) -> Books:
+    """Every entry is read, in batches."""
+    balance = TrialBalance()
+    found = connection.execution_options(yield_per=_BATCH).execute(select(entries))
+    for rows in found.partitions():
+        balance.add(map(entry_record, rows))
+    cursor = connection.execute(select(chain_cursors).where(chain_cursors.c.source == source)).one_or_none()
+    unissued = select(chain_entries).where(chain_entries.c.unissued != 0).order_by(chain_entries.c.entry)
+    return Books(
+        accounts=tuple(map(account_record, connection.execute(select(accounts).order_by(accounts.c.node)))),
+        balance=balance,
+        cursor=None if cursor is None else _cursor(cursor),
+        findings=tuple(
+            Finding(row.recipient, row.tx_hash, unissued=row.unissued) for row in connection.execute(unissued)
+        ),
+    )
 
 
 def _record(connection: Connection, now: float, cursor: Cursor, event: ChainEntry) -> Finding:

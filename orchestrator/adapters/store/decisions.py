@@ -9,11 +9,14 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, bindparam, delete, insert, or_, tuple_, update
 
+from orchestrator.adapters.store.exports import follow_export
 from orchestrator.adapters.store.ledger import earn
+from orchestrator.adapters.store.preparations import end_preparation
 from orchestrator.adapters.store.queries import insert_tasks, refer
 from orchestrator.adapters.store.rows import attempt_values, tensor_values
 from orchestrator.adapters.store.schema import ACTIVE, attempts, jobs, tasks, tensors
-from orchestrator.core.records import AttemptRecord, JobChanges, JobSnapshot
+from orchestrator.adapters.store.webhooks import tell
+from orchestrator.core.records import AttemptRecord, JobChanges, JobRecord, JobSnapshot
 from tandem.protocol.errors import InvalidTransition, NotFound, StaleAttempt
 from tandem.protocol.ids import job_of
 from tandem.protocol.jobs import (
@@ -22,6 +25,7 @@ from tandem.protocol.jobs import (
     TASK_TRANSITIONS,
     AttemptState,
     InferenceOutput,
+    JobState,
     TranscodeOutput,
     is_final,
     step,
@@ -32,7 +36,7 @@ _KEEP_TENSORS = (*ACTIVE, AttemptState.ACCEPTED)
 _UPDATE_JOB = (
     update(jobs)
     .where(jobs.c.id == bindparam("of_job"))
-    .values(state=bindparam("state"), finished_at=bindparam("finished_at"), failure=bindparam("failure"))
+    .values({name: bindparam(name) for name in ("state", "price", "finished_at", "failure")})
 )
 _UPDATE_TASK = (
     update(tasks)
@@ -65,6 +69,10 @@ class Writes:
     """Those of them that now have a result."""
     earned: list[AttemptRecord] = field(default_factory=list)
     """Those that are owed for from now on."""
+    prepared: list[JobChanges] = field(default_factory=list)
+    """Of jobs that leave the state `preparing`."""
+    moved_jobs: list[JobRecord] = field(default_factory=list)
+    """Jobs in a state that they were not in before."""
 
 
 def check(snapshots: Sequence[JobSnapshot], changes: Sequence[JobChanges]) -> Writes:
@@ -77,6 +85,10 @@ def check(snapshots: Sequence[JobSnapshot], changes: Sequence[JobChanges]) -> Wr
         _check_tasks(snapshot, change)
         if change.job is not None:
             step(JOB_TRANSITIONS, snapshot.job.state, change.job.state)
+            if snapshot.job.state is JobState.PREPARING:
+                writes.prepared.append(change)
+            if snapshot.job.state is not change.job.state:
+                writes.moved_jobs.append(change.job)
         writes.earned.extend(_earned(snapshot, change))
     return writes
 
@@ -86,12 +98,17 @@ def write(connection: Connection, writes: Writes, now: float) -> None:
     _write_states(connection, writes.changes)
     for change in writes.changes:
         insert_tasks(connection, change.planned)
+    for change in writes.prepared:
+        end_preparation(connection, change)
     if writes.moved:
         _move(connection, writes.moved)
         _write_tensors(connection, writes)
     if writes.begun:
         connection.execute(_INSERT_ATTEMPT, [attempt_values(attempt) for attempt in writes.begun])
     earn(connection, now, writes.earned)
+    for job in writes.moved_jobs:
+        follow_export(connection, job)
+        tell(connection, job, now)
 
 
 def _check_tasks(snapshot: JobSnapshot, change: JobChanges) -> None:
@@ -149,7 +166,13 @@ def _is_fair(state: AttemptState, earned: int, price: int) -> bool:
 
 def _write_states(connection: Connection, changes: Sequence[JobChanges]) -> None:
     job_rows = [
-        {"of_job": job.id, "state": job.state, "finished_at": job.finished_at, "failure": job.failure}
+        {
+            "of_job": job.id,
+            "state": job.state,
+            "price": job.price,
+            "finished_at": job.finished_at,
+            "failure": job.failure,
+        }
         for job in (change.job for change in changes)
         if job is not None
     ]

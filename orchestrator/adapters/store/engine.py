@@ -11,10 +11,11 @@ is 0.7 ms a commit; writes that wait at the same time share one (group commit), 
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
@@ -38,11 +39,12 @@ _PRAGMAS = (
 )
 
 
-class _Readers:
+class Readers:
     """Threads with a connection each."""
 
-    def __init__(self, url: URL) -> None:
-        self._engine = _engine(url, "BEGIN", _READERS)
+    def __init__(self, url: URL, *, read_only: bool = False) -> None:
+        pragmas = (*_PRAGMAS, "PRAGMA query_only = ON") if read_only else _PRAGMAS
+        self._engine = _engine(url, "BEGIN", _READERS, pragmas)
         self._threads = ThreadPoolExecutor(_READERS, thread_name_prefix="store-read")
 
     async def run(self, body: Body[Result]) -> Result:
@@ -104,7 +106,7 @@ class Database:
     A caller that is cancelled leaves a write that has begun to its end: it is committed as a whole, or not at all.
     """
 
-    def __init__(self, writer: _Writer, readers: _Readers, clock: Clock) -> None:
+    def __init__(self, writer: _Writer, readers: Readers, clock: Clock) -> None:
         self._writer = writer
         self._readers = readers
         self._clock = clock
@@ -123,10 +125,26 @@ class Database:
 
 
 @asynccontextmanager
+async def open_reader(url: str) -> AsyncIterator[Readers]:
+    """For a look from outside, also while a process is at work: writes nothing, and makes no database.
+
+    Raises ConfigurationError if the URL names no SQLite file that is there.
+    """
+    parsed = _parse(url)
+    if not await asyncio.to_thread(Path(parsed.database or "").exists):
+        raise ConfigurationError(f"expected a store at {parsed.database}, found none: start the orchestrator first")
+    readers = Readers(parsed, read_only=True)
+    try:
+        yield readers
+    finally:
+        await asyncio.to_thread(readers.close)
+
+
+@asynccontextmanager
 async def open_database(url: str, clock: Clock) -> AsyncIterator[Database]:
     """Raises ConfigurationError if the URL names no SQLite file that can be opened."""
     parsed = _parse(url)
-    writer, readers = _Writer(parsed), _Readers(parsed)
+    writer, readers = _Writer(parsed), Readers(parsed)
     try:
         await _probe(writer, parsed)
         yield Database(writer, readers, clock)
@@ -155,14 +173,14 @@ async def _probe(writer: _Writer, url: URL) -> None:
         ) from error
 
 
-def _engine(url: URL, begin: str, connections: int) -> Engine:
+def _engine(url: URL, begin: str, connections: int, pragmas: Sequence[str] = _PRAGMAS) -> Engine:
     engine = create_engine(url, pool_size=connections, max_overflow=0)
 
     # The driver's own idea of when to begin is switched off, as SQLAlchemy's manual shows for SQLite.
     @event.listens_for(engine, "connect")
     def _connect(connection: Any, _record: object) -> None:
         connection.isolation_level = None
-        for pragma in _PRAGMAS:
+        for pragma in pragmas:
             connection.execute(pragma)
 
     @event.listens_for(engine, "begin")

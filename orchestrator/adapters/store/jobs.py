@@ -6,6 +6,7 @@ from sqlalchemy import Connection, func, insert, select, tuple_, update
 
 from orchestrator.adapters.store.decisions import check, write
 from orchestrator.adapters.store.engine import Database
+from orchestrator.adapters.store.preparations import begin_preparation
 from orchestrator.adapters.store.queries import insert_tasks, refer
 from orchestrator.adapters.store.rows import (
     attempt_record,
@@ -18,6 +19,7 @@ from orchestrator.adapters.store.rows import (
 )
 from orchestrator.adapters.store.schema import ACTIVE, among, attempts, jobs, tasks, tensors
 from orchestrator.adapters.store.snapshots import attempts_at, lock_jobs, output_tensors, snapshots
+from orchestrator.adapters.store.webhooks import tell
 from orchestrator.core.lifecycle import failed_on
 from orchestrator.core.records import AttemptRecord, JobChanges, JobPage, JobSnapshot, ReadyTask, Submission
 from orchestrator.ports.store import JobDecision
@@ -133,6 +135,8 @@ def _submit(connection: Connection, submission: Submission) -> str:
     job = submission.job.id
     connection.execute(insert(jobs).values(job_values(submission)))
     insert_tasks(connection, submission.tasks)
+    begin_preparation(connection, submission)
+    tell(connection, submission.job, submission.job.created_at)
     if submission.inputs:
         connection.execute(insert(tensors).values(tensor_values(submission.tasks[0].id, 0, submission.inputs)))
     refer(connection, job, submission.artifacts)

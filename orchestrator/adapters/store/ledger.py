@@ -30,7 +30,7 @@ def earn(connection: Connection, now: float, attempts: Sequence[AttemptRecord]) 
     for node in sorted({attempt.node for attempt in paid}):
         account = load_account(connection, node)
         amount = sum(attempt.earned for attempt in paid if attempt.node == node)
-        save_account(connection, replace(account, earned=account.earned + amount, earned_at=now))
+        save_account(connection, replace(account, earned=account.earned + amount, active_at=now))
 
 
 def issue(connection: Connection, now: float, account: AccountRecord, payment: PaymentRecord) -> PaymentRecord:

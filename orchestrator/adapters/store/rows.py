@@ -10,10 +10,14 @@ from orchestrator.core.records import (
     ApiKeyRecord,
     ArtifactRecord,
     AttemptRecord,
+    DeliveryRecord,
+    ExportRecord,
     JobRecord,
     PaymentRecord,
+    PreparationRecord,
     Submission,
     TaskRecord,
+    WebhookRecord,
 )
 from tandem.protocol.ids import AttemptRef, index_of, job_of
 from tandem.protocol.tensors import Tensor, TensorMeta
@@ -32,6 +36,7 @@ def job_record(row: AnyRow) -> JobRecord:
         created_at=row.created_at,
         finished_at=row.finished_at,
         failure=row.failure,
+        webhook=row.webhook,
     )
 
 
@@ -46,8 +51,83 @@ def job_values(submission: Submission) -> Values:
         "created_at": job.created_at,
         "finished_at": job.finished_at,
         "failure": job.failure,
+        "webhook": job.webhook,
         "idempotency_key": submission.idempotency_key,
         "request_digest": submission.request_digest,
+    }
+
+
+def preparation_record(row: AnyRow) -> PreparationRecord:
+    return PreparationRecord(
+        job=row.job, owner=row.owner, tries=row.tries, not_before=row.not_before, source=row.source
+    )
+
+
+def export_record(row: AnyRow) -> ExportRecord:
+    return ExportRecord(
+        job=row.job,
+        owner=row.owner,
+        tries=row.tries,
+        not_before=row.not_before,
+        written=row.written,
+        error=row.error,
+    )
+
+
+def webhook_record(row: AnyRow) -> WebhookRecord:
+    return WebhookRecord(
+        owner=row.owner,
+        url=row.url,
+        secret=row.secret,
+        made_at=row.made_at,
+        previous=row.previous,
+        previous_until=row.previous_until,
+    )
+
+
+def webhook_values(webhook: WebhookRecord) -> Values:
+    return {
+        "owner": webhook.owner,
+        "url": webhook.url,
+        "secret": webhook.secret,
+        "made_at": webhook.made_at,
+        "previous": webhook.previous,
+        "previous_until": webhook.previous_until,
+    }
+
+
+def delivery_record(row: AnyRow) -> DeliveryRecord:
+    return DeliveryRecord(
+        job=row.job,
+        number=row.number,
+        owner=row.owner,
+        state=row.state,
+        at=row.at,
+        url=row.url,
+        status=row.status,
+        since=row.since,
+        tries=row.tries,
+        not_before=row.not_before,
+        delivered_at=row.delivered_at,
+        error=row.error,
+    )
+
+
+def delivery_values(delivery: DeliveryRecord) -> Values:
+    return {
+        "job": delivery.job,
+        "number": delivery.number,
+        "owner": delivery.owner,
+        "state": delivery.state,
+        "at": delivery.at,
+        "url": delivery.url,
+        "endpoint": delivery.endpoint,
+        "status": delivery.status,
+        "since": delivery.since,
+        "tries": delivery.tries,
+        "not_before": delivery.not_before,
+        "delivered_at": delivery.delivered_at,
+        "error": delivery.error,
     }
 
 
@@ -134,7 +214,7 @@ def account_record(row: AnyRow) -> AccountRecord:
         refused=row.refused,
         redeemed=row.redeemed,
         unissued=row.unissued,
-        earned_at=row.earned_at,
+        active_at=row.active_at,
         params=row.params,
         next_nonce=row.next_nonce,
     )
@@ -148,7 +228,7 @@ def account_values(account: AccountRecord) -> Values:
         "refused": account.refused,
         "redeemed": account.redeemed,
         "unissued": account.unissued,
-        "earned_at": account.earned_at,
+        "active_at": account.active_at,
         "params": account.params,
         "next_nonce": account.next_nonce,
     }

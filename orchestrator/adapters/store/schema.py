@@ -47,6 +47,7 @@ from tandem.protocol.media import Layout, MediaInfo
 from tandem.protocol.messages import SignedTicket
 from tandem.protocol.tensors import TensorMeta
 from tandem.protocol.tickets import TicketParams
+from tandem.protocol.webhooks import DeliveryStatus
 
 
 class Json(TypeDecorator[Any]):
@@ -129,15 +130,17 @@ jobs = Table(
     Column("owner", Text, nullable=False),
     Column("request", Json(TypeAdapter(JobRequest)), nullable=False),
     Column("state", _one_of(JobState), nullable=False),
-    Column("price", WeiText, nullable=False),
+    Column("price", WeiText),
     Column("created_at", Double, nullable=False),
     Column("finished_at", Double),
     Column("failure", _FAILURE),
+    Column("webhook", Text),
     Column("idempotency_key", Text),
     Column("request_digest", LargeBinary, nullable=False),
     UniqueConstraint("owner", "idempotency_key"),
     CheckConstraint(f"(state IN ({_OVER})) = (finished_at IS NOT NULL)", name="over_has_a_time"),
     CheckConstraint("(state = 'failed') = (failure IS NOT NULL)", name="failed_says_why"),
+    CheckConstraint("state IN ('preparing', 'failed', 'cancelled') OR price IS NOT NULL", name="prepared_has_a_price"),
     Index(None, "owner", "id"),
 )
 
@@ -210,7 +213,7 @@ accounts = Table(
     Column("next_nonce", BigInteger, nullable=False),
     Column("redeemed", WeiText, nullable=False, server_default="0"),
     Column("unissued", WeiText, nullable=False, server_default="0"),
-    Column("earned_at", Double),
+    Column("active_at", Double),
     CheckConstraint("next_nonce BETWEEN 0 AND 4294967296", name="nonce_is_uint32"),
 )
 
@@ -276,6 +279,26 @@ chain_entries = Table(
     comment="entries that the contract's events wrote and that stand: a block that vanishes takes its rows along",
 )
 
+transactions = Table(
+    "transactions",
+    metadata,
+    Column("tx_hash", LargeBinary, primary_key=True),
+    Column("account", Text, nullable=False),
+    Column("tx_nonce", BigInteger, nullable=False),
+    Column("raw", LargeBinary, nullable=False),
+    Column("purpose", Text, nullable=False),
+    Column("signed_at", Double, nullable=False),
+    Index(None, "account", "tx_nonce"),
+)
+
+spendings = Table(
+    "spendings",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("at", Double, nullable=False, index=True),
+    Column("amount", WeiText, nullable=False),
+)
+
 artifacts = Table(
     "artifacts",
     metadata,
@@ -296,6 +319,61 @@ job_artifacts = Table(
     Column("job", ForeignKey(jobs.c.id), primary_key=True),
     Column("artifact", ForeignKey(artifacts.c.id), primary_key=True, index=True),
 )
+
+preparations = Table(
+    "preparations",
+    metadata,
+    Column("job", ForeignKey(jobs.c.id), primary_key=True),
+    Column("tries", Integer, nullable=False),
+    Column("not_before", Double, nullable=False),
+    Column("source", ForeignKey(artifacts.c.id)),
+)
+
+exports = Table(
+    "exports",
+    metadata,
+    Column("job", ForeignKey(jobs.c.id), primary_key=True),
+    Column("open", Boolean, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("not_before", Double, nullable=False),
+    Column("written", Json(TypeAdapter(tuple[str, ...])), nullable=False),
+    Column("error", Text),
+    Index(None, "open", "job"),
+)
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("owner", Text, primary_key=True),
+    Column("url", Text),
+    Column("secret", Text, nullable=False),
+    Column("made_at", Double, nullable=False),
+    Column("previous", Text),
+    Column("previous_until", Double, nullable=False),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("job", ForeignKey(jobs.c.id), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("owner", Text, nullable=False),
+    Column("state", _one_of(JobState), nullable=False),
+    Column("at", Double, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("endpoint", Text, nullable=False, comment="scheme, host and port of the URL"),
+    Column("status", _one_of(DeliveryStatus, "status"), nullable=False),
+    Column("since", Double, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("not_before", Double, nullable=False),
+    Column("delivered_at", Double),
+    Column("error", Text),
+    CheckConstraint("(status = 'delivered') = (delivered_at IS NOT NULL)", name="delivered_has_a_time"),
+    Index(None, "owner", "job", "number"),
+)
+_IS_PENDING = deliveries.c.status == DeliveryStatus.PENDING
+Index("ix_deliveries_due", deliveries.c.not_before, sqlite_where=_IS_PENDING, postgresql_where=_IS_PENDING)
+Index("ix_deliveries_pending", deliveries.c.job, unique=True, sqlite_where=_IS_PENDING, postgresql_where=_IS_PENDING)
 
 models = Table(
     "models",

@@ -30,6 +30,7 @@ from tandem.protocol.jobs import (
     TaskState,
     TranscodeOutput,
     TranscodeRequest,
+    UrlInput,
 )
 from tandem.protocol.media import AudioStream, MediaInfo, VideoStream
 from tandem.protocol.messages import SignedTicket
@@ -64,7 +65,9 @@ def job_number(number: int) -> str:
     return job_id(START + number, number.to_bytes(8))
 
 
-def inference(number: int = 0, *, tasks: int = 1, owner: str = "local", key: str | None = None) -> Submission:
+def inference(
+    number: int = 0, *, tasks: int = 1, owner: str = "local", key: str | None = None, webhook: str | None = None
+) -> Submission:
     job = job_number(number)
     tensor = TensorJson(name="pixels", datatype=Datatype.FP32, shape=(1, 2), data=[])
     work = InferenceWork(
@@ -82,6 +85,7 @@ def inference(number: int = 0, *, tasks: int = 1, owner: str = "local", key: str
             state=JobState.QUEUED,
             price=HUGE,
             created_at=START + number,
+            webhook=webhook,
         ),
         tasks=tuple(
             TaskRecord(id=task_id(job, index), work=work, state=TaskState.WAITING, price=HUGE) for index in range(tasks)
@@ -108,6 +112,16 @@ def transcode(number: int = 0) -> Submission:
         tasks=(TaskRecord(id=task_id(job, 0), work=work, state=TaskState.WAITING, price=5),),
         artifacts=(digest(7),),
     )
+
+
+def unprepared(number: int = 0, url: str = "https://files.example/clip.mp4") -> Submission:
+    job = replace(
+        transcode(number).job,
+        request=TranscodeRequest(kind="transcode", input=UrlInput(url=url)),
+        state=JobState.PREPARING,
+        price=None,
+    )
+    return Submission(job=job, tasks=())
 
 
 def renditions(*numbers: int) -> TranscodeOutput:

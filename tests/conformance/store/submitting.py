@@ -15,7 +15,7 @@ async def main(url: str) -> None:
 
         async def submit() -> None:
             for number in numbers:
-                job = inference(number, tasks=3)
+                job = inference(number, tasks=3, webhook="https://hook.example/")
                 await store.submit(job)
                 await store.decide([job.job.id], begin(ref_of(job)))
                 sys.stdout.write(f"{job.job.id}\n")

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import sys
+from collections import Counter
 
 from tandem.protocol.jobs import JobState
 from tests.conformance.store.conftest import Open
@@ -24,7 +25,9 @@ async def test_what_was_told_is_there_and_nothing_is_there_by_half(open_again: O
         assert set(told) <= set(found)
         for job in told:
             assert found[job].job.state is JobState.RUNNING
+        events = Counter(each.job for each in (await store.deliveries("local", limit=100_000)).deliveries)
         for snapshot in found.values():
+            assert events[snapshot.job.id] == 1 + (snapshot.job.state is JobState.RUNNING)
             assert len(snapshot.tasks) == 3
             assert len(snapshot.attempts) == (snapshot.job.state is JobState.RUNNING)
             assert await store.inputs(snapshot.tasks[0].id) == (PIXELS, LABELS)

@@ -222,6 +222,23 @@ async def test_several_jobs_are_decided_in_order_in_one_transaction(store: Store
     assert [change.job.id for change in changes if change.job] == ids
 
 
+async def test_attempts_of_several_jobs_end_in_one_transaction(store: Store) -> None:
+    submissions = [JOB, inference(1), inference(2)]
+    for submission in submissions[1:]:
+        await store.submit(submission)
+    ids = [submission.job.id for submission in submissions]
+    await store.decide(ids, begin_first_task)
+    await store.decide(ids, lambda snapshot, now: deliver(_first(snapshot))(snapshot, now))
+    await store.decide(ids, lambda snapshot, now: accept(_first(snapshot))(snapshot, now))
+    snapshots = [await store.job(job) for job in ids]
+    assert [attempt.state for snapshot in snapshots for attempt in snapshot.attempts] == [AttemptState.ACCEPTED] * 3
+    assert (await store.account(NODE)).earned == 3 * HUGE
+
+
+def _first(snapshot: JobSnapshot) -> AttemptRef:
+    return AttemptRef(task=snapshot.tasks[0].id, number=1)
+
+
 @pytest.mark.parametrize("second", [job_number(1), job_number(99)], ids=["refused", "unknown"])
 async def test_several_jobs_are_all_written_or_none(store: Store, second: str) -> None:
     await store.submit(inference(1))
@@ -232,7 +249,7 @@ async def test_several_jobs_are_all_written_or_none(store: Store, second: str) -
 
 
 def begin_first_task(snapshot: JobSnapshot, now: float) -> JobChanges:
-    return begin(AttemptRef(task=snapshot.tasks[0].id, number=1))(snapshot, now)
+    return begin(_first(snapshot))(snapshot, now)
 
 
 async def test_a_job_given_twice_is_an_error(store: Store) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from orchestrator.core.ledger import CAPITAL, WORK, EntryKind, Totals, chain_account, owed, tickets
-from orchestrator.core.records import ChainEntry, Cursor, Failure, Finding, PaymentRecord
+from orchestrator.core.records import ChainEntry, ChainEvents, Cursor, Failure, Finding, PaymentRecord
 from orchestrator.ports.store import Store
 from tandem.protocol.errors import Conflict
 from tests.conformance.store.conftest import Open
@@ -40,7 +40,7 @@ async def watched(store: Store, *events: ChainEntry, block: int) -> list[Finding
     if cursor is None:
         await store.begin_at(GENESIS)
         cursor = GENESIS
-    return await store.record_blocks(cursor, block, bytes([block]) * 32, events)
+    return await store.record_blocks(cursor, block, bytes([block]) * 32, ChainEvents(events))
 
 
 async def paid(store: Store, count: int) -> PaymentRecord:
@@ -51,7 +51,7 @@ async def paid(store: Store, count: int) -> PaymentRecord:
 
 async def check(store: Store) -> None:
     """The running totals are what the entries add up to."""
-    balance = await store.trial_balance()
+    balance = (await store.books(SOURCE)).balance
     assert sum(balance.debits.values()) == sum(balance.credits.values())
     for account in await store.accounts():
         assert account.totals == balance.totals(account.node)
@@ -73,7 +73,7 @@ async def test_the_way_of_money_from_capital_to_a_winner(open_again: Open) -> No
         assert account.totals == Totals(earned=3 * VALUE + 1, issued=4 * VALUE, refused=0, redeemed=2 * FACE)
         assert (account.totals.owed, account.totals.outstanding) == (1 - VALUE, 4 * VALUE - 2 * FACE)
         assert account.unissued == 0
-        balance = await store.trial_balance()
+        balance = (await store.books(SOURCE)).balance
         assert balance.balance(WORK) == 3 * VALUE + 1
         assert -balance.balance(CAPITAL) == 9 * FACE
         assert balance.balance(chain_account(SOURCE)) == 7 * FACE
@@ -85,10 +85,10 @@ async def test_an_acceptance_and_its_entry_are_one_write(store: Store) -> None:
     await earn(store, HUGE, number=1)
     await earn(store, 0, number=2)
     await earn(store, 5, number=3, node=OTHER)
-    balance = await store.trial_balance()
+    balance = (await store.books(SOURCE)).balance
     assert balance.entries == 2
     assert balance.balance(WORK) == HUGE + 5
-    assert (await store.account(NODE)).earned_at is not None
+    assert (await store.account(NODE)).active_at is not None
     await check(store)
 
 
@@ -130,10 +130,10 @@ async def test_a_ticket_that_was_never_issued_is_found(store: Store, event: Chai
     await paid(store, 1)
     finding = Finding(NODE, b"\7" * 32, unissued=forged * FACE)
     assert await watched(store, event, block=12) == [finding]
-    assert await store.findings() == [finding]
+    assert (await store.books(SOURCE)).findings == (finding,)
     assert (await store.account(NODE)).unissued == forged * FACE
     await paid(store, 8)  # issued too late
-    assert await store.findings() == [finding]
+    assert (await store.books(SOURCE)).findings == (finding,)
     await check(store)
 
 
@@ -155,7 +155,7 @@ async def test_a_block_that_vanished_takes_its_entries_along(store: Store) -> No
     assert await store.cursor(SOURCE) == Cursor(SOURCE, 11, b"\x0b" * 32, 9 * FACE, reorganisations=1)
     account = await store.account(NODE)
     assert (account.redeemed, account.unissued) == (0, 0)
-    assert await store.findings() == []
+    assert (await store.books(SOURCE)).findings == ()
     await check(store)
     # The block comes back, if the chain turns round once more.
     await watched(store, redeemed(0, 2, block=14), block=15)
@@ -165,10 +165,19 @@ async def test_a_block_that_vanished_takes_its_entries_along(store: Store) -> No
 
 async def test_blocks_are_read_once_however_many_read_them(store: Store) -> None:
     await store.begin_at(GENESIS)
-    events = [event(EntryKind.FUNDED, 5, 11), event(EntryKind.FUNDED, 6, 11, index=1)]
-    outcomes = await at_once(8, lambda _number: store.record_blocks(GENESIS, 11, b"\x0b" * 32, events))
+    events = (event(EntryKind.FUNDED, 5, 11), event(EntryKind.FUNDED, 6, 11, index=1))
+    outcomes = await at_once(8, lambda _number: store.record_blocks(GENESIS, 11, b"\x0b" * 32, ChainEvents(events)))
     assert [outcome for outcome in outcomes if not isinstance(outcome, Conflict)] == [[]]
     with pytest.raises(Conflict, match="stand at block 10"):
         await store.take_back(GENESIS, 9, b"\x09" * 32)
     assert await store.cursor(SOURCE) == Cursor(SOURCE, 11, b"\x0b" * 32, balance=11)
-    assert (await store.trial_balance()).entries == 2
+    assert (await store.books(SOURCE)).balance.entries == 2
+
+
+async def test_whoever_is_promised_a_part_of_the_reserve_has_an_account(store: Store) -> None:
+    await store.begin_at(GENESIS)
+    await earn(store, 5)
+    await store.record_blocks(GENESIS, 11, b"\x0b" * 32, ChainEvents(recipients=frozenset({NODE, OTHER})))
+    accounts = await store.accounts()
+    assert [(account.node, account.earned) for account in accounts] == [(NODE, 5), (OTHER, 0)]
+    assert all(account.active_at is not None for account in accounts)

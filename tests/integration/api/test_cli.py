@@ -8,6 +8,7 @@ import click
 from click.testing import CliRunner, Result
 
 from tandem.cli.submit import COMMANDS
+from tandem.cli.webhooks import webhooks
 from tandem.protocol.jobs import FileResult, InferenceOutput, TranscodeOutput
 from tandem.protocol.media import MediaInfo, Source, VideoStream
 from tandem.protocol.tensors import Datatype, Tensor
@@ -15,7 +16,7 @@ from tests.fixtures.api import DIGITS, NODE, Api
 
 
 async def tandem(api: Api, *arguments: str | Path) -> Result:
-    group = click.Group("tandem", commands={command.name or "": command for command in COMMANDS})
+    group = click.Group("tandem", commands={command.name or "": command for command in (*COMMANDS, webhooks)})
     environment = {"TANDEM_URL": api.url, "COLUMNS": "240"}
     return await asyncio.to_thread(CliRunner().invoke, group, [str(each) for each in arguments], env=environment)
 

@@ -161,7 +161,9 @@ NOT_REQUESTS = [
     (b'{"kind": "mine"}', "kind"),
     (b'{"kind": "transcode"}', "input: "),
     (b'{"kind": "transcode", "input": {"artifact": "../etc"}}', "input.artifact: "),
-    (b'{"kind": "transcode", "input": {"url": "http://x"}}', "input.url: "),
+    (b'{"kind": "transcode", "input": {"url": "file:///etc/passwd"}}', "input.url: "),
+    (b'{"kind": "transcode", "input": {"url": "http://me:pw@x/"}}', "input.url: "),
+    (b'{"kind": "transcode", "input": {"url": "http://x/", "artifact": "y"}}', "input.artifact: "),
     (b"[" * 10_000, "body: "),
 ]
 

@@ -15,7 +15,7 @@ from tandem.chain.events import (
     TicketsRedeemed,
     UnlockStarted,
 )
-from tandem.chain.redemption import RedemptionResult, redeem
+from tandem.chain.redemption import RedemptionResult, redemption_result
 from tandem.chain.rpc import Chain
 from tandem.protocol.errors import ConfigurationError, TransactionReverted
 from tandem.protocol.signing import SigningKey
@@ -63,7 +63,8 @@ class Market:
         return tuple(sign_ticket(signer, self.broker.domain, params, nonce) for nonce in range(count))
 
     async def redeem(self, *batches: RedemptionBatch) -> RedemptionResult:
-        return await redeem(transaction_sender(self.chain, self.recipient), self.broker, batches, "redeem")
+        mined = await transaction_sender(self.chain, self.recipient).send(self.broker.redeem(batches), "redeem")
+        return redemption_result(self.broker, mined)
 
     async def refusals(self, *batches: RedemptionBatch) -> list[Refusal]:
         return [refused.reason for refused in (await self.redeem(*batches)).not_paid]

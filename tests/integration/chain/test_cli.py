@@ -1,4 +1,5 @@
 import json
+import re
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from tandem.protocol.errors import ConfigurationError
 from tests.fixtures.anvil import Anvil
 
 RECIPIENT = "0x" + "22" * 20
+OTHER = "0x" + "44" * 20
+TIME = r"[0-9-]{10}T[0-9:]{8}\+00:00"
 
 
 def run(*arguments: str) -> Result:
@@ -66,26 +69,74 @@ def test_fund_allocate_and_look(operator: Operator) -> None:
         f"added 0.5 ether to the deposit of {operator.address}",
         f"added 3 gwei to the reserve of {operator.address}",
     ]
-    assert run("allocate", *operator.account, RECIPIENT, "2gwei").exit_code == 0
+    allocated = run("allocate", *operator.account, RECIPIENT, "2gwei", OTHER, "500000000")
+    assert allocated.output.splitlines() == [
+        f"{RECIPIENT} alone may draw 2 gwei",
+        f"{OTHER} alone may draw 500000000 wei",
+    ]
     found = run("funds", *operator.common, operator.address, RECIPIENT, "--json")
     assert json.loads(found.output) == {
         "deposit": str(5 * 10**17),
         "reserve": str(3 * 10**9),
-        "allocated": str(2 * 10**9),
+        "allocated": str(25 * 10**8),
         "allocation": str(2 * 10**9),
         "lowered_to": "0",
         "lowers_at": None,
         "unlock_at": None,
     }
     lowered = run("allocate", *operator.account, RECIPIENT, "1gwei").output
-    assert "allocation  2 gwei, for this recipient alone" in lowered
-    assert "falls to 1 gwei at " in lowered
-    assert lowered.endswith("locked\n")
+    assert re.fullmatch(rf"{RECIPIENT} alone may draw 2 gwei, and 1 gwei from {TIME} on\n", lowered)
+    assert re.fullmatch(
+        "deposit     0.5 ether, shared by all recipients\n"
+        "reserve     3 gwei, of it 2.5 gwei allocated\n"
+        rf"allocation  2 gwei, for this recipient alone, and 1 gwei from {TIME} on\n"
+        "locked\n",
+        run("funds", *operator.common, operator.address, RECIPIENT).output,
+    )
 
 
-def test_authorise_signer(operator: Operator) -> None:
+def test_a_signer_is_authorised_and_revoked(operator: Operator) -> None:
     result = run("authorise-signer", *operator.account, RECIPIENT)
     assert result.output == f"{RECIPIENT} may sign tickets of {operator.address}\n"
+    revoked = run("revoke-signer", *operator.account, RECIPIENT)
+    assert re.fullmatch(rf"{RECIPIENT} may sign tickets of {operator.address} until {TIME}\n", revoked.output)
+
+
+def test_money_is_unlocked_and_withdrawn(anvil: Anvil, operator: Operator) -> None:
+    run("fund", *operator.account, "--deposit", "3gwei", "--reserve", "5gwei")
+    run("allocate", *operator.account, RECIPIENT, "1gwei")
+    assert re.fullmatch(
+        rf"{operator.address}: may be withdrawn from {TIME} on\n", run("unlock", *operator.account).output
+    )
+    assert run("cancel-unlock", *operator.account).output == f"{operator.address}: locked\n"
+    run("unlock", *operator.account)
+    early = run("withdraw-deposit", *operator.account, "1gwei")
+    assert (early.exit_code, "StillLocked(unlockAt=" in early.output) == (1, True)
+    anvil.warp(61)
+    outputs = [
+        run("withdraw-deposit", *operator.account, "1gwei", "--to", OTHER).output,
+        run("withdraw-deposit", *operator.account, "all").output,
+        run("withdraw-reserve", *operator.account, "all", "--to", OTHER).output,
+    ]
+    assert outputs == [
+        f"sent 1 gwei of the deposit to {OTHER}\n",
+        f"sent 2 gwei of the deposit to {operator.address}\n",
+        f"sent 4 gwei of the reserve to {OTHER}\n",
+    ]
+    assert run("balance", "--rpc", anvil.url, OTHER).output == "5 gwei\n"
+    nothing = run("withdraw-deposit", *operator.account, "all")
+    assert nothing.output == "Error: expected a deposit of the account to withdraw, there is none\n"
+    assert run("withdraw-credit", *operator.account).exit_code == 1
+
+
+def test_several_endpoints_and_confirmations(anvil: Anvil, operator: Operator, keystore: tuple[str, ...]) -> None:
+    elsewhere = ("--rpc", "http://127.0.0.1:1", *operator.account)
+    assert run("balance", "--rpc", "http://127.0.0.1:1", "--rpc", anvil.url, RECIPIENT).exit_code == 0
+    assert run("fund", *elsewhere, "--deposit", "1", "--chain-id", "31337").exit_code == 0
+    wrong = run("fund", *operator.account, "--deposit", "1", "--chain-id", "1")
+    assert "expected chain 1, it serves chain 31337" in wrong.output
+    with anvil.mining_every_second():
+        assert run("fund", *operator.account, "--deposit", "1", "--confirmations", "2").exit_code == 0
 
 
 def test_balance(anvil: Anvil) -> None:
@@ -127,6 +178,8 @@ def test_errors_are_one_line_and_exit_code_1(anvil: Anvil, operator: Operator) -
         ("balance", "--rpc", "http://127.0.0.1:1", RECIPIENT),
         ("funds", "--rpc", anvil.url, "--contract", RECIPIENT, RECIPIENT, RECIPIENT),
         ("allocate", *operator.account, RECIPIENT, "1ether"),
+        ("fund", *operator.account, "--deposit", "1000ether"),
+        ("fund", *operator.account, "--deposit", "1", "--max-fee-per-gas", "1"),
     ):
         result = run(*arguments)
         assert result.exit_code == 1
@@ -134,6 +187,14 @@ def test_errors_are_one_line_and_exit_code_1(anvil: Anvil, operator: Operator) -
         assert result.output.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [("--deposit", "0.5"), ("--deposit", "-1"), ("--sender", "0x12"), ()])
+def test_allocations_come_in_pairs(operator: Operator) -> None:
+    for arguments in ((RECIPIENT,), (RECIPIENT, "1", OTHER), (RECIPIENT, "1 pound"), ("0x12", "1")):
+        result = run("allocate", *operator.account, *arguments)
+        assert result.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--rpc", "rpc.example"), ("--deposit", "0.5"), ("--deposit", "-1"), ("--sender", "0x12"), ()]
+)
 def test_wrong_arguments_are_refused(operator: Operator, arguments: tuple[str, ...]) -> None:
     assert run("fund", *operator.account, *arguments).exit_code == 2

@@ -1,12 +1,15 @@
 """The node's view of the contract on a real chain, there or not."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from contextlib import nullcontext
 
 import pytest
 
 from node.adapters.contract import EthereumTicketContract
+from node.core.redemption import WinningSet
 from tandem.chain.broker import TicketBroker
-from tandem.chain.transactions import MemoryJournal, TransactionPolicy
+from tandem.chain.settings import ChainSection
+from tandem.chain.transactions import MemoryJournal
 from tandem.clock import SystemClock
 from tandem.protocol.errors import ChainUnavailable, ConfigurationError
 from tandem.protocol.signing import Address
@@ -15,9 +18,16 @@ from tests.fixtures.anvil import UNLOCK_PERIOD, Anvil, transaction_sender
 ETHER = 10**18
 
 
+class Journal(MemoryJournal):
+    """Of a node that is not asked to redeem."""
+
+    def redeeming(self, _: Sequence[WinningSet]) -> nullcontext[None]:
+        return nullcontext()
+
+
 def contract_at(url: str, address: Address, anvil: Anvil, broker: TicketBroker) -> EthereumTicketContract:
-    domain = broker.domain.model_copy(update={"contract": address})
-    return EthereumTicketContract(url, domain, anvil.keys[1], MemoryJournal(), SystemClock(), TransactionPolicy())
+    settings = ChainSection(rpc=(url,), contract=address, confirmations=1, stall=0)
+    return EthereumTicketContract(settings, anvil.keys[1], Journal(), SystemClock())
 
 
 @pytest.fixture
@@ -44,7 +54,8 @@ async def test_it_tells_what_backs_tickets(
     assert found.good_until - SystemClock().now() == pytest.approx(UNLOCK_PERIOD, abs=5)
     assert await contract.unlock_period() == UNLOCK_PERIOD
     assert await contract.gas_price() > 0
-    assert await contract.recover() == ()
+    assert await contract.outcomes() == ()
+    assert await contract.credit() == 0
 
 
 @pytest.mark.parametrize("leaves", ["unlock", "lower", "revoke"])
@@ -63,8 +74,10 @@ async def test_it_tells_when_the_sender_leaves(
     }
     await orchestrator.send(calls[leaves], "leave")
     found = await contract.backing(sender, {signer})
-    assert found.leaving
+    assert (found.leaving, found.is_revoked(signer)) == (leaves != "revoke", leaves == "revoke")
     assert found.promised == (1 if leaves == "lower" else ETHER)
+    anvil.warp(UNLOCK_PERIOD)
+    assert (await contract.backing(sender, {signer})).leaving == (leaves == "unlock"), "what is over is no hurry"
 
 
 async def test_a_chain_that_is_away_is_no_end(anvil: Anvil, broker: TicketBroker) -> None:
@@ -77,4 +90,4 @@ async def test_a_chain_that_is_away_is_no_end(anvil: Anvil, broker: TicketBroker
 async def test_another_contract_is_a_wrong_setting(anvil: Anvil, broker: TicketBroker) -> None:
     async with contract_at(anvil.url, "0x" + "cd" * 20, anvil, broker) as contract:
         with pytest.raises(ConfigurationError):
-            await contract.recover()
+            await contract.outcomes()

@@ -12,7 +12,6 @@ from node.app import serve
 from node.ports.execution import Detected
 from node.service.attempts import Executors
 from node.settings import (
-    ChainSection,
     NodeSettings,
     OrchestratorSection,
     PriceSection,
@@ -20,6 +19,7 @@ from node.settings import (
     TicketSection,
 )
 from orchestrator.core.session import Close, Proven
+from tandem.chain.settings import ChainSection
 from tandem.clock import SystemClock
 from tandem.protocol.media import VideoCodec
 from tandem.protocol.messages import (
@@ -60,14 +60,20 @@ def settings(data: Path, peer: Peer, **chain: object) -> NodeSettings:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         port = nobody.getsockname()[1]
-    found = {"rpc": f"http://127.0.0.1:{port}", "contract": DOMAIN.contract, "poll": 0.02} | chain
+    found = {
+        "rpc": f"http://127.0.0.1:{port}",
+        "contract": DOMAIN.contract,
+        "poll": 0.02,
+        "confirmations": 1,
+        "stall": 0,
+    } | chain
     return NodeSettings(
         data=data,
         grace=0.3,
         orchestrator=OrchestratorSection(url=peer.origin),
         chain=ChainSection(**found),
         prices=PriceSection(megapixel={VideoCodec.H264: 1000}, track_minute=0, inference_second=10**9),
-        tickets=TicketSection(expected_value=1000, odds=1, lifetime=3600, max_unpaid=10**6),
+        tickets=TicketSection(odds=1, min_face_value=1000, max_face_value=1000, lifetime=3600, max_unpaid=10**6),
         redemption=RedemptionSection(gas_percent=100),
     )
 

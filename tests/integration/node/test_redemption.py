@@ -12,9 +12,11 @@ from node.app import serve
 from node.ports.execution import Detected
 from node.ports.tickets import TicketTotals
 from node.service.attempts import Executors
-from node.settings import ChainSection, NodeSettings, OrchestratorSection, RedemptionSection, TicketSection
+from node.settings import NodeSettings, OrchestratorSection, RedemptionSection, TicketSection
+from node.standing import Wei, standing
 from orchestrator.core.session import Proven
 from tandem.chain.broker import TicketBroker
+from tandem.chain.settings import ChainSection
 from tandem.clock import SystemClock
 from tandem.protocol.messages import PaymentReceipt, TicketTerms, TicketTermsReply
 from tandem.protocol.tickets import TicketParams
@@ -41,8 +43,8 @@ def settings(data: Path, peer: Peer, anvil: Anvil, broker: TicketBroker) -> Node
         data=data,
         grace=0.2,
         orchestrator=OrchestratorSection(url=peer.origin),
-        chain=ChainSection(rpc=anvil.url, contract=broker.address, poll=0.02),
-        tickets=TicketSection(expected_value=FACE, odds=1, lifetime=1000, max_unpaid=ETHER),
+        chain=ChainSection(rpc=anvil.url, contract=broker.address, poll=0.02, confirmations=1, stall=0),
+        tickets=TicketSection(odds=1, min_face_value=FACE, max_face_value=FACE, lifetime=1000, max_unpaid=ETHER),
         redemption=RedemptionSection(gas_percent=100, urgent_before=10),
     )
 
@@ -167,6 +169,24 @@ async def test_a_signer_that_the_contract_does_not_know_is_refused(
         await peer.hears(Proven)
         receipt = await pay(peer, await agree(peer), range(1))
     assert (receipt.accepted, receipt.code) == (False, "ticket_signature_invalid")
+
+
+async def test_status_says_how_a_running_node_stands(
+    tmp_path: Path, anvil: Anvil, broker: TicketBroker, peer: Peer
+) -> None:
+    node, key, clock = settings(tmp_path, peer, anvil, broker), anvil.keys[1], SystemClock()
+    async with daemon(node, anvil):
+        await peer.hears(Proven)
+        await agree(peer)
+        async with asyncio.timeout(20):
+            while (shown := await standing(node, key, clock))["problems"]:
+                pass
+        assert (shown["chain"], shown["allocation"], shown["unpaid"]) == ("answers", Wei(ETHER), Wei(0))
+        await transaction_sender(broker.chain, anvil.keys[0]).send(broker.allocate([(key.address, 1)]), "lower")
+        gone = node.model_copy(update={"chain": node.chain.model_copy(update={"rpc": ("http://127.0.0.1:1",)})})
+        shown = await standing(gone, key, clock)
+        assert str(shown["chain"]).startswith("no answer: ")
+        assert (await standing(node, key, clock))["allocation"] == Wei(1)
 
 
 async def test_a_wrong_contract_ends_the_node(tmp_path: Path, anvil: Anvil, broker: TicketBroker, peer: Peer) -> None:

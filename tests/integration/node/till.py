@@ -8,14 +8,14 @@ from pathlib import Path
 from node.adapters.ticket_store import SqliteTicketStore
 from node.core.acceptance import Till, check, fund
 from node.core.terms import Epochs, issue
-from tests.fixtures.node import ALWAYS, DOMAIN, NODE, NOW, SENDER, backing, payment, ref
+from tests.fixtures.node import ALWAYS, DOMAIN, LIFETIME, NODE, NOW, SENDER, backing, payment, ref
 
 TICKETS = 50
 
 
 async def take_payments(path: Path) -> None:
     async with SqliteTicketStore(path, NODE.address, DOMAIN) as store:
-        expiry = int(NOW + ALWAYS.lifetime)
+        expiry = int(NOW + LIFETIME)
         params = issue(ALWAYS, store.secret, SENDER.address, NODE.address, 1, expiry)
         till = Till(DOMAIN, store.secret, SENDER.address, NODE.address, Epochs(), NOW, 60.0)
         for number in count(1):

@@ -5,8 +5,9 @@ import pytest
 
 from node.app import limited, offer_of, open_key
 from node.ports.execution import Detected
-from node.settings import CapacitySection, ChainSection, KeySection, NodeSettings
+from node.settings import CapacitySection, KeySection, NodeSettings
 from tandem.chain.keystore import create_keystore
+from tandem.chain.settings import ChainSection
 from tandem.protocol.capacity import Capability, Capacity
 from tandem.protocol.errors import ConfigurationError
 from tandem.protocol.media import VideoCodec

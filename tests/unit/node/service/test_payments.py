@@ -1,32 +1,41 @@
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from node.adapters.ticket_store import SqliteTicketStore
+from node.core.redemption import WinningSet
+from node.core.standing import Topic
 from node.core.terms import TermsPolicy
+from node.ports.contract import RedemptionOutcome
 from node.service.backing import BackingView
 from node.service.books import Books
+from node.service.gas import GasMeter
 from node.service.link import Link
+from node.service.notes import Notes
 from node.service.payments import Account, Payments
-from node.service.terms import Terms
+from node.service.terms import Surroundings, Terms
 from tandem.protocol.codec import Frame, decode
+from tandem.protocol.errors import ChainUnavailable
 from tandem.protocol.messages import Payment, PaymentReceipt, TicketTerms, TicketTermsReply
 from tandem.protocol.signing import SigningKey
-from tandem.protocol.tickets import TicketParams
+from tandem.protocol.tickets import Ticket, TicketParams
 from tandem.waiting import Bell
 from tests.fixtures.clock import ManualClock
 from tests.fixtures.node import (
     DOMAIN,
+    LIFETIME,
     LIMITS,
     NODE,
     NOW,
-    POLICY,
     SENDER,
     SIGNER,
+    STAKES,
     ScriptedContract,
+    paid,
     payment,
+    policy_for,
     terms,
     until,
 )
@@ -35,16 +44,21 @@ from tests.fixtures.node import (
 class Till:
     """Terms and payments of a node, and what they say."""
 
-    def __init__(self, store: SqliteTicketStore, clock: ManualClock, policy: TermsPolicy = POLICY) -> None:
+    def __init__(self, store: SqliteTicketStore, clock: ManualClock, policy: TermsPolicy | None = None) -> None:
         self.store = store
         self.clock = clock
+        policy = policy or policy_for(STAKES)
         self.contract = ScriptedContract()
         self.queue: asyncio.Queue[Frame] = asyncio.Queue()
         self.link = Link()
-        self.won = Bell(clock)
-        self.books = Books(store, self.won)
+        self.bell = Bell(clock)
+        self.books = Books(store, self.bell)
         self.view = BackingView(self.contract, clock, 15.0)
-        self.terms = Terms(store, self.contract, self.link, clock, recipient=NODE.address, policy=policy)
+        self.notes = Notes(store, clock)
+        self.around = Surroundings(self.contract, self.view, GasMeter(store, self.contract, clock), self.notes)
+        self.terms = Terms(
+            store, self.around, self.link, clock, recipient=NODE.address, policy=policy, agreed_bell=self.bell
+        )
         account = Account(NODE.address, DOMAIN)
         self.payments = Payments(store, self.books, self.view, self.terms, self.link, clock, account)
 
@@ -87,7 +101,7 @@ async def till(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Till]:
 async def test_terms_are_said_when_a_session_opens(till: Till) -> None:
     params = await till.agree()
     assert (params.sender, params.recipient) == (SENDER.address, NODE.address)
-    assert params.expiry == NOW + POLICY.lifetime
+    assert params.expiry == NOW + LIFETIME
 
 
 async def test_a_payment_is_on_disk_before_it_is_acknowledged(till: Till) -> None:
@@ -130,17 +144,17 @@ async def test_nothing_is_refused_by_an_old_reading(till: Till) -> None:
     assert first.accepted
     till.contract.promised = 10**18
     assert (await till.pay(payment(params, range(1, 40), number=2))).accepted
-    assert till.contract.reads == 2
+    assert till.contract.reads == 3
 
 
 async def test_the_chain_is_not_asked_for_every_payment(till: Till) -> None:
     params = await till.agree()
     for number in range(1, 6):
         await till.pay(payment(params, [number], number=number))
-    assert till.contract.reads == 1
+    assert till.contract.reads == 2  # for terms, and for a signer that was not known then
     till.clock.advance(16)
     await till.pay(payment(params, [9], number=9))
-    assert till.contract.reads == 2
+    assert till.contract.reads == 3
 
 
 async def test_while_the_chain_is_away_a_reading_holds_as_long_as_it_must(till: Till) -> None:
@@ -168,7 +182,7 @@ async def test_a_reading_that_ends_before_the_tickets_serves_no_longer(till: Til
     till.contract.good_until = params.expiry - 1
     await till.pay(payment(params))
     await till.pay(payment(params, [3], number=2))
-    assert till.contract.reads == 2
+    assert till.contract.reads == 3
 
 
 @pytest.mark.parametrize("until_time", [0, NOW])
@@ -180,7 +194,7 @@ async def test_a_revoked_signer_is_refused(till: Till, until_time: int) -> None:
 
 async def test_terms_are_renewed_at_half_their_life(till: Till) -> None:
     first = await till.agree()
-    till.clock.advance(POLICY.lifetime / 2)
+    till.clock.advance(LIFETIME / 2)
 
     def ticking() -> int:
         till.clock.advance(1)
@@ -208,8 +222,8 @@ async def test_rotation_is_agreed_behind_all_payments_before_it(till: Till) -> N
     till.payments.receive(SENDER.address, payment(old))
     reply = TicketTermsReply(commitment=message.params.commitment, accepted=True)
     till.payments.receive(SENDER.address, reply)
-    assert await till.terms.agreed(1)
     assert await till.said() == PaymentReceipt(id=1, accepted=True)
+    await until(lambda: till.terms.agreed)
 
 
 @pytest.mark.parametrize("accepted", [True, False])
@@ -220,12 +234,7 @@ async def test_a_reply_that_agrees_to_nothing_is_no_agreement(till: Till, accept
     assert isinstance(new, TicketTerms)
     commitment = old.commitment if accepted else new.params.commitment
     till.terms.reply(TicketTermsReply(commitment=commitment, accepted=accepted))
-    async with asyncio.TaskGroup() as group:
-        agreed = group.create_task(till.terms.agreed(120))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        till.clock.advance(120)
-    assert not agreed.result()
+    assert not till.terms.agreed
 
 
 async def test_terms_wait_for_the_chain(tmp_path: Path, clock: ManualClock) -> None:
@@ -245,7 +254,7 @@ async def test_terms_wait_for_the_chain(tmp_path: Path, clock: ManualClock) -> N
 
 async def test_terms_live_at_most_half_the_unlock_period(tmp_path: Path, clock: ManualClock) -> None:
     async with SqliteTicketStore(tmp_path / "tickets.db", NODE.address, DOMAIN) as store:
-        till = Till(store, clock, TermsPolicy(1000, 4, lifetime=10**9))
+        till = Till(store, clock, policy_for(STAKES, lifetime=10**9))
         async with asyncio.TaskGroup() as group:
             loop = group.create_task(till.terms.run())
             await till.open()
@@ -284,3 +293,95 @@ async def test_a_sender_that_signs_itself_needs_no_second_look(till: Till) -> No
     for number in range(1, 4):
         assert (await till.pay(payment(params, [number], number=number, key=SENDER))).accepted
     assert till.contract.reads == 1
+
+
+async def test_while_the_chain_is_away_it_is_not_asked_for_every_payment(till: Till) -> None:
+    params = await till.agree()
+    assert (await till.pay(payment(params))).accepted
+    till.contract.away = True
+    till.clock.advance(16)
+    asked = till.contract.asked
+    for number in range(2, 6):
+        assert (await till.pay(payment(params, [number * 10], number=number))).accepted
+    assert till.contract.asked - asked <= 4  # the loop of terms among them
+
+
+GWEI, ETHER = 10**9, 10**18
+FOLLOWING = TermsPolicy(
+    odds=100, lifetime=LIFETIME, gas_percent=10, min_face_value=10**14, max_face_value=ETHER, max_unpaid=ETHER
+)
+
+
+@pytest.fixture
+async def following(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Till]:
+    """Terms whose face value follows gas, at 10 gwei to begin with."""
+    async with SqliteTicketStore(tmp_path / "tickets.db", NODE.address, DOMAIN) as store:
+        till = Till(store, clock, FOLLOWING)
+        till.contract.gas, till.contract.promised = 10 * GWEI, 10 * ETHER
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(loop) for loop in (till.terms.run(), till.payments.run())]
+            await till.open()
+            yield till
+            for task in tasks:
+                task.cancel()
+
+
+async def after(till: Till, seconds: int) -> TicketParams:
+    """The terms that are issued within this time."""
+    for _ in range(seconds // 15):
+        till.clock.advance(15)
+        await until(lambda: till.clock._sleepers or not till.queue.empty())
+        if not till.queue.empty():
+            return await till.agree()
+    raise AssertionError("none were issued")
+
+
+async def test_terms_follow_gas_but_not_a_spike(following: Till) -> None:
+    assert (await following.agree()).face_value == 10 * 100_000 * 10 * GWEI
+    following.contract.gas = 1000 * GWEI
+    with pytest.raises(AssertionError):
+        await after(following, 60)
+    following.contract.gas = 20 * GWEI
+    risen = await after(following, 3600)
+    assert 15 * 10**15 < risen.face_value < 16 * 10**15
+
+
+async def test_terms_follow_what_the_contract_promises(following: Till) -> None:
+    await following.agree()
+    following.contract.promised = 8 * 10**15
+    assert (await after(following, 30)).face_value == 10**15
+    assert following.notes._said[Topic.BACKING] == ""
+
+
+async def test_a_node_that_is_promised_too_little_says_so(following: Till, caplog: pytest.LogCaptureFixture) -> None:
+    await following.agree()
+    following.contract.promised = 10**13
+    assert (await after(following, 30)).face_value == 10**14
+    assert "found 0.00001 ether" in following.notes._said[Topic.BACKING]
+    assert [record.message for record in caplog.records if record.message == "not_backed"] == ["not_backed"]
+
+
+@pytest.mark.parametrize(("used", "counts"), [(200_000, 20_000), (2**63 - 1, 500_000)])
+async def test_terms_by_the_measured_gas_of_redemptions(following: Till, used: int, counts: int) -> None:
+    await following.agree()
+    result = paid([WinningSet(terms(), 1, tuple(_tickets(10)))])
+    await following.store.settle(RedemptionOutcome(1, result, used), NOW)
+    assert (await after(following, 30)).face_value == 10 * counts * 10 * GWEI
+
+
+def _tickets(count: int) -> Iterator[Ticket]:
+    return (Ticket(params=terms(), sender_nonce=nonce, signature=bytes(64)) for nonce in range(count))
+
+
+async def test_the_last_gas_price_serves_while_the_chain_is_away(following: Till) -> None:
+    first = await following.agree()
+    following.contract.away = True
+    following.clock.advance(60)
+    gas = await GasMeter(following.store, following.contract, following.clock).of_redemption()
+    assert gas.cost * 10 == first.face_value
+
+
+async def test_without_any_price_the_chain_must_answer(tmp_path: Path, clock: ManualClock) -> None:
+    async with SqliteTicketStore(tmp_path / "tickets.db", NODE.address, DOMAIN) as store:
+        with pytest.raises(ChainUnavailable):
+            await GasMeter(store, ScriptedContract(away=True), clock).of_redemption()

@@ -11,11 +11,15 @@ from orchestrator.core.lifecycle import (
     Cancelled,
     Event,
     Expired,
+    Exported,
     Finished,
+    Prepared,
     Rejected,
     RetryPolicy,
     Shown,
     Unassembled,
+    Unexported,
+    Unprepared,
     changed,
     decide,
     failed_on,
@@ -30,6 +34,7 @@ from tandem.protocol.jobs import (
     AttemptState,
     FileResult,
     JobState,
+    OutputRequest,
     TaskState,
     TranscodeOutput,
     TranscodeRequest,
@@ -336,3 +341,55 @@ def test_what_has_to_be_put_together_is_not_over_with_its_tasks() -> None:
     assert not is_assembling(done)
     with pytest.raises(Conflict):
         decide(after(new_job(), assigned(), Finished(REF, A, OUTPUT), Accepted(REF)), Assembled(), NOW, POLICY)
+
+
+def preparing() -> JobSnapshot:
+    return JobSnapshot(replace(new_job().job, state=JobState.PREPARING, price=None), (), ())
+
+
+def test_a_job_that_is_prepared_is_queued_at_its_price() -> None:
+    tasks = new_job(2).tasks
+    changes = decide(preparing(), Prepared(tasks, 77, (SHA,)), NOW, POLICY)
+    assert changes.job is not None
+    assert (changes.job.state, changes.job.price, changes.job.finished_at) == (JobState.QUEUED, 77, None)
+    assert (changes.planned, changes.artifacts) == (tasks, (SHA,))
+
+
+def test_a_job_that_cannot_be_prepared_fails_and_one_may_be_cancelled() -> None:
+    failed = after(preparing(), Unprepared(BAD_INPUT))
+    assert (failed.job.state, failed.job.failure, failed.job.finished_at) == (JobState.FAILED, BAD_INPUT, NOW)
+    assert after(preparing(), Cancelled()).job.state is JobState.CANCELLED
+
+
+def test_a_job_is_prepared_once() -> None:
+    for job in (new_job(), after(preparing(), Cancelled())):
+        for event in (Prepared((), 1, ()), Unprepared(BAD_INPUT)):
+            with pytest.raises(Conflict, match="is preparing"):
+                decide(job, event, NOW, POLICY)
+    with pytest.raises(StaleAttempt):
+        decide(preparing(), assigned(), NOW, POLICY)
+
+
+def exporting() -> JobSnapshot:
+    request = TranscodeRequest(
+        kind="transcode",
+        input=ArtifactInput(artifact=SHA),
+        output=OutputRequest(upload={"720p": "https://bucket.example/720p"}),
+    )
+    job = new_job()
+    job = replace(job, job=replace(job.job, request=request))
+    return after(job, assigned(), Finished(REF, A, OUTPUT), Accepted(REF))
+
+
+def test_a_job_with_urls_for_its_results_is_exported_before_it_succeeds() -> None:
+    job = exporting()
+    assert (job.job.state, job.job.finished_at) == (JobState.EXPORTING, None)
+    done = after(job, Exported(), now=NOW + 5)
+    assert (done.job.state, done.job.finished_at) == (JobState.SUCCEEDED, NOW + 5)
+    failed = after(job, Unexported(BAD_INPUT))
+    assert (failed.job.state, failed.job.failure) == (JobState.FAILED, BAD_INPUT)
+    assert after(job, Cancelled()).job.state is JobState.CANCELLED
+    for over in (new_job(), done):
+        for event in (Exported(), Unexported(BAD_INPUT)):
+            with pytest.raises(Conflict, match="is exporting"):
+                decide(over, event, NOW, POLICY)

@@ -69,6 +69,14 @@ def test_every_obstacle_is_told() -> None:
     assert assign([ready()], list(nodes.values())) == []
 
 
+def test_it_is_said_when_a_node_will_never_let_itself_be_owed_so_much() -> None:
+    careful = node("0xA")
+    careful = replace(careful, offer=careful.offer.model_copy(update={"max_unpaid": 10}), unpaid=5)
+    (reason,) = explain(ready(), [careful])["0xA"]
+    assert reason.obstacle is Obstacle.EXPOSURE
+    assert "never lets itself be owed more than 10: give it a smaller job" in reason.detail
+
+
 def test_a_model_needs_a_provider() -> None:
     bare = node("0xA")
     none = bare.offer.capability.model_copy(update={"execution_providers": ()})

@@ -6,12 +6,15 @@ from orchestrator.core.records import ArtifactRecord
 from orchestrator.core.scheduling import NodeState
 from orchestrator.core.submission import (
     MAX_TENSOR_BYTES,
+    Frame,
+    needs_preparation,
     plan_inference,
     plan_transcode,
     quote_of,
     submission_of,
+    unprepared_submission,
 )
-from tandem.protocol.errors import InvalidLadder, InvalidTensor, TooLarge, UnreadableMedia
+from tandem.protocol.errors import InvalidLadder, InvalidTensor, PriceExceeded, TooLarge, UnreadableMedia
 from tandem.protocol.ids import job_id
 from tandem.protocol.jobs import (
     ArtifactInput,
@@ -19,11 +22,13 @@ from tandem.protocol.jobs import (
     InferenceWork,
     JobState,
     ModelInfo,
+    OutputRequest,
     TaskState,
     TranscodeRequest,
     TranscodeWork,
+    UrlInput,
 )
-from tandem.protocol.ladder import Container, OutputSettings, RenditionRequest
+from tandem.protocol.ladder import Container, RenditionRequest
 from tandem.protocol.media import MAX_DURATION_US, MediaInfo, Source, VideoCodec, VideoStream
 from tandem.protocol.pricing import Prices
 from tandem.protocol.tensors import Datatype, TensorJson, TensorSpec
@@ -98,7 +103,7 @@ def test_a_long_transcode_is_split_over_the_nodes_that_could_take_it(container: 
         ),
         keyframes=tuple(range(0, 120 * 10**6, 2 * 10**6)),
     )
-    request = transcode(360).model_copy(update={"output": OutputSettings(container=container)})
+    request = transcode(360).model_copy(update={"output": OutputRequest(container=container)})
     dear, mute = offer(megapixel=2000), offer(draining=True)
     nodes = [NodeState(f"0x{index}", each, {}) for index, each in enumerate([offer(), offer(), dear, mute])]
     plan = plan_transcode(request, SOURCE, minutes, PRICES, nodes)
@@ -109,7 +114,7 @@ def test_a_long_transcode_is_split_over_the_nodes_that_could_take_it(container: 
     whole = plan_transcode(request, SOURCE, minutes, PRICES)
     assert 0 <= plan.price - whole.price <= len(plan.parts)
     assert (quote_of(plan).tasks, quote_of(plan).whole_because) == (len(plan.parts), None)
-    tasks = submission_of(plan, job_id(5.0, bytes(8)), "key_1", 5.0, None).tasks
+    tasks = submission_of(plan, Frame(job_id(5.0, bytes(8)), "key_1", 5.0)).tasks
     assert sum(task.price for task in tasks) == plan.price
     alone = plan_transcode(transcode(360), SOURCE, minutes, PRICES, nodes[1:])
     assert (quote_of(alone).tasks, quote_of(alone).whole_because) == (1, "one node")
@@ -131,10 +136,10 @@ def test_the_stored_request_has_no_data() -> None:
 
 
 def test_the_digest_covers_the_data_and_not_their_nesting() -> None:
-    flat = plan_inference(inference((1, 2), [1, 2]), MODEL, PRICES)
-    nested = plan_inference(inference((1, 2), [[1, 2]]), MODEL, PRICES)
-    other = plan_inference(inference((1, 2), [1, 3]), MODEL, PRICES)
-    assert flat.digest == nested.digest != other.digest
+    given: list[list[object]] = [[1, 2], [[1, 2]], [1, 3]]
+    plans = [plan_inference(inference((1, 2), data), MODEL, PRICES) for data in given]
+    flat, nested, other = [submission_of(plan, Frame(job_id(5.0, bytes(8)), "key_1", 5.0)) for plan in plans]
+    assert flat.request_digest == nested.request_digest != other.request_digest
 
 
 @pytest.mark.parametrize(
@@ -151,12 +156,32 @@ def test_outputs_that_no_message_could_carry_are_refused() -> None:
         plan_inference(inference((1, 2), [1, 2]), MODEL.model_copy(update={"outputs": (wide,)}), PRICES)
 
 
+def test_a_job_that_costs_more_than_it_may_is_refused() -> None:
+    request = transcode(360).model_copy(update={"max_price": 10})
+    with pytest.raises(PriceExceeded, match="at most 10 wei"):
+        plan_transcode(request, SOURCE, Source(media=MEDIA), PRICES)
+    dear = inference((3, 2), [1, 2, 3, 4, 5, 6])
+    with pytest.raises(PriceExceeded, match="got one of 21 wei"):
+        plan_inference(dear.model_copy(update={"max_price": 20}), MODEL, PRICES)
+    assert plan_inference(dear.model_copy(update={"max_price": 21}), MODEL, PRICES).price == 21
+
+
+def test_a_job_with_a_url_has_neither_tasks_nor_price_at_first() -> None:
+    request = TranscodeRequest(kind="transcode", input=UrlInput(url="https://files.example/clip.mp4"))
+    assert needs_preparation(request)
+    assert not needs_preparation(transcode())
+    submission = unprepared_submission(
+        request, Frame(job_id(5.0, bytes(8)), "key_1", 5.0, "again", "https://hook.example/")
+    )
+    assert (submission.job.state, submission.job.price, submission.tasks) == (JobState.PREPARING, None, ())
+    assert submission.job.webhook == "https://hook.example/"
+
+
 def test_a_submission_is_one_waiting_task() -> None:
     plan = plan_transcode(transcode(360), SOURCE, FOUND, PRICES)
     job = job_id(5.0, bytes(8))
-    submission = submission_of(plan, job, "key_1", 5.0, "again")
+    submission = submission_of(plan, Frame(job, "key_1", 5.0, "again"))
     assert submission.job.state is JobState.QUEUED
     assert submission.job.price == submission.tasks[0].price == plan.price
     assert [(task.id, task.state) for task in submission.tasks] == [(f"{job}.0", TaskState.WAITING)]
     assert submission.artifacts == (SOURCE.id,)
-    assert submission.request_digest == plan.digest

@@ -17,6 +17,8 @@ def upgrade() -> None:
     _entries()
     _chain_cursors()
     _chain_entries()
+    _transactions()
+    _spendings()
     _accounts()
     _payments()
     _open_the_books()
@@ -76,10 +78,35 @@ def _chain_entries() -> None:
     op.create_index(op.f("ix_chain_entries_source_block_number"), "chain_entries", ["source", "block_number"])
 
 
+def _transactions() -> None:
+    op.create_table(
+        "transactions",
+        sa.Column("tx_hash", sa.LargeBinary(), nullable=False),
+        sa.Column("account", sa.Text(), nullable=False),
+        sa.Column("tx_nonce", sa.BigInteger(), nullable=False),
+        sa.Column("raw", sa.LargeBinary(), nullable=False),
+        sa.Column("purpose", sa.Text(), nullable=False),
+        sa.Column("signed_at", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("tx_hash", name=op.f("pk_transactions")),
+    )
+    op.create_index(op.f("ix_transactions_account_tx_nonce"), "transactions", ["account", "tx_nonce"])
+
+
+def _spendings() -> None:
+    op.create_table(
+        "spendings",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("at", sa.Double(), nullable=False),
+        sa.Column("amount", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_spendings")),
+    )
+    op.create_index(op.f("ix_spendings_at"), "spendings", ["at"])
+
+
 def _accounts() -> None:
     op.add_column("accounts", sa.Column("redeemed", sa.Text(), nullable=False, server_default="0"))
     op.add_column("accounts", sa.Column("unissued", sa.Text(), nullable=False, server_default="0"))
-    op.add_column("accounts", sa.Column("earned_at", sa.Double()))
+    op.add_column("accounts", sa.Column("active_at", sa.Double()))
 
 
 def _payments() -> None:

@@ -9,6 +9,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import IntegrityError
 
 from orchestrator.adapters.store.accounts import SqlAccounts
 from orchestrator.adapters.store.chain import SqlLedger
@@ -91,12 +92,38 @@ async def test_accounts_of_the_first_schema_open_the_ledger(empty: Database) -> 
         bound = text(statement).bindparams(**values) if ":params" in statement else text(statement)
         await empty.write(partial(Connection.execute, statement=bound))
     await empty.write(upgrade)
-    balance = await SqlLedger(empty).trial_balance()
+    balance = (await SqlLedger(empty).books("")).balance
     assert balance.accounts() == ["owed:0xa1", "tickets:0xa1", "work"]
     assert balance.totals("0xa1") == Totals(700, 600, 100)
     assert (await SqlAccounts(empty).account("0xa1")).totals == Totals(700, 600, 100)
     (row,) = await empty.read(lambda c: c.execute(text("SELECT * FROM payments")).all())
     assert (row.id, row.params_hash, row.first_nonce, row.last_nonce) == (41, PARAMS.hash(), 3, 4)
+
+
+JOB_OF_THE_SECOND_SCHEMA = """
+INSERT INTO jobs (id, owner, request, state, price, created_at, request_digest)
+VALUES ('j', 'o', '{}', 'queued', '5', 1, x'00');
+INSERT INTO tasks (id, job, position, work, state, price, not_before) VALUES ('j.0', 'j', 0, '{}', 'waiting', '5', 0)
+"""
+
+
+async def test_jobs_of_the_second_schema_stay_and_new_ones_may_be_prepared(empty: Database) -> None:
+    await empty.write(lambda connection: upgrade(connection, "0002"))
+    before = await empty.read(definitions)
+    for statement in JOB_OF_THE_SECOND_SCHEMA.split(";"):
+        await empty.write(partial(Connection.execute, statement=text(statement)))
+    await empty.write(lambda connection: upgrade(connection, "0003"))
+    new = text("INSERT INTO jobs SELECT 'k', 'o', '{}', 'preparing', NULL, 1, NULL, NULL, NULL, x'00'")
+    await empty.write(partial(Connection.execute, statement=new))
+    with pytest.raises(IntegrityError, match="prepared_has_a_price"):
+        await empty.write(lambda c: c.execute(text("UPDATE jobs SET state = 'queued' WHERE id = 'k'")))
+    assert await empty.read(lambda c: c.execute(text("SELECT id, price FROM jobs")).all()) == [("j", "5"), ("k", None)]
+    assert await empty.read(lambda c: c.execute(text("PRAGMA foreign_key_check")).all()) == []
+    assert await empty.read(lambda c: c.execute(text("PRAGMA integrity_check")).scalar()) == "ok"
+    assert set(await empty.read(definitions)) - set(before) == {
+        ("table", "preparations"),
+        ("index", "sqlite_autoindex_preparations_1"),
+    }
 
 
 async def test_the_database_of_a_newer_version_is_refused(empty: Database) -> None:

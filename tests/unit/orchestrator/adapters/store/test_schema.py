@@ -35,6 +35,7 @@ BROKEN = [
     (jobs, {"state": "succeeded"}, "over_has_a_time"),
     (jobs, {"state": "failed", "finished_at": 1.0}, "failed_says_why"),
     (jobs, {"failure": LOST}, "failed_says_why"),
+    (jobs, {"price": None}, "prepared_has_a_price"),
     (attempts, {"finished_at": 1.0}, "over_has_a_time"),
     (attempts, {"state": "expired", "failure": LOST}, "over_has_a_time"),
     (attempts, {"state": "expired", "finished_at": 1.0}, "failed_says_why"),

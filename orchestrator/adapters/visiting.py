@@ -1,0 +1,243 @@
+"""Visits to URLs of submitters: guarded, pinned, bounded.
+
+Every hop has a session of its own, which looks its host up once, has the guard judge all addresses that came, and can
+connect to no others. Redirects are followed by hand, so that each is judged like the first. Nothing of one hop goes
+with the next: no cookies, no credentials, no referrer; no proxy of the environment is asked.
+"""
+
+import asyncio
+import socket
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from urllib.parse import urljoin
+
+from aiohttp import ClientError, ClientResponse, ClientSession, ClientSSLError, ClientTimeout, DummyCookieJar
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.connector import TCPConnector
+from yarl import URL
+
+from orchestrator.core.delivery import Answer
+from orchestrator.core.guard import Guard
+from orchestrator.ports.visiting import Fetched
+from tandem.protocol.errors import UrlForbidden, UrlRefused, UrlUnavailable
+from tandem.protocol.urls import parse_web_url, web_host
+
+Lookup = Callable[[str], Awaitable[Sequence[str]]]
+"""From a host's name to its addresses, as text. Raises OSError."""
+
+_OK, _REDIRECTED = 200, 300
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_TRANSIENT = frozenset({408, 425, 429})
+_SERVER_ERROR = 500
+_CHUNK_BYTES = 2**18
+_MAX_DIGITS = 9
+_LOOKUPS_AT_ONCE = 8
+_HEADERS = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "tandem"}
+
+
+@dataclass(frozen=True, slots=True)
+class VisitLimits:
+    redirects: int = 5
+    stall: float = 30.0
+    """Seconds without a byte, and until a response begins."""
+    total: float = 3600.0
+    """Seconds for the whole visit."""
+
+
+@asynccontextmanager
+async def open_visitor(guard: Guard, limits: VisitLimits) -> AsyncIterator["GuardedVisitor"]:
+    # Not the loop's own threads: whoever answers slowly to lookups must not hold up the disk.
+    threads = ThreadPoolExecutor(_LOOKUPS_AT_ONCE, thread_name_prefix="lookup")
+    try:
+        yield GuardedVisitor(guard, limits, _system_lookup(threads))
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
+class GuardedVisitor:
+    """Implements `orchestrator.ports.visiting.Visitor`."""
+
+    def __init__(self, guard: Guard, limits: VisitLimits, lookup: Lookup) -> None:
+        self._guard = guard
+        self._limits = limits
+        self._lookup = lookup
+
+    def check(self, url: str) -> None:
+        self._guard.check_url(url)
+
+    @asynccontextmanager
+    async def fetch(self, url: str) -> AsyncIterator[Fetched]:
+        deadline = asyncio.timeout(self._limits.total)
+        try:
+            async with deadline, AsyncExitStack() as stack:
+                response = await self._follow(stack, url)
+                _check_response(response)
+                chunks = await stack.enter_async_context(aclosing(_chunks(response)))
+                yield Fetched(chunks, response.content_length, response.content_type)
+        except TimeoutError as error:
+            if not deadline.expired():
+                raise
+            raise UrlUnavailable(
+                f"expected all of the file from {_host(url)} within {self._limits.total:g} s, got a part of it"
+            ) from error
+
+    async def _follow(self, stack: AsyncExitStack, url: str) -> ClientResponse:
+        for _ in range(self._limits.redirects + 1):
+            response = await self._get(stack, url)
+            if response.status not in _REDIRECTS:
+                return response
+            response.close()
+            url = _target(url, response.headers.get("Location"))
+        raise UrlRefused(f"expected at most {self._limits.redirects} redirects, got one more, from {_host(url)}")
+
+    async def _get(self, stack: AsyncExitStack, url: str) -> ClientResponse:
+        """The head of one response, its body still to come."""
+        with _mapped(_host(url)):
+            self._guard.check_url(url)
+            session = await stack.enter_async_context(self._session())
+            async with asyncio.timeout(self._limits.stall):
+                return await stack.enter_async_context(
+                    session.get(_exact(url), allow_redirects=False, headers=_HEADERS)
+                )
+
+    async def put(self, url: str, chunks: AsyncIterator[bytes], size: int, media_type: str) -> None:
+        headers = {**_HEADERS, "Content-Length": str(size), "Content-Type": media_type}
+        with _mapped(_host(url)):
+            self._guard.check_url(url)
+            async with (
+                asyncio.timeout(self._limits.total),
+                self._session() as session,
+                session.put(_exact(url), data=chunks, headers=headers, allow_redirects=False) as response,
+            ):
+                _check_written(response)
+
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str], seconds: float) -> Answer:
+        with _mapped(_host(url)):
+            self._guard.check_url(url)
+            async with (
+                asyncio.timeout(seconds),
+                self._session() as session,
+                session.post(
+                    _exact(url), data=body, headers={**_HEADERS, **headers}, allow_redirects=False
+                ) as response,
+            ):
+                return Answer(response.status, _seconds(response.headers.get("Retry-After", "")))
+
+    def _session(self) -> ClientSession:
+        connector = TCPConnector(
+            resolver=_PinningResolver(self._guard, self._lookup), use_dns_cache=False, force_close=True, limit=1
+        )
+        return ClientSession(
+            connector=connector,
+            cookie_jar=DummyCookieJar(),
+            timeout=ClientTimeout(total=None, sock_read=self._limits.stall),
+            auto_decompress=False,
+            trust_env=False,
+        )
+
+
+class _PinningResolver(AbstractResolver):
+    """Looks a name up once, has the addresses judged, and says just those from then on."""
+
+    def __init__(self, guard: Guard, lookup: Lookup) -> None:
+        self._guard = guard
+        self._lookup = lookup
+        self._pinned: dict[str, Sequence[str]] = {}
+
+    async def resolve(
+        self,
+        host: str,
+        port: int = 0,
+        family: socket.AddressFamily = socket.AF_UNSPEC,  # noqa: ARG002 - whatever came
+    ) -> list[ResolveResult]:
+        if host not in self._pinned:
+            addresses = await self._lookup(host)
+            self._guard.check_addresses(host.rstrip("."), addresses)
+            self._pinned[host] = addresses
+        return [_result(host, address, port) for address in self._pinned[host]]
+
+    async def close(self) -> None:
+        self._pinned.clear()
+
+
+def _result(host: str, address: str, port: int) -> ResolveResult:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    return ResolveResult(hostname=host, host=address, port=port, family=family, proto=0, flags=socket.AI_NUMERICHOST)
+
+
+def _system_lookup(threads: ThreadPoolExecutor) -> Lookup:
+    def ask(host: str) -> list[str]:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+        return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+    async def lookup(host: str) -> Sequence[str]:
+        return await asyncio.get_running_loop().run_in_executor(threads, ask, host)
+
+    return lookup
+
+
+def _exact(url: str) -> URL:
+    """As it was judged, not a character otherwise: a presigned URL is good in one spelling only."""
+    exact = URL(url, encoded=True)
+    if ((exact.host or "").rstrip("."), exact.port) != web_host(url):
+        raise UrlForbidden("expected a URL that can be read in one way only, got one with another host to another eye")
+    return exact
+
+
+def _target(url: str, location: str | None) -> str:
+    """Where a redirect leads."""
+    try:
+        target = parse_web_url(urljoin(url, location or ""))
+    except ValueError as error:
+        raise UrlRefused(f"expected {_host(url)} to redirect to an http or https URL, got another one") from error
+    if url.startswith("https:") and not target.startswith("https:"):
+        raise UrlForbidden(f"expected {_host(url)} to redirect to an https URL as well, got one without TLS")
+    return target
+
+
+def _check_response(response: ClientResponse) -> None:
+    host, status = response.url.host, response.status
+    if status in _TRANSIENT or status >= _SERVER_ERROR:
+        raise UrlUnavailable(f"expected the file from {host}, got HTTP {status}")
+    if status != _OK:
+        raise UrlRefused(f"expected the file from {host}, got HTTP {status}; check the URL and whether it has expired")
+    encoding = response.headers.get("Content-Encoding", "identity")
+    if encoding.lower() != "identity":
+        raise UrlRefused(f"expected the file from {host} as it is, got it encoded, as {encoding[:40]!r}")
+
+
+@contextmanager
+def _mapped(host: str) -> Iterator[None]:
+    """Errors of the network as ours. They name the host alone: the rest of a URL may be a secret."""
+    try:
+        yield
+    except ClientSSLError as error:
+        raise UrlRefused(f"expected {host} to prove itself by TLS, got {type(error).__name__}") from error
+    except (ClientError, TimeoutError, OSError) as error:
+        raise UrlUnavailable(f"expected an answer of {host}, got {type(error).__name__}") from error
+
+
+def _seconds(text: str) -> float | None:
+    return float(text) if text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS else None
+
+
+def _host(url: str) -> str:
+    return web_host(url)[0]
+
+
+def _check_written(response: ClientResponse) -> None:
+    host, status = response.url.host, response.status
+    if status in _TRANSIENT or status >= _SERVER_ERROR:
+        raise UrlUnavailable(f"expected {host} to take the file, got HTTP {status}")
+    if not _OK <= status < _REDIRECTED:
+        raise UrlRefused(
+            f"expected {host} to take the file, got HTTP {status}; check the URL and whether it has expired"
+        )
+
+
+async def _chunks(response: ClientResponse) -> AsyncGenerator[bytes, None]:
+    with _mapped(response.url.host or ""):
+        async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+            yield chunk

@@ -1,0 +1,69 @@
+"""Works off what is to be done at jobs beside their tasks: bounded, again after a failure, ended with the job."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Generic
+
+from orchestrator.core.backlog import BacklogPolicy, Record, due, next_due
+from orchestrator.service.events import JobEvents, StateChanged, Subscription
+from tandem.protocol.jobs import JobState
+from tandem.waiting import Bell
+
+_IDLE_SECONDS = 60.0
+
+
+class Backlog(Generic[Record]):
+    """`load` gives the records that there are and `now` the store's time; `work` does the work of one.
+
+    `bell` is rung when there may be a new one. Work is cancelled where its job is; else it ends by itself.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Awaitable[list[Record]]],
+        work: Callable[[Record], Coroutine[Any, Any, None]],
+        now: Callable[[], Awaitable[float]],
+        events: JobEvents,
+        bell: Bell,
+        policy: BacklogPolicy,
+    ) -> None:
+        self._load: Callable[[], Awaitable[list[Record]]] = load
+        self._work: Callable[[Record], Coroutine[Any, Any, None]] = work
+        self._now = now
+        self._events = events
+        self._bell = bell
+        self._policy = policy
+        self._running: dict[str, str] = {}
+        """Owners, by job."""
+
+    async def run(self) -> None:
+        """Until cancelled; first takes up what an earlier process had begun."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                now, records = await self._now(), await self._load()
+                for record in due(records, self._running, now, self._policy):
+                    self._running[record.job] = record.owner
+                    group.create_task(self.attend(record))
+                later = next_due(records, now)
+                await self._bell.wait(_IDLE_SECONDS if later is None else later - now)
+
+    async def attend(self, record: Record) -> None:
+        """Works at one job, unless it is cancelled meanwhile."""
+        try:
+            with self._events.subscribe(record.job) as news:
+                async with asyncio.TaskGroup() as both:
+                    work = both.create_task(self._work(record))
+                    watch = both.create_task(_cancel_with(news, work))
+                    await asyncio.wait([work])
+                    watch.cancel()
+        finally:
+            self._running.pop(record.job, None)
+            self._events.clear_progress(record.job)
+            self._bell.ring()
+
+
+async def _cancel_with(news: Subscription, work: "asyncio.Task[None]") -> None:
+    async for event in news:
+        if event == StateChanged(JobState.CANCELLED):
+            work.cancel()
+            return

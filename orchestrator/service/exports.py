@@ -1,0 +1,89 @@
+"""Writes results to URLs of submitters, such as presigned ones of a bucket; the job succeeds once all are there.
+
+What is written stands in the store after each file, so that a crash repeats one file at most; a PUT may be repeated.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing, suppress
+from dataclasses import replace
+
+from orchestrator.core.backlog import BacklogPolicy, after_failure
+from orchestrator.core.lifecycle import Event, Exported, Unexported
+from orchestrator.core.records import ExportRecord, Failure, JobSnapshot
+from orchestrator.core.views import file_results
+from orchestrator.ports.store import Store
+from orchestrator.ports.visiting import Visitor
+from orchestrator.service.artifacts import Artifacts
+from orchestrator.service.backlog import Backlog
+from orchestrator.service.events import JobEvents
+from tandem import logging as log
+from tandem.protocol.errors import Conflict, TandemError
+from tandem.protocol.jobs import FileResult, JobState, uploads_of
+from tandem.waiting import Bell
+
+logger = logging.getLogger(__name__)
+
+Apply = Callable[[str, Event], Awaitable[object]]
+"""Carries an event to a job."""
+
+
+class Exports:
+    """`bell` is rung when a job wants to be exported."""
+
+    def __init__(
+        self,
+        store: Store,
+        artifacts: Artifacts,
+        visitor: Visitor,
+        events: JobEvents,
+        apply: Apply,
+        bell: Bell,
+        policy: BacklogPolicy,
+    ) -> None:
+        self._store = store
+        self._artifacts = artifacts
+        self._visitor = visitor
+        self._apply = apply
+        self._policy = policy
+        self.backlog = Backlog(store.exports, self._export, store.now, events, bell, policy)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        await self.backlog.run()
+
+    async def _export(self, record: ExportRecord) -> None:
+        snapshot = await self._store.job(record.job)
+        if snapshot.job.state is not JobState.EXPORTING:
+            return
+        try:
+            for result in _missing(snapshot, record):
+                await self._write(result, uploads_of(snapshot.job.request)[result.name])
+                record = replace(record, written=(*record.written, result.name))
+                await self._store.save_export(record)
+            event: Event | None = Exported()
+        except TandemError as error:
+            event = await self._failed(record, error)
+        if event is not None:
+            with suppress(Conflict):  # cancelled meanwhile
+                await self._apply(record.job, event)
+
+    async def _write(self, result: FileResult, url: str) -> None:
+        artifact = await self._artifacts.get(result.artifact)
+        async with aclosing(self._artifacts.read(artifact.id, 0, artifact.size)) as chunks:
+            await self._visitor.put(url, chunks, artifact.size, artifact.media_type)
+
+    async def _failed(self, record: ExportRecord, error: TandemError) -> Event | None:
+        now = await self._store.now()
+        again = after_failure(record, now, self._policy, retryable=error.retryable)
+        told = f"{error.code}: {error.detail}"
+        log.event(
+            logger, "export_failed", job=record.job, code=error.code, detail=error.detail, again=again is not None
+        )
+        await self._store.save_export(replace(again or replace(record, tries=record.tries + 1), error=told))
+        return None if again else Unexported(Failure(error.code, error.detail, retryable=error.retryable))
+
+
+def _missing(snapshot: JobSnapshot, record: ExportRecord) -> list[FileResult]:
+    wanted = uploads_of(snapshot.job.request)
+    return [each for each in file_results(snapshot) if each.name in wanted and each.name not in record.written]

@@ -1,0 +1,49 @@
+"""Money in figures for Prometheus, brought up to date when they are read. Gauges are floats: the ledger is exact."""
+
+from prometheus_client import CollectorRegistry, Gauge
+
+from orchestrator.ports.store import Store
+from orchestrator.service.watching import ChainWatcher
+from tandem.clock import Clock
+
+_ACCOUNTS = {
+    "owed": "Wei earned by nodes and covered by no ticket.",
+    "issued": "Wei of expected value of tickets signed, less refused ones.",
+    "redeemed": "Wei paid by the contract for winning tickets.",
+    "unissued": "Wei of it paid for tickets never issued here: above 0, somebody else has the signing key.",
+}
+_CONTRACT = {
+    "deposit": "Wei in the contract, spent first.",
+    "reserve": "Wei in the contract, behind the deposit.",
+    "allocated": "Wei of the reserve promised to nodes.",
+    "difference": "Wei that the contract holds beyond what the ledger says.",
+}
+
+
+class MoneyMeters:
+    def __init__(self, registry: CollectorRegistry, store: Store, watcher: ChainWatcher, clock: Clock) -> None:
+        self._store = store
+        self._watcher = watcher
+        self._clock = clock
+        texts = _ACCOUNTS | _CONTRACT
+        self._money = {name: Gauge(f"tandem_{name}_wei", text, registry=registry) for name, text in texts.items()}
+        self._block = Gauge("tandem_chain_block", "The block that the ledger stands at.", registry=registry)
+        self._age = Gauge(
+            "tandem_chain_age_seconds", "Since the ledger was last up to date with the chain.", registry=registry
+        )
+
+    async def measure(self) -> None:
+        accounts = await self._store.accounts()
+        sums = {
+            "owed": sum(account.totals.owed for account in accounts),
+            "issued": sum(account.issued - account.refused for account in accounts),
+            "redeemed": sum(account.redeemed for account in accounts),
+            "unissued": sum(account.unissued for account in accounts),
+        }
+        watched = self._watcher.watched
+        if watched is not None:
+            sums |= {name: getattr(watched, name) for name in _CONTRACT}
+            self._block.set(watched.block_number)
+            self._age.set(self._clock.now() - watched.seen_at)
+        for name, wei in sums.items():
+            self._money[name].set(wei)

@@ -1,0 +1,73 @@
+"""From a request to a plan: look things up, probe what is new, decide."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import assert_never
+
+from orchestrator.core.scheduling import NodeState
+from orchestrator.core.submission import Plan, plan_inference, plan_transcode
+from orchestrator.ports.artifacts import ArtifactStore
+from orchestrator.ports.inspection import Inspector
+from orchestrator.ports.store import Store
+from tandem.protocol.errors import InvalidRequest
+from tandem.protocol.jobs import ArtifactInput, InferenceRequest, TranscodeRequest
+from tandem.protocol.media import Source
+from tandem.protocol.pricing import Prices
+
+
+class Planning:
+    """`crew`: the nodes over which a job may be split."""
+
+    def __init__(
+        self,
+        store: Store,
+        artifacts: ArtifactStore,
+        inspector: Inspector,
+        prices: Prices,
+        crew: Callable[[], Sequence[NodeState]],
+    ) -> None:
+        self._store = store
+        self._artifacts = artifacts
+        self._inspector = inspector
+        self._prices = prices
+        self._crew = crew
+
+    async def plan(self, request: TranscodeRequest | InferenceRequest, source: str | None = None) -> Plan:
+        """What is to be done and what it costs; `source` is the artifact that a URL has become.
+
+        Raises NotFound (artifact, model), UnreadableMedia, InvalidLadder, InvalidTensor, TooLarge, PriceExceeded,
+        Unavailable; InvalidRequest for a URL that has become none yet.
+        """
+        match request:
+            case TranscodeRequest():
+                artifact = await self._store.artifact(source or _artifact(request))
+                found = await self._source(artifact.id)
+                # Where to cut takes a moment for hours of video.
+                return await asyncio.to_thread(plan_transcode, request, artifact, found, self._prices, self._crew())
+            case InferenceRequest():
+                return await self._plan_inference(request)
+            case _:
+                assert_never(request)
+
+    async def _plan_inference(self, request: InferenceRequest) -> Plan:
+        model = await self._store.model(request.model, request.version)
+        # Lists of millions of numbers take seconds to convert: the event loop keeps turning meanwhile.
+        return await asyncio.to_thread(plan_inference, request, model, self._prices)
+
+    async def _source(self, artifact_id: str) -> Source:
+        known = await self._store.source(artifact_id)
+        if known is not None:
+            return known
+        async with self._artifacts.local(artifact_id) as path:
+            source = await self._inspector.media(path)
+        await self._store.save_media(artifact_id, source)
+        return source
+
+
+def _artifact(request: TranscodeRequest) -> str:
+    if isinstance(request.input, ArtifactInput):
+        return request.input.artifact
+    raise InvalidRequest(
+        "expected an artifact as input, got a URL, of which nothing is known before it is fetched; "
+        "upload the file to have a quote, or submit the job with a max_price"
+    )
