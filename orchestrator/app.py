@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from orchestrator.adapters.artifacts import open_artifacts
 from orchestrator.adapters.inspection import ChildInspector
+from orchestrator.adapters.packaging import ChildPackager
 from orchestrator.adapters.store import open_store
 from orchestrator.core.lifecycle import RetryPolicy
 from orchestrator.core.paying import PayingPolicy
@@ -23,14 +24,17 @@ from orchestrator.core.session import Identity
 from orchestrator.core.views import NodeView
 from orchestrator.ports.artifacts import ArtifactStore
 from orchestrator.ports.inspection import Inspector
+from orchestrator.ports.packaging import Packager
 from orchestrator.ports.store import Store
 from orchestrator.service.artifacts import Artifacts
+from orchestrator.service.assembly import Assembly
 from orchestrator.service.events import JobEvents
+from orchestrator.service.folders import Folders
 from orchestrator.service.janitor import Janitor
 from orchestrator.service.jobs import Jobs
 from orchestrator.service.keys import Keys
 from orchestrator.service.leases import Leases
-from orchestrator.service.lifecycle import Lifecycle
+from orchestrator.service.lifecycle import Bells, Lifecycle
 from orchestrator.service.models import Models
 from orchestrator.service.nodes import Nodes
 from orchestrator.service.paying import Payer
@@ -91,22 +95,28 @@ class _Parts:
 
 @asynccontextmanager
 async def _parts(settings: OrchestratorSettings, identity: Identity, clock: Clock) -> AsyncIterator[_Parts]:
-    inspector = ChildInspector(sandbox=await detect_sandbox(), clock=clock)
+    sandbox = await detect_sandbox()
+    inspector = ChildInspector(sandbox=sandbox, clock=clock)
+    packager = ChildPackager(settings.data / "packaging", sandbox=sandbox, clock=clock)
     async with (
         open_store(store_url(settings.data), clock) as store,
         open_artifacts(settings.data / "artifacts") as artifacts,
     ):
-        yield _compose(settings, identity, clock, store, artifacts, inspector)
+        yield _compose(settings, identity, clock, _Outside(store, artifacts, inspector, packager))
 
 
-def _compose(
-    settings: OrchestratorSettings,
-    identity: Identity,
-    clock: Clock,
-    store: Store,
-    artifacts: ArtifactStore,
-    inspector: Inspector,
-) -> _Parts:
+@dataclass(frozen=True, slots=True)
+class _Outside:
+    """The adapters."""
+
+    store: Store
+    artifacts: ArtifactStore
+    inspector: Inspector
+    packager: Packager
+
+
+def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, outside: _Outside) -> _Parts:
+    store, artifacts, inspector = outside.store, outside.artifacts, outside.inspector
     nodes, events, tracker = Nodes(), JobEvents(), Tracker()
     tasks_waiting, money_owed = Bell(clock), Bell(clock)
     timeouts = Timeouts(
@@ -115,7 +125,10 @@ def _compose(
         start_to_finish_factor=settings.leases.start_to_finish_factor,
     )
     policy = RetryPolicy(max_nodes=settings.leases.max_nodes)
-    lifecycle = Lifecycle(store, nodes, events, tracker, policy, tasks_waiting.ring, money_owed.ring)
+    due: asyncio.Queue[str] = asyncio.Queue()
+    bells = Bells(tasks_waiting.ring, money_owed.ring, due.put_nowait)
+    lifecycle = Lifecycle(store, nodes, events, tracker, policy, bells)
+    assembly = Assembly(store, artifacts, outside.packager, inspector, lifecycle.apply, due, clock)
     signer = UrlSigner(_url_secret(settings.data), settings.http.origin, clock)
     scheduler = Scheduler(store, nodes, lifecycle, tracker, signer, tasks_waiting, timeouts)
     paying = PayingPolicy(settings.payment.max_ahead, settings.payment.max_face_value)
@@ -127,7 +140,8 @@ def _compose(
     sessions = NodeSessions(identity, Sessions(collaborators), heartbeat=timeouts.lease / 2)
     services = Services(
         submissions=Submissions(store, artifacts, inspector, settings.prices, nodes.states, tasks_waiting.ring),
-        jobs=Jobs(store, events, lifecycle.cancel, scheduler.explain),
+        jobs=Jobs(store, events, lifecycle.cancel, scheduler.explain, signer.folder),
+        folders=Folders(store),
         retries=Retries(store, settings.prices, lifecycle.apply),
         models=Models(store, artifacts, inspector),
         keys=Keys(store),
@@ -145,7 +159,7 @@ def _compose(
     return _Parts(
         app=build_app(services, [sessions.route()]),
         sessions=sessions,
-        loops=[scheduler.run(), leases.run(), payer.run(), verifier.run(), janitor.run()],
+        loops=[scheduler.run(), leases.run(), payer.run(), verifier.run(), janitor.run(), assembly.run()],
     )
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from orchestrator.core.ledger import EntryKind, Totals
+from orchestrator.core.packaging import JobFile
 from tandem.protocol.ids import AttemptRef
 from tandem.protocol.jobs import (
     AttemptState,
@@ -105,6 +106,8 @@ class JobChanges:
 
     planned: tuple[TaskRecord, ...] = ()
     """New tasks; their places in the job are those that their ids say."""
+    files: tuple[JobFile, ...] = ()
+    """What is put into the job's folder, over what has the same path."""
 
     @property
     def empty(self) -> bool:

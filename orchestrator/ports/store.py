@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from orchestrator.core.ledger import TrialBalance
+from orchestrator.core.packaging import JobFile, Package
 from orchestrator.core.records import (
     AccountChanges,
     AccountRecord,
@@ -233,5 +234,26 @@ class CatalogueStore(Protocol):
         ...
 
 
-class Store(JobStore, AccountStore, LedgerStore, CatalogueStore, Protocol):
+class FolderStore(Protocol):
+    """What is put together from the results of tasks, while a job goes on; its end is a decision like others."""
+
+    async def add_packages(self, job: str, new: Sequence[Package], content: Sequence[JobFile]) -> None:
+        """Writes parts of a job that are cut, with their files; what is there already stays, or is replaced.
+
+        Raises Conflict if the job is over, NotFound if an artifact is gone.
+        """
+        ...
+
+    async def packages(self, job: str) -> list[Package]: ...
+
+    async def file(self, job: str, path: str) -> JobFile | None:
+        """Of the job's folder."""
+        ...
+
+    async def files(self, job: str) -> list[JobFile]:
+        """By path."""
+        ...
+
+
+class Store(JobStore, FolderStore, AccountStore, LedgerStore, CatalogueStore, Protocol):
     """All of it."""

@@ -6,7 +6,7 @@ payer are woken, and those who watch the job hear of it.
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from orchestrator.core import lifecycle
 from orchestrator.core.lifecycle import Accepted, Event, RetryPolicy, Shown
@@ -35,9 +35,17 @@ _SCORED = {
 }
 
 
-class Lifecycle:
-    """`tasks_waiting` and `money_owed` are rung when there is something for the scheduler or the payer."""
+@dataclass(frozen=True, slots=True)
+class Bells:
+    """Rung when there is something to do for another service."""
 
+    tasks_waiting: Callable[[], None] = lambda: None
+    money_owed: Callable[[], None] = lambda: None
+    to_assemble: Callable[[str], None] = lambda _job: None
+    """Given a job of which there is more to be put together."""
+
+
+class Lifecycle:
     def __init__(
         self,
         store: Store,
@@ -45,16 +53,14 @@ class Lifecycle:
         events: JobEvents,
         tracker: Tracker,
         policy: RetryPolicy,
-        tasks_waiting: Callable[[], None],
-        money_owed: Callable[[], None],
+        ring: Bells,
     ) -> None:
         self._store = store
         self._nodes = nodes
         self._events = events
         self._tracker = tracker
         self._policy = policy
-        self._tasks_waiting = tasks_waiting
-        self._money_owed = money_owed
+        self._ring = ring
 
     async def apply(self, job: str, event: Event) -> JobChanges:
         """One event to one job. Raises StaleAttempt, Conflict or NotFound; then nothing has changed."""
@@ -134,9 +140,11 @@ class Lifecycle:
         if progress is not None and progress.permille > self._events.progress(job).permille:
             self._events.publish_progress(job, progress)
         if changes.earned:
-            self._money_owed()
+            self._ring.money_owed()
+        if (changes.earned and lifecycle.needs_assembly(snapshot)) or lifecycle.is_assembling(snapshot):
+            self._ring.to_assemble(job)
         if _makes_room(changes):
-            self._tasks_waiting()
+            self._ring.tasks_waiting()
 
     def _attempt_changed(self, attempt: AttemptRecord, snapshot: JobSnapshot, now: float) -> None:
         if attempt.state is AttemptState.RUNNING:

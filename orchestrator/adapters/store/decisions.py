@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection, bindparam, delete, insert, or_, tuple_, update
 
 from orchestrator.adapters.store.ledger import earn
-from orchestrator.adapters.store.queries import insert_tasks, refer
+from orchestrator.adapters.store.queries import insert_tasks, put_files, refer
 from orchestrator.adapters.store.rows import attempt_values, tensor_values
 from orchestrator.adapters.store.schema import ACTIVE, attempts, jobs, tasks, tensors
 from orchestrator.core.records import AttemptRecord, JobChanges, JobSnapshot
@@ -86,6 +86,8 @@ def write(connection: Connection, writes: Writes, now: float) -> None:
     _write_states(connection, writes.changes)
     for change in writes.changes:
         insert_tasks(connection, change.planned)
+        if change.job is not None and change.files:
+            put_files(connection, change.job.id, change.files)
     if writes.moved:
         _move(connection, writes.moved)
         _write_tensors(connection, writes)

@@ -7,12 +7,13 @@ from orchestrator.adapters.store.accounts import SqlAccounts
 from orchestrator.adapters.store.catalogue import SqlCatalogue
 from orchestrator.adapters.store.chain import SqlLedger
 from orchestrator.adapters.store.engine import open_database
+from orchestrator.adapters.store.folders import SqlFolders
 from orchestrator.adapters.store.jobs import SqlJobs
 from orchestrator.adapters.store.migrate import upgrade
 from tandem.clock import Clock
 
 
-class SqlStore(SqlJobs, SqlAccounts, SqlLedger, SqlCatalogue):
+class SqlStore(SqlJobs, SqlFolders, SqlAccounts, SqlLedger, SqlCatalogue):
     """Implements `orchestrator.ports.store.Store`."""
 
 

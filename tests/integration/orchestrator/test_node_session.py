@@ -17,7 +17,7 @@ from orchestrator.core.paying import PayingPolicy
 from orchestrator.core.session import Identity, Proven
 from orchestrator.ports.nodes import NodeLink
 from orchestrator.service.events import JobEvents
-from orchestrator.service.lifecycle import Lifecycle
+from orchestrator.service.lifecycle import Bells, Lifecycle
 from orchestrator.service.nodes import Nodes
 from orchestrator.service.paying import Payer
 from orchestrator.service.scheduling import Timeouts
@@ -73,7 +73,7 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
         ClientSession() as http,
     ):
         waiting, owed = Bell(clock), Bell(clock)
-        lifecycle = Lifecycle(store, nodes, events, tracker, RetryPolicy(), waiting.ring, owed.ring)
+        lifecycle = Lifecycle(store, nodes, events, tracker, RetryPolicy(), Bells(waiting.ring, owed.ring))
         verifier = Verifier(store, disk, ChildInspector(sandbox=Sandbox.LIMITS, clock=clock), lifecycle, clock)
         payer = Payer(store, nodes, IDENTITY, PAYING, owed)
         timeouts = Timeouts(lease=30, start_to_finish_base=60, start_to_finish_factor=1)

@@ -5,7 +5,7 @@ from urllib.parse import parse_qs, urlsplit
 from orchestrator.core.lifecycle import Accepted, Event, Finished, RetryPolicy
 from orchestrator.core.records import JobChanges, JobRecord, Submission, TaskRecord
 from orchestrator.service.events import JobEvents
-from orchestrator.service.lifecycle import Lifecycle
+from orchestrator.service.lifecycle import Bells, Lifecycle
 from orchestrator.service.scheduling import Scheduler, Timeouts
 from orchestrator.web.signing import UrlSigner
 from tandem.protocol.ids import job_id, task_id
@@ -39,7 +39,7 @@ class Reconnecting(Lifecycle):
 
 
 def lifecycle_of(market: Market, kind: type[Lifecycle] = Lifecycle) -> Lifecycle:
-    return kind(market.store, market.nodes, JobEvents(), market.tracker, RetryPolicy(), lambda: None, lambda: None)
+    return kind(market.store, market.nodes, JobEvents(), market.tracker, RetryPolicy(), Bells())
 
 
 def scheduler_of(market: Market, lifecycle: Lifecycle) -> Scheduler:

@@ -8,7 +8,7 @@ from orchestrator.core.lifecycle import Accepted, Assigned, Event, Finished, Ret
 from orchestrator.core.records import JobChanges
 from orchestrator.ports.inspection import ModelFacts
 from orchestrator.service.events import JobEvents
-from orchestrator.service.lifecycle import Lifecycle
+from orchestrator.service.lifecycle import Bells, Lifecycle
 from orchestrator.service.verification import Verifier
 from tandem.protocol.jobs import AttemptState, FileResult, TranscodeOutput
 from tandem.protocol.media import Source
@@ -43,7 +43,7 @@ async def once(data: bytes) -> AsyncIterator[bytes]:
 
 async def test_a_rendition_that_is_deleted_meanwhile_is_asked_for_again(market: Market, tmp_path: Path) -> None:
     store, node = market.store, NODE.address
-    lifecycle = Forgetful(store, market.nodes, JobEvents(), market.tracker, RetryPolicy(), lambda: None, lambda: None)
+    lifecycle = Forgetful(store, market.nodes, JobEvents(), market.tracker, RetryPolicy(), Bells())
     async with open_artifacts(tmp_path / "artifacts") as disk:
         job = await submit(market, 1, duration_us=media().duration_us)
         (attempt,) = (await lifecycle.apply(job, Assigned(f"{job}.0", node, 5, 30))).attempts
