@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from demo.marketplace import PROGRAMS, Marketplace, deploy, start_chain, start_o
 from demo.processes import Processes, Running
 
 _PR_SET_CHILD_SUBREAPER = 36
+_PERIOD_US = 100_000
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -59,21 +60,23 @@ class Market:
 
 
 @contextmanager
-def market(*node_flags: str, count: int = 1, one_core: bool = False) -> Iterator[Market]:
-    """With `one_core` each node is held to a core. Leaving it ends and removes all, also by SIGTERM."""
+def market(*node_flags: str, count: int = 1, share: float | None = None) -> Iterator[Market]:
+    """With a `share` each node is held to one core, and to so much of it. Leaving it ends all, also by SIGTERM."""
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     # Orphans come to this process, which never waits for them: so they stay in /proc with what they used (prctl(2)).
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    with Processes(PROGRAMS, Console(quiet=True)) as processes:
+    with ExitStack() as limits, Processes(PROGRAMS, Console(quiet=True)) as processes:
         marketplace = deploy(processes, start_chain(processes), [f"node-{index}" for index in range(1, count + 1)])
         start_orchestrator(marketplace)
         cores = sorted(os.sched_getaffinity(0))
         nodes = []
         for name, core in zip(marketplace.nodes, cores * count, strict=False):
             command = marketplace.node(name, "run", "--capacity.gpu", "false", *node_flags)
-            nodes.append(processes.start(name, *(_pinned(core, command) if one_core else command)))
+            nodes.append(processes.start(name, *(command if share is None else _pinned(core, command))))
             # One after the other, so that each measures its speed alone.
             processes.wait_for(f"{name} to measure and connect", partial(_connected, processes, len(nodes)), 120.0)
+        for node in nodes if share is not None and share < 1 else ():
+            limits.enter_context(_held_to(node.process.pid, share or 1.0))
         try:
             yield Market(marketplace, tuple(nodes))
         except Exception:
@@ -94,6 +97,20 @@ def spread(values: list[float], digits: int = 2) -> str:
 def _pinned(core: int, command: Sequence[str]) -> list[str]:
     set_and_run = f"import os, sys; os.sched_setaffinity(0, [{core}]); os.execvp(sys.argv[1], sys.argv[1:])"
     return [sys.executable, "-c", set_and_run, *command]
+
+
+@contextmanager
+def _held_to(pid: int, share: float) -> Iterator[None]:
+    """A part of a core for a process and all that it starts, by a control group (version 1), which takes root."""
+    group = Path(f"/sys/fs/cgroup/cpu/tandem-bench-{pid}")
+    group.mkdir()
+    try:
+        (group / "cpu.cfs_quota_us").write_text(str(int(share * _PERIOD_US)))
+        (group / "cpu.cfs_period_us").write_text(str(_PERIOD_US))
+        (group / "cgroup.procs").write_text(str(pid))
+        yield
+    finally:
+        group.rmdir()
 
 
 def _connected(processes: Processes, count: int) -> bool | None:

@@ -16,6 +16,7 @@ from aiohttp import web
 from orchestrator.accounting import Accounting, accounting, store_url
 from orchestrator.adapters.artifacts import open_artifacts
 from orchestrator.adapters.inspection import ChildInspector
+from orchestrator.adapters.packaging import ChildPackager
 from orchestrator.adapters.store import open_store
 from orchestrator.adapters.visiting import VisitLimits, open_visitor
 from orchestrator.core.backlog import BacklogPolicy
@@ -26,12 +27,15 @@ from orchestrator.core.session import Identity
 from orchestrator.core.views import NodeView
 from orchestrator.ports.artifacts import ArtifactStore
 from orchestrator.ports.inspection import Inspector
+from orchestrator.ports.packaging import Packager
 from orchestrator.ports.store import Store
 from orchestrator.ports.visiting import Visitor
 from orchestrator.service.artifacts import Artifacts
+from orchestrator.service.assembly import Assembly
 from orchestrator.service.delivery import Deliveries
 from orchestrator.service.events import JobEvents
 from orchestrator.service.exports import Exports
+from orchestrator.service.folders import Folders
 from orchestrator.service.janitor import Janitor
 from orchestrator.service.jobs import Jobs
 from orchestrator.service.keys import Keys
@@ -95,21 +99,27 @@ class _Parts:
 
 @asynccontextmanager
 async def _parts(settings: OrchestratorSettings, identity: Identity, clock: Clock) -> AsyncIterator[_Parts]:
-    inspector, nodes = ChildInspector(sandbox=await detect_sandbox(), clock=clock), Nodes()
+    sandbox, nodes = await detect_sandbox(), Nodes()
+    inspector = ChildInspector(sandbox=sandbox, clock=clock)
+    packager = ChildPackager(settings.data / "packaging", sandbox=sandbox, clock=clock)
     async with (
         open_store(store_url(settings.data), clock) as store,
         open_artifacts(settings.data / "artifacts") as artifacts,
         open_visitor(settings.fetch.guard, _visit_limits(settings)) as visitor,
         accounting(settings, identity, clock, store, nodes) as accounts,
     ):
-        yield _compose(settings, identity, clock, _Outside(store, artifacts, inspector, visitor, nodes, accounts))
+        outside = _Outside(store, artifacts, inspector, packager, visitor, nodes, accounts)
+        yield _compose(settings, identity, clock, outside)
 
 
 @dataclass(frozen=True, slots=True)
 class _Outside:
+    """The adapters, and what they share."""
+
     store: Store
     artifacts: ArtifactStore
     inspector: Inspector
+    packager: Packager
     visitor: Visitor
     nodes: Nodes
     accounting: Accounting
@@ -126,14 +136,10 @@ def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, o
         start_to_finish_factor=settings.leases.start_to_finish_factor,
     )
     policy = RetryPolicy(max_nodes=settings.leases.max_nodes)
-    lifecycle = Lifecycle(
-        store,
-        nodes,
-        events,
-        tracker,
-        policy,
-        Bells(tasks_waiting.ring, money_owed.ring, to_deliver.ring, to_export.ring),
-    )
+    due: asyncio.Queue[str] = asyncio.Queue()
+    bells = Bells(tasks_waiting.ring, money_owed.ring, due.put_nowait, to_deliver.ring, to_export.ring)
+    lifecycle = Lifecycle(store, nodes, events, tracker, policy, bells)
+    assembly = Assembly(store, content, outside.packager, inspector, lifecycle.apply, due, clock)
     signer = UrlSigner(_url_secret(settings.data), settings.http.origin, clock)
     scheduler = Scheduler(store, nodes, lifecycle, tracker, signer, tasks_waiting, timeouts)
     paying = PayingPolicy(settings.payment.max_ahead, settings.payment.max_face_value)
@@ -151,13 +157,14 @@ def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, o
     sessions = NodeSessions(identity, Sessions(collaborators), heartbeat=timeouts.lease / 2)
     exports = Exports(store, artifacts, outside.visitor, events, lifecycle.apply, to_export, _backlog_policy(settings))
     webhooks = Webhooks(store, outside.visitor, to_deliver.ring)
-    jobs = Jobs(store, events, lifecycle.cancel, scheduler.explain)
+    jobs = Jobs(store, events, lifecycle.cancel, scheduler.explain, signer.folder)
     deliveries = Deliveries(
         store, outside.visitor, jobs.view, to_deliver, _delivery_policy(settings), random.SystemRandom().random
     )
     services = Services(
         submissions=Submissions(store, planning, outside.visitor, webhooks, tasks_waiting.ring, to_prepare.ring),
         jobs=jobs,
+        folders=Folders(store),
         retries=Retries(store, settings.prices, lifecycle.apply),
         webhooks=webhooks,
         models=Models(store, content, inspector),
@@ -183,6 +190,7 @@ def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, o
             payer.run(),
             verifier.run(),
             janitor.run(),
+            assembly.run(),
             preparations.run(),
             exports.run(),
             deliveries.run(),

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
+from orchestrator.core.packaging import JobFile
 from orchestrator.core.records import AttemptRecord, Failure, JobChanges, JobRecord, JobSnapshot, TaskRecord
 from tandem.protocol.errors import (
     AttemptLost,
@@ -134,7 +135,9 @@ class Abandoned:
 
 @dataclass(frozen=True, slots=True)
 class Assembled:
-    """What players open is put together from the results of all tasks."""
+    """What players open is put together from the results of all tasks: `files`, beside those that are there."""
+
+    files: tuple[JobFile, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,10 +233,10 @@ def decide(  # noqa: C901, PLR0911, PLR0912 - one arm an event
         case Abandoned(ref):
             attempt = _current(snapshot, ref, AttemptState.RUNNING)
             return _lose(snapshot, attempt, "the node came back without the attempt", now, policy)
-        case Assembled():
-            return JobChanges(job=_done(_assembling(snapshot).job, now))
+        case Assembled(files):
+            return JobChanges(job=_done(_assembling(snapshot).job, now), files=files)
         case Unassembled(failure):
-            return _end_job(_assembling(snapshot), JobState.FAILED, failure, now)
+            return _end_job(_open(snapshot), JobState.FAILED, failure, now)
         case Retried(tasks):
             return _retry(snapshot, tasks, now)
         case Prepared(tasks, price, artifacts):
@@ -375,7 +378,8 @@ def _backoff(history: Sequence[AttemptRecord], policy: RetryPolicy) -> float:
 
 def needs_assembly(snapshot: JobSnapshot) -> bool:
     """Whether the results of the tasks are not yet what the submitter asked for."""
-    return any(isinstance(task.work, TranscodeWork) and not task.work.direct for task in snapshot.tasks)
+    works = [task.work for task in snapshot.tasks if isinstance(task.work, TranscodeWork)]
+    return any(not work.direct or work.stills is not None for work in works)
 
 
 def is_assembling(snapshot: JobSnapshot) -> bool:
@@ -408,9 +412,13 @@ def _in(snapshot: JobSnapshot, state: JobState) -> JobRecord:
 def _cancel(snapshot: JobSnapshot, now: float) -> JobChanges:
     if snapshot.job.state is JobState.CANCELLED:
         return JobChanges()
+    return _end_job(_open(snapshot), JobState.CANCELLED, None, now)
+
+
+def _open(snapshot: JobSnapshot) -> JobSnapshot:
     if is_final(JOB_TRANSITIONS, snapshot.job.state):
         raise Conflict(f"expected a job that is not over, got one that has {snapshot.job.state}; nothing to cancel")
-    return _end_job(snapshot, JobState.CANCELLED, None, now)
+    return snapshot
 
 
 def _fail_job(

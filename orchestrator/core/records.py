@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from orchestrator.core.ledger import EntryKind, Totals, TrialBalance
+from orchestrator.core.packaging import JobFile
 from tandem.protocol.ids import AttemptRef, event_id
 from tandem.protocol.jobs import (
     AttemptState,
@@ -111,6 +112,8 @@ class JobChanges:
     the same time."""
     artifacts: tuple[str, ...] = ()
     """Artifacts that the job refers to from now on."""
+    files: tuple[JobFile, ...] = ()
+    """What is put into the job's folder, over what has the same path."""
 
     @property
     def empty(self) -> bool:

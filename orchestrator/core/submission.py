@@ -25,6 +25,7 @@ from tandem.protocol.jobs import (
     UrlInput,
     uploads_of,
 )
+from tandem.protocol.ladder import Container
 from tandem.protocol.media import MAX_DURATION_US, MediaInfo, Source
 from tandem.protocol.pricing import Prices, inference_cost, inference_price, transcode_price
 from tandem.protocol.tensors import Tensor, TensorSpec, check_tensors, element_size, elements, tensor_from_json
@@ -94,6 +95,10 @@ def _cell(request: TranscodeRequest, work: TranscodeWork) -> int:
 
 
 def _check_uploads(request: TranscodeRequest, names: Sequence[str]) -> None:
+    if uploads_of(request) and request.output.container is not Container.MP4:
+        raise InvalidRequest(
+            f"output.upload: expected the container mp4, got {request.output.container}; fetch its files"
+        )
     strange = sorted(set(uploads_of(request)) - set(names))
     if strange:
         raise InvalidRequest(f"output.upload: expected names of renditions, which are {list(names)}, got {strange}")

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import assert_never
 
+from orchestrator.core.packaging import JobFile
+from orchestrator.core.playlists import Presentation, Shown
 from orchestrator.core.progress import NOT_BEGUN, JobProgress
 from orchestrator.core.records import AttemptRecord, DeliveryRecord, ExportRecord, Failure, JobSnapshot, WebhookRecord
 from orchestrator.core.scheduling import Reason
@@ -34,7 +36,6 @@ from tandem.protocol.api import (
 from tandem.protocol.ids import AttemptRef
 from tandem.protocol.jobs import (
     AttemptState,
-    FileResult,
     InferenceOutput,
     InferenceRequest,
     JobState,
@@ -46,6 +47,8 @@ from tandem.protocol.media import MediaInfo
 from tandem.protocol.messages import Offer
 from tandem.protocol.tensors import tensor_to_json
 from tandem.protocol.webhooks import DeliveryStatus
+
+_MICRO = 10**6
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,24 +100,24 @@ def job_summary(snapshot: JobSnapshot, progress: JobProgress = NOT_BEGUN) -> Job
 
 def job_view(
     snapshot: JobSnapshot,
-    media: Mapping[str, MediaInfo],
+    renditions: tuple[RenditionView, ...] = (),
     progress: JobProgress = NOT_BEGUN,
     export: ExportRecord | None = None,
 ) -> JobView:
-    """The whole job; `media` has what verification found in the renditions, by artifact."""
+    """The whole job; `renditions`: of a transcode that has all its results."""
     return JobView(
         **dict(job_summary(snapshot, progress)),
         request=_request(snapshot.job.request),
-        result=_result(snapshot, media) if _is_done(snapshot) else None,
+        result=_result(snapshot, renditions) if is_done(snapshot) else None,
         attempts=tuple(_attempt(attempt) for attempt in snapshot.attempts),
         export=ExportView(written=export.written, tries=export.tries, error=export.error) if export else None,
     )
 
 
-def _is_done(snapshot: JobSnapshot) -> bool:
+def is_done(snapshot: JobSnapshot) -> bool:
     """Whether there are results; those that could not be exported are there all the same."""
     done = bool(snapshot.tasks) and all(task.state is TaskState.DONE for task in snapshot.tasks)
-    return done or snapshot.job.state is JobState.SUCCEEDED
+    return (done and snapshot.job.state is not JobState.VERIFYING) or snapshot.job.state is JobState.SUCCEEDED
 
 
 def explanation(snapshot: JobSnapshot, reasons: Mapping[str, Mapping[str, Sequence[Reason]]]) -> Explanation:
@@ -136,12 +139,6 @@ def _obstacles(nodes: Mapping[str, Sequence[Reason]]) -> tuple[NodeObstacles, ..
         )
         for node, found in nodes.items()
     )
-
-
-def file_results(snapshot: JobSnapshot) -> tuple[FileResult, ...]:
-    """The files of accepted attempts, in the order of the tasks."""
-    outputs = [attempt.output for attempt in _accepted(snapshot)]
-    return tuple(file for output in outputs if isinstance(output, TranscodeOutput) for file in output.files)
 
 
 def node_summary(node: NodeView) -> NodeSummary:
@@ -212,15 +209,14 @@ def _request(request: TranscodeRequest | InferenceRequest) -> TranscodeRequest |
             assert_never(request)
 
 
-def _result(snapshot: JobSnapshot, media: Mapping[str, MediaInfo]) -> TranscodeResult | InferenceResult | None:
-    for attempt in _accepted(snapshot):
-        match attempt.output:
+def _result(snapshot: JobSnapshot, renditions: tuple[RenditionView, ...]) -> TranscodeResult | InferenceResult | None:
+    for attempt in snapshot.attempts:
+        match attempt.output if attempt.state is AttemptState.ACCEPTED else None:
             case InferenceOutput(provider=provider):
                 outputs = tuple(tensor_to_json(tensor) for tensor in attempt.tensors)
                 return InferenceResult(outputs=outputs, provider=provider)
             case TranscodeOutput():
-                files = file_results(snapshot)
-                return TranscodeResult(renditions=tuple(_rendition(each, media) for each in files))
+                return TranscodeResult(renditions=renditions)
             case None:
                 pass
             case _:
@@ -228,24 +224,39 @@ def _result(snapshot: JobSnapshot, media: Mapping[str, MediaInfo]) -> TranscodeR
     return None
 
 
-def _rendition(result: FileResult, media: Mapping[str, MediaInfo]) -> RenditionView:
-    base = RenditionView(
-        name=result.name, artifact=result.artifact, url=artifact_path(result.artifact), size=result.size
-    )
-    info = media.get(result.artifact)
-    if info is None or info.video is None:
+def mp4_view(name: str, file: JobFile, media: MediaInfo | None) -> RenditionView:
+    """`media`: what verification found in the file."""
+    base = RenditionView(name=name, artifact=file.artifact, url=artifact_path(file.artifact), size=file.size)
+    if media is None or media.video is None:
         return base
-    width, height = info.video.display_size
+    width, height = media.video.display_size
     facts = {
         "width": width,
         "height": height,
-        "frames": info.video.frames,
-        "bitrate": result.size * 8 * 10**6 // max(1, info.duration_us),
-        "duration_seconds": info.duration_us / 10**6,
-        "video_codec": info.video.codec,
-        "audio_codec": info.audio[0].codec if info.audio else None,
+        "frames": media.video.frames,
+        "bitrate": file.size * 8 * _MICRO // max(1, media.duration_us),
+        "duration_seconds": media.duration_us / _MICRO,
+        "video_codec": media.video.codec,
+        "audio_codec": media.audio[0].codec if media.audio else None,
     }
     return base.model_copy(update=facts)
+
+
+def stream_view(job: str, shown: Presentation, each: Shown, playlist: JobFile) -> RenditionView:
+    size, ticks = sum(s.size for s in each.segments), sum(s.duration for s in each.segments)
+    heard = shown.heard(each.audio)
+    return RenditionView(
+        name=each.name,
+        artifact=playlist.artifact,
+        url=f"/v1/jobs/{job}/files/{playlist.path}",
+        size=size,
+        width=each.track.width,
+        height=each.track.height,
+        bitrate=size * 8 * each.track.timescale // max(1, ticks),
+        duration_seconds=ticks / each.track.timescale,
+        video_codec=each.track.codec,
+        audio_codec=heard[0].track.codec if heard else None,
+    )
 
 
 def _attempt(attempt: AttemptRecord) -> AttemptView:

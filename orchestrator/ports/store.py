@@ -9,6 +9,7 @@ Leases live on the store's clock: `now()` is its time, and no method takes a tim
 from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
+from orchestrator.core.packaging import JobFile, Package
 from orchestrator.core.records import (
     AccountChanges,
     AccountRecord,
@@ -282,6 +283,27 @@ class CatalogueStore(Protocol):
         ...
 
 
+class FolderStore(Protocol):
+    """What is put together from the results of tasks, while a job goes on; its end is a decision like others."""
+
+    async def add_packages(self, job: str, new: Sequence[Package], content: Sequence[JobFile]) -> None:
+        """Writes parts of a job that are cut, with their files; what is there already stays, or is replaced.
+
+        Raises Conflict if the job is over, NotFound if an artifact is gone.
+        """
+        ...
+
+    async def packages(self, job: str) -> list[Package]: ...
+
+    async def file(self, job: str, path: str) -> JobFile | None:
+        """Of the job's folder."""
+        ...
+
+    async def files(self, job: str) -> list[JobFile]:
+        """By path."""
+        ...
+
+
 class WebhookStore(Protocol):
     """Webhooks, and the outbox of what they are told: written with each state of a job, so that none is lost."""
 
@@ -322,5 +344,5 @@ class WebhookStore(Protocol):
         ...
 
 
-class Store(JobStore, AccountStore, LedgerStore, FundingStore, CatalogueStore, WebhookStore, Protocol):
+class Store(JobStore, FolderStore, AccountStore, LedgerStore, FundingStore, CatalogueStore, WebhookStore, Protocol):
     """All of it."""

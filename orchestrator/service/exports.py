@@ -11,15 +11,15 @@ from dataclasses import replace
 from orchestrator.core.backlog import BacklogPolicy, after_failure
 from orchestrator.core.lifecycle import Event, Exported, Unexported
 from orchestrator.core.records import ExportRecord, Failure, JobSnapshot
-from orchestrator.core.views import file_results
 from orchestrator.ports.store import Store
 from orchestrator.ports.visiting import Visitor
 from orchestrator.service.artifacts import Artifacts
 from orchestrator.service.backlog import Backlog
 from orchestrator.service.events import JobEvents
+from orchestrator.service.folders import mp4_of
 from tandem import logging as log
-from tandem.protocol.errors import Conflict, TandemError
-from tandem.protocol.jobs import FileResult, JobState, uploads_of
+from tandem.protocol.errors import Conflict, NotFound, TandemError
+from tandem.protocol.jobs import JobState, uploads_of
 from tandem.waiting import Bell
 
 logger = logging.getLogger(__name__)
@@ -57,10 +57,11 @@ class Exports:
         if snapshot.job.state is not JobState.EXPORTING:
             return
         try:
-            for result in _missing(snapshot, record):
-                await self._write(result, uploads_of(snapshot.job.request)[result.name])
-                record = replace(record, written=(*record.written, result.name))
-                await self._store.save_export(record)
+            for name, url in uploads_of(snapshot.job.request).items():
+                if name not in record.written:
+                    await self._write(snapshot, name, url)
+                    record = replace(record, written=(*record.written, name))
+                    await self._store.save_export(record)
             event: Event | None = Exported()
         except TandemError as error:
             event = await self._failed(record, error)
@@ -68,8 +69,11 @@ class Exports:
             with suppress(Conflict):  # cancelled meanwhile
                 await self._apply(record.job, event)
 
-    async def _write(self, result: FileResult, url: str) -> None:
-        artifact = await self._artifacts.get(result.artifact)
+    async def _write(self, snapshot: JobSnapshot, name: str, url: str) -> None:
+        file = await mp4_of(self._store, snapshot, name)
+        if file is None:
+            raise NotFound(f"expected the rendition {name} of {snapshot.job.id}, there is none")
+        artifact = await self._artifacts.get(file.artifact)
         async with aclosing(self._artifacts.read(artifact.id, 0, artifact.size)) as chunks:
             await self._visitor.put(url, chunks, artifact.size, artifact.media_type)
 
@@ -82,8 +86,3 @@ class Exports:
         )
         await self._store.save_export(replace(again or replace(record, tries=record.tries + 1), error=told))
         return None if again else Unexported(Failure(error.code, error.detail, retryable=error.retryable))
-
-
-def _missing(snapshot: JobSnapshot, record: ExportRecord) -> list[FileResult]:
-    wanted = uploads_of(snapshot.job.request)
-    return [each for each in file_results(snapshot) if each.name in wanted and each.name not in record.written]

@@ -2,25 +2,38 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+from orchestrator.core.assembling import output_of, presentation, rendition_names
+from orchestrator.core.playlists import DASH, PLAYLIST, Presentation
 from orchestrator.core.records import JobSnapshot
 from orchestrator.core.scheduling import Reason
-from orchestrator.core.views import explanation, file_results, job_summary, job_view
+from orchestrator.core.views import explanation, is_done, job_summary, job_view, mp4_view, stream_view
 from orchestrator.ports.store import Store
 from orchestrator.service.events import JobEvents
-from tandem.protocol.api import Explanation, JobList, JobView
+from orchestrator.service.folders import mp4_of
+from tandem.protocol.api import Explanation, JobList, JobView, RenditionView
 from tandem.protocol.errors import Conflict, NotFound
-from tandem.protocol.jobs import JOB_TRANSITIONS, JobState, is_final, uploads_of
+from tandem.protocol.jobs import JOB_TRANSITIONS, JobState, TranscodeRequest, is_final, uploads_of
+from tandem.protocol.ladder import Container
 
 Explain = Callable[[JobSnapshot], Mapping[str, Mapping[str, Sequence[Reason]]]]
 """For each waiting task of a job, what stands in the way of each node."""
 
 
 class Jobs:
-    """`cancel` cancels a job that is not final, whoever owns it, and raises Conflict if it is."""
+    """`cancel` cancels a job that is not final, whoever owns it, and raises Conflict if it is.
+
+    `folder` signs the path of a job's folder.
+    """
 
     def __init__(
-        self, store: Store, events: JobEvents, cancel: Callable[[str], Awaitable[None]], explain: Explain
+        self,
+        store: Store,
+        events: JobEvents,
+        cancel: Callable[[str], Awaitable[None]],
+        explain: Explain,
+        folder: Callable[[str], str],
     ) -> None:
+        self._folder = folder
         self._store = store
         self._events = events
         self._cancel = cancel
@@ -36,10 +49,31 @@ class Jobs:
     async def view(self, job_id: str, owner: str) -> JobView:
         """Raises NotFound."""
         snapshot = await self.snapshot(job_id, owner)
-        found = {each.artifact: await self._store.media(each.artifact) for each in file_results(snapshot)}
-        media = {artifact: info for artifact, info in found.items() if info is not None}
+        renditions = await self._renditions(snapshot) if is_done(snapshot) else ()
         export = await self._store.export(job_id) if uploads_of(snapshot.job.request) else None
-        return job_view(snapshot, media, self._events.progress(job_id), export)
+        view = job_view(snapshot, renditions, self._events.progress(job_id), export)
+        if not isinstance(snapshot.job.request, TranscodeRequest):
+            return view
+        return view.model_copy(update={"folder": self._folder(job_id)})
+
+    async def _renditions(self, snapshot: JobSnapshot) -> tuple[RenditionView, ...]:
+        """What a transcode gave, each with the file to open and what is known of it."""
+        job = snapshot.job.id
+        if output_of(snapshot).container is Container.MP4:
+            found = [(name, await mp4_of(self._store, snapshot, name)) for name in rendition_names(snapshot)]
+            media = {file.artifact: await self._store.media(file.artifact) for _, file in found if file}
+            return tuple(mp4_view(name, file, media[file.artifact]) for name, file in found if file)
+        shown = presentation(snapshot, await self._store.packages(job), ended=True)
+        return await self._streamed(job, shown) if shown is not None else ()
+
+    async def _streamed(self, job: str, shown: Presentation) -> tuple[RenditionView, ...]:
+        views = []
+        for each in shown.video:
+            playlist = f"{each.name}/{PLAYLIST}"
+            file = await self._store.file(job, playlist) or await self._store.file(job, DASH)
+            if file is not None:
+                views.append(stream_view(job, shown, each, file))
+        return tuple(views)
 
     async def page(self, owner: str, *, state: JobState | None, after: str | None, limit: int) -> JobList:
         """The owner's jobs, newest first."""

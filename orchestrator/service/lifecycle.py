@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from orchestrator.core import lifecycle
 from orchestrator.core.lifecycle import Accepted, Event, RetryPolicy, Shown
-from orchestrator.core.records import AttemptRecord, JobChanges, JobSnapshot
+from orchestrator.core.records import AttemptRecord, JobChanges, JobRecord, JobSnapshot
 from orchestrator.core.scheduling import expected_seconds
 from orchestrator.ports.store import Store
 from orchestrator.service.events import JobEvents
@@ -45,6 +45,8 @@ class Bells:
 
     tasks_waiting: Callable[[], None] = _nobody
     money_owed: Callable[[], None] = _nobody
+    to_assemble: Callable[[str], None] = lambda _job: None
+    """Given a job of which there is more to be put together."""
     to_deliver: Callable[[], None] = _nobody
     """A webhook."""
     to_export: Callable[[], None] = _nobody
@@ -134,18 +136,23 @@ class Lifecycle:
         for attempt in changes.attempts:
             self._attempt_changed(attempt, snapshot, now)
         if changes.job is not None:
-            self._events.publish_state(job, changes.job.state)
-            if changes.job.webhook is not None:
-                self._bells.to_deliver()
-            if changes.job.state is JobState.EXPORTING:
-                self._bells.to_export()
+            self._job_changed(changes.job)
         progress = self._tracker.progress(job, now)
         if progress is not None and progress.permille > self._events.progress(job).permille:
             self._events.publish_progress(job, progress)
         if changes.earned:
             self._bells.money_owed()
+        if (changes.earned and lifecycle.needs_assembly(snapshot)) or lifecycle.is_assembling(snapshot):
+            self._bells.to_assemble(job)
         if _makes_room(changes):
             self._bells.tasks_waiting()
+
+    def _job_changed(self, job: JobRecord) -> None:
+        self._events.publish_state(job.id, job.state)
+        if job.webhook is not None:
+            self._bells.to_deliver()
+        if job.state is JobState.EXPORTING:
+            self._bells.to_export()
 
     def _attempt_changed(self, attempt: AttemptRecord, snapshot: JobSnapshot, now: float) -> None:
         if attempt.state is AttemptState.RUNNING:

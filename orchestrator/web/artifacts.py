@@ -1,6 +1,7 @@
 """Artifacts in and out, streamed."""
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import aclosing
 
 from aiohttp import web
@@ -35,17 +36,22 @@ async def upload(call: Call) -> web.StreamResponse:
 
 
 async def download(call: Call) -> web.StreamResponse:
-    record = await _record(call)
+    return await send(call, await _record(call), {})
+
+
+async def send(call: Call, record: ArtifactRecord, more: Mapping[str, str]) -> web.StreamResponse:
+    """An artifact's bytes, or the range of them that is asked for, with `more` headers."""
     etag = f'"{record.id}"'
+    common = {**_HEADERS, **more, "ETag": etag}
     if _names(call.request.headers.get("If-None-Match", ""), etag):
-        return web.Response(status=304, headers={**_HEADERS, "ETag": etag})
+        return web.Response(status=304, headers=common)
     headers = call.request.headers
     wanted = headers.get("Range") if headers.get("If-Range", etag) == etag else None
     try:
         span = byte_range(wanted, record.size)
     except Unsatisfiable:
         return _unsatisfiable(record, str(wanted))
-    return await _send(call, record, span)
+    return await _send(call, record, span, common)
 
 
 async def signed_download(call: Call) -> web.StreamResponse:
@@ -87,9 +93,11 @@ def _unsatisfiable(record: ArtifactRecord, wanted: str) -> web.Response:
     return problem_response(Problem.of(InvalidRequest.code, detail, 416), headers)
 
 
-async def _send(call: Call, record: ArtifactRecord, span: tuple[int, int] | None) -> web.StreamResponse:
+async def _send(
+    call: Call, record: ArtifactRecord, span: tuple[int, int] | None, common: Mapping[str, str]
+) -> web.StreamResponse:
     start, end = span or (0, record.size)
-    response = web.StreamResponse(status=206 if span else 200, headers={**_HEADERS, "ETag": f'"{record.id}"'})
+    response = web.StreamResponse(status=206 if span else 200, headers=common)
     response.content_type = record.media_type
     response.content_length = end - start
     if span:

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from orchestrator.core.views import NodeView
 from orchestrator.service.artifacts import Artifacts
 from orchestrator.service.events import JobEvents
+from orchestrator.service.folders import Folders
 from orchestrator.service.jobs import Jobs
 from orchestrator.service.keys import Keys
 from orchestrator.service.models import Models
@@ -40,6 +41,7 @@ class Services:
     models: Models
     keys: Keys
     artifacts: Artifacts
+    folders: Folders
     events: JobEvents
     signer: UrlSigner
     nodes: Callable[[], Awaitable[Sequence[NodeView]]]

@@ -6,13 +6,14 @@ from enum import Enum
 
 from pydantic import BaseModel, TypeAdapter
 
-from orchestrator.web import artifacts, catalogue, jobs, operation, stream, webhooks
+from orchestrator.web import artifacts, catalogue, folders, jobs, operation, stream, webhooks
 from orchestrator.web.call import Handler
 from tandem.protocol.api import (
     ArtifactView,
     DeliveryList,
     DeliveryView,
     Explanation,
+    FileList,
     JobList,
     JobView,
     ModelList,
@@ -136,6 +137,49 @@ ROUTES: tuple[Route, ...] = (
         summary="Why a job is waiting: each waiting task beside each connected node.",
         answers={200: Explanation},
         errors=(404,),
+    ),
+    Route(
+        method="GET",
+        path="/v1/jobs/{id}/files",
+        handler=folders.listing,
+        summary="What is in the job's folder by now.",
+        answers={200: FileList},
+        errors=(404,),
+    ),
+    Route(
+        method="GET",
+        path="/v1/jobs/{id}/files/{path:.+}",
+        handler=folders.file,
+        summary="A file of the job's folder, such as `master.m3u8`. Playlists grow while the job runs.",
+        headers=_RANGE,
+        answers={200: _BYTES, 206: _BYTES, 304: ""},
+        errors=(404, 416),
+    ),
+    Route(
+        method="OPTIONS",
+        path="/v1/jobs/{id}/files/{path:.+}",
+        handler=folders.preflight,
+        summary="For browsers: what a page of another origin may ask for.",
+        access=Access.PUBLIC,
+        answers={204: ""},
+    ),
+    Route(
+        method="GET",
+        path="/v1/folders/{id}/{expires:[0-9]{1,12}}/{signature:[0-9a-f]{64}}/{path:.+}",
+        handler=folders.signed_file,
+        summary="The same, for players, which send no key: a job's `folder` and a path in it.",
+        access=Access.SIGNATURE,
+        headers=_RANGE,
+        answers={200: _BYTES, 206: _BYTES, 304: ""},
+        errors=(404, 416),
+    ),
+    Route(
+        method="OPTIONS",
+        path="/v1/folders/{id}/{expires:[0-9]{1,12}}/{signature:[0-9a-f]{64}}/{path:.+}",
+        handler=folders.signed_preflight,
+        summary="For browsers: what a page of another origin may ask for.",
+        access=Access.PUBLIC,
+        answers={204: ""},
     ),
     Route(
         method="GET",

@@ -10,6 +10,7 @@ from tandem.protocol.errors import Forbidden
 from tandem.protocol.ids import AttemptRef
 
 _MIN_SECRET_BYTES = 16
+_FOLDER_SECONDS = 7 * 24 * 3600
 
 
 class UrlSigner:
@@ -33,6 +34,15 @@ class UrlSigner:
         """Where a rendition of at most `limit` bytes can be put."""
         path = f"/v1/node/attempts/{ref.task}/{ref.number}/outputs/{name}"
         return self._sign("PUT", path, {"limit": str(limit)}, until)
+
+    def folder(self, job: str) -> str:
+        """The path of a job's folder, good for a week. What is signed is a part of it, and relative names keep it."""
+        expires = str(int(self._clock.now()) + _FOLDER_SECONDS)
+        return f"/v1/folders/{job}/{expires}/{self._signature('GET', f'/v1/folders/{job}', '', expires)}/"
+
+    def verify_folder(self, job: str, expires: str, signature: str) -> None:
+        """Raises Forbidden as `verify`."""
+        self.verify("GET", f"/v1/folders/{job}", {"expires": expires, "signature": signature})
 
     def verify(self, method: str, path: str, query: Mapping[str, str]) -> None:
         """Raises Forbidden unless the URL was signed here for this method and has not expired."""

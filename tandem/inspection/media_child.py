@@ -172,6 +172,8 @@ class _Looked:
     def add(self, packet: "Packet[Any]") -> None:
         if self._curious():
             self._decode(packet)
+        if packet.is_discard:
+            self.timeline.decoding |= packet.is_keyframe
         if not packet.size or packet.is_discard:
             return
         if self.proof is not None:

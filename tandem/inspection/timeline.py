@@ -20,6 +20,8 @@ class Timeline:
     times: "array[int]" = field(default_factory=lambda: array("q"))
     keys: list[int] = field(default_factory=list)
     fault: str | None = None
+    decoding: bool = False
+    """Whether a keyframe has come that is decoded and not shown, as before the beginning of an edit list."""
     _last_dts: int | None = None
 
     @property
@@ -31,11 +33,12 @@ class Timeline:
         """A packet in the order of the file. `marked`: as a keyframe; `begins`: decoding can begin there."""
         # A stream cut out of a broadcast begins with pictures whose keyframe is missing: those before its first
         # keyframe, and those that follow it but are shown before it.
-        if not (self.frames or marked):
+        if not (self.frames or marked or self.decoding):
             return
         time = dts if pts is None else pts
         if time is not None:
-            self.start = time if self.start is None else self.start
+            if self.start is None or (self.decoding and time < self.start):
+                self.start = time
             if time < self.start:
                 return
             self.end = max(self.end, time + duration)

@@ -139,10 +139,11 @@ class RenditionView(View):
 
     name: str
     artifact: ArtifactId
+    """Of the file, or of the playlist."""
     url: str
-    """Path of the artifact at this orchestrator."""
+    """Its path at this orchestrator."""
     size: int
-    """Bytes."""
+    """Bytes; with its segments, less those of sound."""
     width: int | None = None
     height: int | None = None
     frames: int | None = None
@@ -151,6 +152,20 @@ class RenditionView(View):
     duration_seconds: float | None = None
     video_codec: str | None = None
     audio_codec: str | None = None
+
+
+class FileView(View):
+    """A file of a job's folder."""
+
+    path: str
+    artifact: ArtifactId
+    media_type: str
+    size: int
+    """Bytes."""
+
+
+class FileList(View):
+    files: tuple[FileView, ...]
 
 
 class TranscodeResult(View):
@@ -205,6 +220,9 @@ class JobView(JobSummary):
     """A job with all that is known of it."""
 
     request: RequestEcho
+    folder: str | None = None
+    """Path of a transcode's folder at this orchestrator, open without a key for a week; players add `master.m3u8`,
+    `manifest.mpd` or the name of a file to it."""
     result: TranscodeResult | InferenceResult | None = None
     attempts: tuple[AttemptView, ...] = ()
     export: ExportView | None = None

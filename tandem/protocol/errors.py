@@ -33,6 +33,7 @@
         ├── StaleAttempt        stale_attempt: the fencing token is not the current one
         ├── InvalidTransition   invalid_transition: the state machine has no such step
         ├── JobFailed           job_failed: the task failed on as many nodes as the policy allows
+        ├── AssemblyFailed      assembly_failed: the results of a job's tasks do not fit together
         ├── ExecutionFailed     execution_failed: the executor says that the input itself cannot be processed
         ├── ProtocolError       protocol_error: the peer broke the node session's rules
         │   ├── MalformedMessage    malformed_message: not a message of this version, or over the bound
@@ -210,6 +211,10 @@ class InvalidTransition(FinalError):
 
 class JobFailed(FinalError):
     code = "job_failed"
+
+
+class AssemblyFailed(FinalError):
+    code = "assembly_failed"
 
 
 class ExecutionFailed(FinalError):

@@ -5,16 +5,13 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, delete, exists, func, insert, select, update
 
 from orchestrator.adapters.store.engine import Database
-from orchestrator.adapters.store.queries import demand_artifacts
+from orchestrator.adapters.store.queries import BATCH, demand_artifacts
 from orchestrator.adapters.store.rows import artifact_record, key_record
 from orchestrator.adapters.store.schema import api_keys, artifacts, job_artifacts, models
 from orchestrator.core.records import ApiKeyRecord, ArtifactRecord
 from tandem.protocol.errors import Conflict, NotFound
 from tandem.protocol.jobs import ModelInfo
 from tandem.protocol.media import MediaInfo, Source
-
-_BATCH = 500
-"""Values in one list of a query."""
 
 
 class SqlCatalogue:
@@ -61,7 +58,7 @@ class SqlCatalogue:
         return await self._database.write(lambda connection: sorted(connection.scalars(statement)))
 
     async def unlisted(self, artifact_ids: Sequence[str]) -> list[str]:
-        batches = [artifact_ids[start : start + _BATCH] for start in range(0, len(artifact_ids), _BATCH)]
+        batches = [artifact_ids[start : start + BATCH] for start in range(0, len(artifact_ids), BATCH)]
 
         def listed(connection: Connection) -> set[str]:
             queries = (select(artifacts.c.id).where(artifacts.c.id.in_(batch)) for batch in batches)

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, bindparam, delete, insert, or_, tuple_, updat
 from orchestrator.adapters.store.exports import follow_export
 from orchestrator.adapters.store.ledger import earn
 from orchestrator.adapters.store.preparations import end_preparation
-from orchestrator.adapters.store.queries import insert_tasks, refer
+from orchestrator.adapters.store.queries import insert_tasks, put_files, refer
 from orchestrator.adapters.store.rows import attempt_values, tensor_values
 from orchestrator.adapters.store.schema import ACTIVE, attempts, jobs, tasks, tensors
 from orchestrator.adapters.store.webhooks import tell
@@ -98,6 +98,8 @@ def write(connection: Connection, writes: Writes, now: float) -> None:
     _write_states(connection, writes.changes)
     for change in writes.changes:
         insert_tasks(connection, change.planned)
+        if change.job is not None and change.files:
+            put_files(connection, change.job.id, change.files)
     for change in writes.prepared:
         end_preparation(connection, change)
     if writes.moved:

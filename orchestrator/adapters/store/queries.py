@@ -2,12 +2,16 @@
 
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import BindParameter, Connection, bindparam, insert, select, update
+from sqlalchemy import BindParameter, Connection, bindparam, delete, insert, select, update
 
 from orchestrator.adapters.store.rows import account_record, account_values, task_values
-from orchestrator.adapters.store.schema import accounts, artifacts, job_artifacts, tasks
+from orchestrator.adapters.store.schema import accounts, artifacts, files, job_artifacts, tasks
+from orchestrator.core.packaging import JobFile
 from orchestrator.core.records import AccountRecord, TaskRecord
 from tandem.protocol.errors import NotFound
+
+BATCH = 500
+"""Values in one list of a query."""
 
 _ACCOUNT = select(accounts).where(accounts.c.node == bindparam("node")).with_for_update()
 _COLUMNS: dict[str, BindParameter[object]] = {
@@ -31,6 +35,16 @@ def save_account(connection: Connection, account: AccountRecord) -> None:
 def insert_tasks(connection: Connection, new: Sequence[TaskRecord]) -> None:
     if new:
         connection.execute(insert(tasks), [task_values(task) for task in new])
+
+
+def put_files(connection: Connection, job: str, new: Sequence[JobFile]) -> None:
+    """Puts files into a job's folder and keeps their artifacts. Raises NotFound if one is gone."""
+    for start in range(0, len(new), BATCH):
+        batch = new[start : start + BATCH]
+        refer(connection, job, [file.artifact for file in batch])
+        connection.execute(delete(files).where(files.c.job == job, files.c.path.in_([file.path for file in batch])))
+        rows = [{"job": job, "path": f.path, "artifact": f.artifact, "media_type": f.media_type} for f in batch]
+        connection.execute(insert(files), rows)
 
 
 def demand_artifacts(connection: Connection, wanted: Sequence[str]) -> None:

@@ -31,6 +31,7 @@ from sqlalchemy import (
 )
 
 from orchestrator.core.ledger import EntryKind
+from orchestrator.core.packaging import Package
 from orchestrator.core.records import Failure
 from tandem.protocol.jobs import (
     JOB_TRANSITIONS,
@@ -318,6 +319,24 @@ job_artifacts = Table(
     metadata,
     Column("job", ForeignKey(jobs.c.id), primary_key=True),
     Column("artifact", ForeignKey(artifacts.c.id), primary_key=True, index=True),
+)
+
+files = Table(
+    "files",
+    metadata,
+    Column("job", ForeignKey(jobs.c.id), primary_key=True),
+    Column("path", Text, primary_key=True),
+    Column("artifact", ForeignKey(artifacts.c.id), nullable=False),
+    Column("media_type", Text, nullable=False),
+    comment="what a job's folder holds; its artifacts are in job_artifacts too",
+)
+
+packages = Table(
+    "packages",
+    metadata,
+    Column("task", ForeignKey(tasks.c.id), primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("package", Json(TypeAdapter(Package)), nullable=False),
 )
 
 preparations = Table(

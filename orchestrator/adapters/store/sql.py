@@ -10,6 +10,7 @@ from orchestrator.adapters.store.catalogue import SqlCatalogue
 from orchestrator.adapters.store.chain import SqlLedger, read_books
 from orchestrator.adapters.store.engine import open_database, open_reader
 from orchestrator.adapters.store.exports import SqlExports
+from orchestrator.adapters.store.folders import SqlFolders
 from orchestrator.adapters.store.funding import SqlFunding
 from orchestrator.adapters.store.jobs import SqlJobs
 from orchestrator.adapters.store.migrate import demand_current, upgrade
@@ -19,7 +20,17 @@ from orchestrator.core.records import Books
 from tandem.clock import Clock
 
 
-class SqlStore(SqlJobs, SqlPreparations, SqlExports, SqlAccounts, SqlLedger, SqlFunding, SqlCatalogue, SqlWebhooks):
+class SqlStore(
+    SqlJobs,
+    SqlFolders,
+    SqlPreparations,
+    SqlExports,
+    SqlAccounts,
+    SqlLedger,
+    SqlFunding,
+    SqlCatalogue,
+    SqlWebhooks,
+):
     """Implements `orchestrator.ports.store.Store`."""
 
 

@@ -66,7 +66,7 @@ def test_it_is_given_up_after_a_time_by_410_and_for_a_url_that_is_forbidden() ->
 
 def test_an_old_secret_signs_beside_the_new_one_for_a_while() -> None:
     webhook = WebhookRecord("local", None, SECOND, START, previous=FIRST, previous_until=START + 10)
-    job = job_view(JobSnapshot(transcode(1).job, (), ()), {})
+    job = job_view(JobSnapshot(transcode(1).job, (), ()), ())
     body = body_of(DELIVERY, job)
     during, later = (headers_of(DELIVERY, webhook, START + seconds, body) for seconds in (9, 10))
     for secret in (FIRST, SECOND):
@@ -78,16 +78,16 @@ def test_an_old_secret_signs_beside_the_new_one_for_a_while() -> None:
 
 def test_a_body_does_not_contradict_its_state() -> None:
     failed = replace(transcode(1).job, state=JobState.CANCELLED, finished_at=START + 5)
-    body = json.loads(body_of(DELIVERY, job_view(JobSnapshot(failed, (), ()), {})))
+    body = json.loads(body_of(DELIVERY, job_view(JobSnapshot(failed, (), ()), ())))
     assert (body["id"], body["type"]) == (DELIVERY.id, "job.running")
     assert (body["data"]["state"], body["data"]["finished_at"]) == ("running", None)
     now = replace(DELIVERY, state=JobState.CANCELLED)
-    body = json.loads(body_of(now, job_view(JobSnapshot(failed, (), ()), {})))
+    body = json.loads(body_of(now, job_view(JobSnapshot(failed, (), ()), ())))
     assert (body["data"]["state"], body["data"]["finished_at"] is None) == ("cancelled", False)
 
 
 def test_a_body_is_never_large() -> None:
-    job = job_view(JobSnapshot(transcode(1).job, (), ()), {})
+    job = job_view(JobSnapshot(transcode(1).job, (), ()), ())
     attempt = AttemptView(
         task="t", number=1, node="n" * 500, state=AttemptState.FAILED, price=1, started_at=job.created_at
     )

@@ -1,0 +1,80 @@
+"""Windows and sounds put together to one MP4, by copying."""
+
+import heapq
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import av
+from av.packet import Packet
+from av.stream import Stream
+
+from orchestrator.children.tracks import START_CODES, TIMESCALE, Group, add_track, beginning, groups, opened, packets
+
+_OPTIONS = {"movflags": "+faststart", "video_track_timescale": str(TIMESCALE)}
+_LONE = TIMESCALE // 25
+"""Ticks that a picture is shown that has no other near it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picked:
+    """A packet for the file, to be sorted by when it is decoded, in seconds."""
+
+    at: Fraction
+    packet: "Packet[Any]"
+
+
+def put_together(windows: Sequence[Path], sounds: Sequence[Path], end: int | None, target: Path) -> None:
+    """Writes `target`. `end`: when the last picture is over, in ticks; None: when one more would follow."""
+    with ExitStack() as stack:
+        _, template = stack.enter_context(opened(windows[0]))
+        init = beginning(template)
+        if template.codec_context.name in START_CODES:  # what replaces them needs another description
+            template = stack.enter_context(av.open(io.BytesIO(init), "r", format="mp4")).streams[0]
+        given = [stack.enter_context(opened(path)) for path in sounds]
+        file = stack.enter_context(av.open(f"file:{target}", "w", format="mp4", options=_OPTIONS))
+        tracks = [add_track(file, each) for each in (template, *(stream for _, stream in given))]
+        heard = [_sound(packets(*each), track) for each, track in zip(given, tracks[1:], strict=True)]
+        for picked in heapq.merge(_pictures(windows, init, end, tracks[0]), *heard, key=lambda each: each.at):
+            file.mux_one(picked.packet)
+
+
+def _pictures(windows: Sequence[Path], init: bytes, end: int | None, track: Stream) -> Iterator[Picked]:
+    delay = max(group.delay for path in windows for group in groups(path, init))
+    for group, until in ended(windows, init, end):
+        for sample, (start, stop) in zip(group.samples, pairwise(group.decoded(until)), strict=True):
+            packet = Packet(sample.data)
+            packet.pts, packet.dts, packet.duration = sample.time, start - delay, stop - start
+            packet.time_base, packet.is_keyframe, packet.stream = Fraction(1, TIMESCALE), sample.key, track
+            yield Picked(Fraction(packet.dts, TIMESCALE), packet)
+
+
+def ended(windows: Sequence[Path], init: bytes, end: int | None) -> Iterator[tuple[Group, int]]:
+    """Each group with the time at which its last picture is over."""
+    last: Group | None = None
+    for group in (group for path in windows for group in groups(path, init)):
+        if last is not None:
+            yield last, group.start
+        last = group
+    if last is not None:
+        yield last, over_at([sample.time for sample in last.samples], end)
+
+
+def over_at(times: Sequence[int], end: int | None) -> int:
+    """When the last of some is over: at `end`, or where one more would follow at their mean distance."""
+    first, last = min(times), max(times)
+    if end is not None and end > last:
+        return end
+    return last + (round(Fraction(last - first, len(times) - 1)) if last > first else _LONE)
+
+
+def _sound(given: Iterator["Packet[Any]"], track: Stream) -> Iterator[Picked]:
+    for packet in given:
+        at = (packet.dts or 0) * (packet.time_base or Fraction(0))
+        packet.stream = track
+        yield Picked(at, packet)

@@ -1,0 +1,131 @@
+"""Main of the child process that cuts and joins: it reads its order from the first argument, and answers as JSON."""
+
+import json
+import os
+import sys
+from fractions import Fraction
+from itertools import count
+from pathlib import Path
+from typing import Any, assert_never
+
+import av
+from av.audio.stream import AudioStream
+from av.stream import Stream
+from av.video.codeccontext import VideoCodecContext
+from pydantic import TypeAdapter
+
+from orchestrator.children.codecs import codec_name
+from orchestrator.children.mp4 import put_together
+from orchestrator.children.segments import cut_pictures, cut_sound, cut_transport, delayed_beginning
+from orchestrator.children.tracks import TIMESCALE, beginning, first_time, opened
+from orchestrator.core.packaging import Cut, Track
+from orchestrator.ports.packaging import CutPart, CutParts, Cutting, Images, Joining, Part, Pictures, Sound
+from tandem.protocol.errors import ResultRejected
+
+ORDER: TypeAdapter[Cutting | Joining] = TypeAdapter(Cutting | Joining)
+
+_MICRO = 10**6
+_JPEG_BEGINS = b"\xff\xd8\xff"
+_READ_BYTES = 2**20
+_MAX_IMAGE = 2**26
+
+
+def main() -> None:
+    with os.fdopen(os.dup(sys.stdout.fileno()), "w") as out:
+        # Libraries print what they like: from here on stdout is stderr, and `out` the answer's alone.
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+        json.dump(_reply(ORDER.validate_json(sys.argv[1])), out)
+
+
+def _reply(order: Cutting | Joining) -> dict[str, Any]:
+    try:
+        match order:
+            case Cutting():
+                return {"result": CutParts(parts=tuple(_cut(order, part) for part in order.parts)).model_dump()}
+            case Joining():
+                put_together(order.windows, order.sounds, order.end, order.target)
+                return {"result": {"parts": []}}
+    except ResultRejected as error:
+        return {"refused": error.detail}
+    except av.error.FFmpegError as error:
+        return {"refused": f"expected files that fit together, got {error}"}
+    assert_never(order)
+
+
+def _cut(order: Cutting, part: Part) -> CutPart:
+    folder = order.folder / part.name
+    folder.mkdir()
+    match part:
+        case Pictures():
+            return _pictures(order, part, folder)
+        case Sound():
+            return _sound(order, part, folder)
+        case Images():
+            return CutPart(name=part.name, cuts=tuple(_images(part.path, folder)))
+    assert_never(part)
+
+
+def _pictures(order: Cutting, part: Pictures, folder: Path) -> CutPart:
+    _, init = delayed_beginning(part.first)
+    end = first_time(part.following) if part.following else part.end
+    cell = Fraction(order.segment_us, _MICRO)
+    if order.transport:
+        cuts = cut_transport(part.path, cell, end, lambda start: folder / f"{start}.ts")
+    else:
+        cuts = cut_pictures(part.path, part.first, cell, end, lambda start: folder / f"{start}.m4s")
+        (folder / "init.mp4").write_bytes(init)
+    with opened(part.first) as (_, stream):
+        return CutPart(name=part.name, track=_track(stream, init, TIMESCALE), cuts=tuple(cuts))
+
+
+def _sound(order: Cutting, part: Sound, folder: Path) -> CutPart:
+    cell = Fraction(order.segment_us, _MICRO)
+    with opened(part.path) as (_, stream):
+        if order.transport:
+            cuts, init = cut_transport(part.path, cell, None, lambda start: folder / f"{start}.ts"), beginning(stream)
+            return CutPart(name=part.name, track=_track(stream, init, TIMESCALE), cuts=tuple(cuts))
+        cuts, skipped = cut_sound(part.path, cell, lambda start: folder / f"{start}.m4s")
+        init = beginning(stream, skipped)
+        (folder / "init.mp4").write_bytes(init)
+        timescale = Fraction(1) / (stream.time_base or Fraction(1))
+        return CutPart(name=part.name, track=_track(stream, init, int(timescale)), cuts=tuple(cuts))
+
+
+def _track(stream: Stream, init: bytes, timescale: int) -> Track:
+    context = stream.codec_context
+    codec = codec_name(init, context.extradata or b"")
+    if isinstance(stream, AudioStream):
+        return Track(codec=codec, timescale=timescale, channels=stream.channels, sample_rate=stream.sample_rate)
+    size = (context.width, context.height) if isinstance(context, VideoCodecContext) else (0, 0)
+    return Track(codec=codec, timescale=timescale, width=size[0], height=size[1])
+
+
+def _images(path: Path, folder: Path) -> list[Cut]:
+    """In the data of a JPEG every 0xff is followed by 0 or by the number of a marker, so a new beginning is one."""
+    cuts: list[Cut] = []
+    with path.open("rb") as file:
+        pending = b""
+        for number in count():
+            pending = _until_next(pending, file)
+            if not pending:
+                return cuts
+            end = pending.find(_JPEG_BEGINS, 1)
+            image, pending = (pending, b"") if end < 0 else (pending[:end], pending[end:])
+            if not image.startswith(_JPEG_BEGINS):
+                raise ResultRejected("expected JPEG pictures one after the other, got other data")
+            (folder / f"{number}.jpg").write_bytes(image)
+            cuts.append(Cut(start=number, duration=1))
+    return cuts
+
+
+def _until_next(pending: bytes, file: Any) -> bytes:
+    """With so much more of the file that a whole picture is in it."""
+    while pending.find(_JPEG_BEGINS, 1) < 0 and (more := file.read(_READ_BYTES)):
+        pending += more
+        if len(pending) > _MAX_IMAGE:
+            raise ResultRejected(f"expected pictures of at most {_MAX_IMAGE} bytes, got a larger one")
+    return pending
+
+
+if __name__ == "__main__":
+    main()

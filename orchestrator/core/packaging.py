@@ -1,0 +1,57 @@
+"""What a transcode's results are put together to: tracks cut into segments, and files by their path in a folder."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from tandem.protocol.ids import ArtifactId, Frozen, Name
+
+MAX_CUTS = 2**16
+"""Of one part of a task's output."""
+
+
+class Cut(Frozen):
+    """A segment's place on its track, in ticks."""
+
+    start: Annotated[int, Field(ge=0)]
+    duration: Annotated[int, Field(gt=0)]
+
+
+class Track(Frozen):
+    """What players must know of a track before they open it."""
+
+    codec: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9.]*$")]
+    """As RFC 6381 has it."""
+    timescale: Annotated[int, Field(gt=0, lt=2**31)]
+    """Ticks a second."""
+    width: Annotated[int, Field(ge=0, lt=2**15)] = 0
+    height: Annotated[int, Field(ge=0, lt=2**15)] = 0
+    channels: Annotated[int, Field(ge=0, le=64)] = 0
+    sample_rate: Annotated[int, Field(ge=0, lt=2**20)] = 0
+
+
+class Segment(Cut):
+    size: Annotated[int, Field(gt=0)]
+    """Bytes."""
+
+
+class Package(Frozen):
+    """A part of one task's output, cut. Its files are in the job's folder, named by the part and by their start."""
+
+    task: Annotated[str, Field(max_length=64)]
+    name: Name
+    track: Track | None = None
+    """None: images."""
+    segments: tuple[Segment, ...]
+
+
+class JobFile(Frozen):
+    """A file of the job's folder."""
+
+    path: Annotated[
+        str, Field(max_length=255, pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$")
+    ]
+    artifact: ArtifactId
+    media_type: Annotated[str, Field(max_length=127)]
+    size: Annotated[int, Field(ge=1)]
+    """Bytes."""

@@ -1,0 +1,86 @@
+"""What the inside asks of whoever cuts results into segments and joins them. The work is a confined child process's."""
+
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Annotated, Literal, Protocol
+
+from pydantic import Field
+
+from orchestrator.core.packaging import MAX_CUTS, Cut, Track
+from tandem.protocol.ids import Frozen, Name
+
+
+class Pictures(Frozen):
+    """A window of a rendition's pictures."""
+
+    kind: Literal["pictures"] = "pictures"
+    name: Name
+    path: Path
+    first: Path
+    """The first window of the rendition: all are played by its beginning."""
+    following: Path | None = None
+    """The next window, whose first picture ends this one's last."""
+    end: int | None = None
+    """When the last picture is over, in ticks; with neither, where one more would follow."""
+
+
+class Sound(Frozen):
+    kind: Literal["sound"] = "sound"
+    name: Name
+    path: Path
+
+
+class Images(Frozen):
+    """JPEG pictures one after the other."""
+
+    kind: Literal["images"] = "images"
+    name: Name
+    path: Path
+
+
+Part = Annotated[Pictures | Sound | Images, Field(discriminator="kind")]
+
+
+class Cutting(Frozen):
+    """Parts to be cut, each into `folder/NAME/START.EXTENSION`, beside `folder/NAME/init.mp4`; images are numbered."""
+
+    parts: tuple[Part, ...]
+    folder: Path
+    segment_us: Annotated[int, Field(gt=0)] = 1
+    """Microseconds of a cell of the job's timeline: each has one segment."""
+    transport: bool = False
+    """MPEG-TS instead of CMAF."""
+
+
+class CutPart(Frozen):
+    name: Name
+    track: Track | None = None
+    """None: images."""
+    cuts: Annotated[tuple[Cut, ...], Field(max_length=MAX_CUTS)]
+    """Of images, each its number and 1."""
+
+
+class CutParts(Frozen):
+    parts: tuple[CutPart, ...]
+
+
+class Joining(Frozen):
+    """Windows and sounds to be joined to one MP4."""
+
+    windows: Annotated[tuple[Path, ...], Field(min_length=1)]
+    sounds: tuple[Path, ...] = ()
+    end: int | None = None
+    """When the last picture is over, in ticks; None: where one more would follow."""
+    target: Path
+
+
+class Packager(Protocol):
+    """All raise ResultRejected for parts that do not fit together, Unavailable if the work itself cannot run."""
+
+    def room(self) -> AbstractAsyncContextManager[Path]:
+        """A folder to work in, which is gone afterwards."""
+        ...
+
+    async def cut(self, order: Cutting) -> tuple[CutPart, ...]: ...
+
+    async def join(self, order: Joining) -> None: ...

@@ -1,0 +1,202 @@
+"""Windows joined are what one run of ffmpeg gives: as many frames, at the same times; sound to the sample."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise, repeat
+from pathlib import Path
+
+import av
+import pytest
+
+from orchestrator.children.mp4 import put_together
+from orchestrator.children.segments import cut_pictures, cut_sound, delayed_beginning
+from orchestrator.children.tracks import beginning, opened
+from tandem.clock import SystemClock
+from tandem.inspection.calls import inspect_media
+from tandem.protocol.capacity import Sandbox
+from tandem.protocol.errors import ResultRejected
+from tandem.protocol.jobs import TranscodeWork
+from tandem.protocol.ladder import Rendition, RenditionRequest, Window
+from tandem.protocol.media import VideoCodec
+from tests.fixtures import windows
+from tests.fixtures.media import ffmpeg
+from tests.fixtures.protocol import transcode_work
+from tests.fixtures.sources import Source
+
+Made = Callable[[str], Path]
+
+SAMPLES = 1024
+"""Of the last packet, which an encoder fills up with silence."""
+ROUNDING = 90
+"""Ticks: times of Matroska are whole milliseconds."""
+CUTS_US = (0, 500_000, 1_500_000)
+RECIPES: dict[str, tuple[str, ...]] = {
+    "variable.mp4": ("-vf", "select='not(eq(mod(n\\,7)\\,3))'", "-fps_mode", "vfr", "-c:v", "libx264", "-c:a", "aac"),
+    "ntsc.mkv": ("-vf", "fps=30000/1001", "-c:v", "libx264", "-c:a", "aac"),
+    "open_gop.mkv": ("-c:v", "libx265", "-x265-params", "log-level=none:keyint=10:min-keyint=10:open-gop=1"),
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, source: Source) -> Made:
+    folder = tmp_path_factory.mktemp("made")
+
+    def make(name: str) -> Path:
+        path = folder / name
+        if name == "edit_list.mp4" and not path.exists():  # begins between keyframes of what it holds
+            ffmpeg("-ss", "0.3", "-i", source("h264_open_gop.mp4"), "-c", "copy", path)
+        elif name in RECIPES and not path.exists():
+            picture = ("-f", "lavfi", "-i", "testsrc2=size=96x64:rate=25:duration=2")
+            tone = ("-f", "lavfi", "-i", "sine=frequency=440:sample_rate=48000:duration=2")
+            ffmpeg(*picture, *tone, *RECIPES[name], path)
+        return path if path.exists() else source(name)
+
+    return make
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    source: Path
+    work: TranscodeWork
+    windows: tuple[TranscodeWork, ...]
+
+    @property
+    def rendition(self) -> Rendition:
+        return self.work.video[0]
+
+    def pictures(self, folder: Path, *more: tuple[str, ...]) -> list[Path]:
+        """What nodes make of the windows."""
+        made = []
+        for index, (work, options) in enumerate(zip(self.windows, more or repeat(()), strict=False)):
+            files = windows.deliver(work, self.source, folder / str(index), *options)
+            made.append(files[self.rendition.name])
+        return made
+
+    def sound(self, folder: Path) -> Path:
+        """All of it, as one task makes it."""
+        alone = self.work.model_copy(update={"video": ()})
+        return windows.deliver(alone, self.source, folder / "sound")["audio0"]
+
+    def in_one_run(self, folder: Path) -> Path:
+        return windows.whole(self.work, self.rendition, self.source, folder / "one.mp4")
+
+
+async def job(path: Path, codec: VideoCodec = VideoCodec.H264, fps: str | None = None, sound: str = "aac") -> Job:
+    """A transcode of the file in windows, none of which begins where the file can be cut."""
+    found = await inspect_media(path, sandbox=Sandbox.LIMITS, clock=SystemClock())
+    video = {"codec": codec, "fps": fps, "bitrate": 200_000}
+    ladder = RenditionRequest.model_validate({"height": 64, "video": video, "audio": {"codec": sound}})
+    work = transcode_work(found.media, ladder, gop_seconds=0.5, output={"container": "hls"}, subtitles=False)
+    cuts = [work.origin_us + at for at in CUTS_US if at < found.media.duration_us - 100_000]
+    works = []
+    for start, end in pairwise([*cuts, work.origin_us + found.media.duration_us]):
+        before = [at for at in found.keyframes if at < start]
+        window = Window(start_us=start, end_us=end)
+        changes = {"window": window, "seek_us": before[-1] if before else None, "audio": ()}
+        works.append(work.model_copy(update=changes))
+    return Job(path, work, tuple(works))
+
+
+def times(path: Path) -> list[int]:
+    """When each decoded picture is shown, in ticks after the first."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        tick = (stream.time_base or Fraction(1)) * 90_000
+        found = [round((frame.pts or 0) * tick) for frame in container.decode(stream)]
+    return [at - found[0] for at in found]
+
+
+def samples(path: Path) -> int:
+    with av.open(str(path)) as container:
+        return sum(frame.samples for frame in container.decode(container.streams.audio[0]))
+
+
+def sounds(path: Path) -> list[tuple[int, bytes]]:
+    with av.open(str(path)) as container:
+        return [
+            (packet.pts or 0, bytes(packet)) for packet in container.demux(container.streams.audio[0]) if packet.size
+        ]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "fps"),
+    [
+        ("h264.mp4", VideoCodec.H264, None),
+        ("ntsc.mkv", VideoCodec.H264, None),
+        ("ntsc.mkv", VideoCodec.HEVC, "24"),
+        ("variable.mp4", VideoCodec.H264, None),
+        ("variable.mp4", VideoCodec.VP9, None),
+        ("h264_open_gop.mp4", VideoCodec.H264, None),
+        ("open_gop.mkv", VideoCodec.AV1, None),
+        ("edit_list.mp4", VideoCodec.H264, None),
+        ("h264_late.ts", VideoCodec.H264, None),
+        ("h264_refresh.ts", VideoCodec.VP9, None),
+        ("vp9.webm", VideoCodec.HEVC, None),
+        ("long_sound.mp4", VideoCodec.H264, None),
+        ("short_sound.mp4", VideoCodec.H264, None),
+    ],
+)
+async def test_windows_joined_are_one_run(made: Made, tmp_path: Path, name: str, codec: VideoCodec, fps: str) -> None:
+    found = await job(made(name), codec, fps)
+    heard = [found.sound(tmp_path)] if found.work.audio else []
+    put_together(found.pictures(tmp_path), heard, None, tmp_path / "joined.mp4")
+    one = found.in_one_run(tmp_path)
+    assert len(found.windows) > 1
+    assert times(tmp_path / "joined.mp4") == times(one)
+    for path in heard:
+        assert sounds(tmp_path / "joined.mp4") == sounds(path)
+        assert abs(samples(tmp_path / "joined.mp4") - samples(one)) <= SAMPLES
+
+
+async def test_windows_of_different_encoders_play_as_one(made: Made, tmp_path: Path) -> None:
+    """As when a node encodes on its GPU and the next one does not: each has parameter sets of its own."""
+    found = await job(made("h264.mp4"))
+    parts = found.pictures(tmp_path, ("-bf", "0", "-coder", "0"), ("-bf", "3"), ("-refs", "4"), ("-profile:v", "main"))
+    put_together(parts, [], None, tmp_path / "joined.mp4")
+    assert times(tmp_path / "joined.mp4") == times(found.source)
+
+
+@pytest.mark.parametrize("codec", list(VideoCodec))
+async def test_segments_hold_the_same_pictures_at_the_same_times(made: Made, tmp_path: Path, codec: VideoCodec) -> None:
+    found = await job(made("ntsc.mkv"), codec)
+    parts = found.pictures(tmp_path)
+    _, init = delayed_beginning(parts[0])
+    name = segment_in(tmp_path)
+    cuts = [cut for part in parts for cut in cut_pictures(part, parts[0], Fraction(1, 2), None, name)]
+    whole = tmp_path / "segments.mp4"
+    whole.write_bytes(init + b"".join(name(cut.start).read_bytes() for cut in cuts))
+    assert times(whole) == times(found.source)
+    assert len(cuts) == 4
+    assert all(abs(one.start + one.duration - other.start) <= ROUNDING for one, other in pairwise(cuts))
+
+
+@pytest.mark.parametrize("codec", ["aac", "opus"])
+async def test_segments_hold_the_same_sound(made: Made, tmp_path: Path, codec: str) -> None:
+    heard = (await job(made("ntsc.mkv"), sound=codec)).sound(tmp_path)
+    cuts, skipped = cut_sound(heard, Fraction(1, 2), segment_in(tmp_path))
+    with opened(heard) as (_, stream):
+        init = beginning(stream, skipped)
+    whole = tmp_path / "segments.mp4"
+    whole.write_bytes(init + b"".join(segment_in(tmp_path)(cut.start).read_bytes() for cut in cuts))
+    assert sounds(whole) == sounds(heard)
+    assert skipped > 0
+    assert all(one.start + one.duration == other.start for one, other in pairwise(cuts))
+
+
+def segment_in(folder: Path) -> Callable[[int], Path]:
+    return lambda start: folder / f"{start}.m4s"
+
+
+def test_pictures_that_lead_their_keyframe_are_refused(made: Made, tmp_path: Path) -> None:
+    bare = tmp_path / "open.ts"
+    timing = ("-muxdelay", "0", "-output_ts_offset", "10")
+    ffmpeg("-i", made("open_gop.mkv"), "-c", "copy", "-an", *timing, "-f", "mpegts", bare)
+    with pytest.raises(ResultRejected, match="GOPs that are closed"):
+        put_together([bare], [], None, tmp_path / "joined.mp4")
+
+
+def test_what_is_no_window_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "noise").write_bytes(b"#EXTM3U\n" * 100)
+    with pytest.raises(ResultRejected, match="put together"):
+        put_together([tmp_path / "noise"], [], None, tmp_path / "joined.mp4")
