@@ -41,18 +41,21 @@ class _Share:
 
     task: TaskRecord
     permille: int
+    weight: int
     rate: float | None = 0.0
     """Thousandths a second; 0 if nobody works on it, None if nothing was said of it yet."""
 
-    @property
-    def weight(self) -> int:
-        """Tasks count by what there is to encode."""
-        return max(1, effort(self.task.work)) if isinstance(self.task.work, TranscodeWork) else 1
+
+def weight(task: TaskRecord) -> int:
+    """Tasks count by what there is to encode."""
+    return max(1, effort(task.work)) if isinstance(task.work, TranscodeWork) else 1
 
 
-def job_progress(snapshot: JobSnapshot, shown: Mapping[AttemptRef, int], now: float) -> JobProgress:
-    """`shown`: thousandths that the nodes last said of their attempts."""
-    shares = [_share(task, snapshot.attempts_of(task.id), shown, now) for task in snapshot.tasks]
+def job_progress(
+    snapshot: JobSnapshot, weights: Mapping[str, int], shown: Mapping[AttemptRef, int], now: float
+) -> JobProgress:
+    """`weights`: of each task; `shown`: thousandths that the nodes last said of their attempts."""
+    shares = [_share(task, weights[task.id], attempts, shown, now) for task, attempts in snapshot.with_attempts()]
     if not shares:
         return NOT_BEGUN
     total = sum(share.weight for share in shares)
@@ -65,18 +68,20 @@ def job_progress(snapshot: JobSnapshot, shown: Mapping[AttemptRef, int], now: fl
     )
 
 
-def _share(task: TaskRecord, attempts: Sequence[AttemptRecord], shown: Mapping[AttemptRef, int], now: float) -> _Share:
+def _share(
+    task: TaskRecord, weight: int, attempts: Sequence[AttemptRecord], shown: Mapping[AttemptRef, int], now: float
+) -> _Share:
     if task.state is TaskState.DONE:
-        return _Share(task, _DONE)
+        return _Share(task, _DONE, weight)
     running = any(attempt.state is AttemptState.RUNNING for attempt in attempts)
     best, rate = 0, None if running else 0.0
     for attempt in attempts:
         if attempt.state is AttemptState.VERIFYING:
-            return _Share(task, _DONE)
+            return _Share(task, _DONE, weight)
         if attempt.state is AttemptState.RUNNING and shown.get(attempt.ref, 0) > best:
             best = shown[attempt.ref]
             rate = best / max(now - attempt.started_at, 0.001)
-    return _Share(task, best, rate)
+    return _Share(task, best, weight, rate)
 
 
 def _rate(shares: Sequence[_Share], total: int, elapsed: float) -> float:

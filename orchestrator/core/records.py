@@ -1,5 +1,6 @@
 """What the orchestrator remembers, as plain data: the rows of the store without the store."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from orchestrator.core.ledger import EntryKind, Totals, TrialBalance
@@ -95,6 +96,13 @@ class JobSnapshot:
 
     def attempts_of(self, task_id: str) -> tuple[AttemptRecord, ...]:
         return tuple(attempt for attempt in self.attempts if attempt.ref.task == task_id)
+
+    def with_attempts(self) -> Iterator[tuple[TaskRecord, list[AttemptRecord]]]:
+        """Each task with its attempts; for jobs of many tasks."""
+        of_task: dict[str, list[AttemptRecord]] = {task.id: [] for task in self.tasks}
+        for attempt in self.attempts:
+            of_task[attempt.ref.task].append(attempt)
+        return ((task, of_task[task.id]) for task in self.tasks)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ After a restart a job is known again once one of its nodes is back, or something
 from collections.abc import Iterator
 
 from orchestrator.core.lifecycle import failed_on
-from orchestrator.core.progress import JobProgress, job_progress
+from orchestrator.core.progress import JobProgress, job_progress, weight
 from orchestrator.core.records import AttemptRecord, JobSnapshot, TaskRecord
 from orchestrator.core.speculation import RunningTask, is_speculable
 from tandem.protocol.ids import AttemptRef, job_of
@@ -21,6 +21,7 @@ class Tracker:
 
     def __init__(self) -> None:
         self._jobs: dict[str, JobSnapshot] = {}
+        self._weights: dict[str, dict[str, int]] = {}
         self._shown: dict[AttemptRef, int] = {}
         self._heard: dict[AttemptRef, float] = {}
 
@@ -33,9 +34,11 @@ class Tracker:
                 self._shown.pop(attempt.ref, None)
                 self._heard.pop(attempt.ref, None)
         if is_final(JOB_TRANSITIONS, snapshot.job.state):
-            self._jobs.pop(snapshot.job.id, None)
+            self.forget(snapshot.job.id)
         else:
             self._jobs[snapshot.job.id] = snapshot
+            known = self._weights.setdefault(snapshot.job.id, {})
+            known.update({task.id: weight(task) for task in snapshot.tasks if task.id not in known})
 
     def restore(self, snapshot: JobSnapshot) -> None:
         """A job that a node returns to; what is known of it already is newer."""
@@ -45,6 +48,7 @@ class Tracker:
     def forget(self, job: str) -> None:
         """It is not as it was thought to be."""
         self._jobs.pop(job, None)
+        self._weights.pop(job, None)
 
     def said(self, ref: AttemptRef, permille: int, now: float) -> None:
         """A node's word of an attempt that runs there. Less than before is not believed."""
@@ -58,13 +62,12 @@ class Tracker:
     def progress(self, job: str, now: float) -> JobProgress | None:
         """None of a job on which nobody works."""
         snapshot = self._jobs.get(job)
-        return None if snapshot is None else job_progress(snapshot, self._shown, now)
+        return None if snapshot is None else job_progress(snapshot, self._weights[job], self._shown, now)
 
     def running(self) -> Iterator[RunningTask]:
         """Tasks at which one attempt runs, and that a second one may be begun for."""
         for snapshot in self._jobs.values():
-            for task in snapshot.tasks:
-                attempts = snapshot.attempts_of(task.id)
+            for task, attempts in snapshot.with_attempts():
                 live = [a for a in attempts if a.state in _LIVE]
                 if len(live) == 1 and live[0].state is AttemptState.RUNNING and is_speculable(task):
                     heard = self._heard.get(live[0].ref, live[0].started_at)

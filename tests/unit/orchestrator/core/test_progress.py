@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.core.progress import NOT_BEGUN, JobProgress, job_progress
+from orchestrator.core.progress import NOT_BEGUN, JobProgress, job_progress, weight
 from orchestrator.core.records import AttemptRecord, JobRecord, JobSnapshot, TaskRecord
 from tandem.protocol.ids import AttemptRef, task_id
 from tandem.protocol.jobs import ArtifactInput, AttemptState, JobState, TaskState, TranscodeRequest
@@ -28,7 +28,8 @@ def attempt(
 
 def progress(tasks: list[TaskRecord], attempts: list[AttemptRecord], *shown: int) -> JobProgress:
     said = {attempt.ref: permille for attempt, permille in zip(attempts, shown, strict=False)}
-    return job_progress(JobSnapshot(RECORD, tuple(tasks), tuple(attempts)), said, NOW)
+    weights = {each.id: weight(each) for each in tasks}
+    return job_progress(JobSnapshot(RECORD, tuple(tasks), tuple(attempts)), weights, said, NOW)
 
 
 def test_tasks_count_by_what_there_is_to_encode() -> None:
