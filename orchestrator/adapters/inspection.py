@@ -5,9 +5,10 @@ from pathlib import Path
 
 from orchestrator.ports.inspection import ModelFacts
 from tandem.clock import Clock
-from tandem.inspection.calls import inspect_media, inspect_model
+from tandem.inspection.calls import inspect_media, inspect_model, measure_complexity
 from tandem.protocol.capacity import Sandbox
-from tandem.protocol.media import Source
+from tandem.protocol.errors import UnreadableMedia
+from tandem.protocol.media import MediaInfo, Source
 
 
 class ChildInspector:
@@ -21,6 +22,14 @@ class ChildInspector:
     async def media(self, path: Path, *, thorough: bool = False) -> Source:
         async with self._turns:
             return await inspect_media(path, sandbox=self._sandbox, clock=self._clock, thorough=thorough)
+
+    async def complexity(self, path: Path, media: MediaInfo) -> int | None:
+        async with self._turns:
+            try:
+                report = await measure_complexity(path, media.duration_us, sandbox=self._sandbox, clock=self._clock)
+            except UnreadableMedia:  # a nicety, for which no job fails
+                return None
+        return report.microbits_a_pixel
 
     async def model(self, path: Path) -> ModelFacts:
         async with self._turns:

@@ -29,6 +29,13 @@ _ROUND_TO = 10_000
 _ASSUMED_FRAME_RATE = Fraction(30)
 _RATE_TOLERANCE = Fraction(1001, 1000)
 _SMALLEST_AV1 = 64
+_NOMINAL = Fraction(128_000)
+"""Millionths of a bit a pixel that the default bitrates are for, at 360 lines and 25 frames a second."""
+_EASIEST, _HARDEST = Fraction(2, 5), Fraction(8, 5)
+_SMALL = 480
+_SMOOTH = 31
+_LEAST_BITRATE = 100_000
+_LARGEST_DENOMINATOR = 1001
 _SCALES = {VideoCodec.H264: 51, VideoCodec.HEVC: 51, VideoCodec.VP9: 63, VideoCodec.AV1: 63}
 _THRIFT = {VideoCodec.H264: 1.0, VideoCodec.HEVC: 0.65, VideoCodec.VP9: 0.7, VideoCodec.AV1: 0.55}
 """Bits for the same picture, relative to H.264."""
@@ -60,7 +67,7 @@ def default_bitrate(size: tuple[int, int], frame_rate: Fraction, codec: VideoCod
     """
     scale = (size[0] * size[1] / _REFERENCE_PIXELS) ** 0.75 * _THRIFT[codec]
     rate = _BITS_PER_PIXEL_AND_FRAME * _REFERENCE_PIXELS * min(frame_rate or _ASSUMED_FRAME_RATE, Fraction(60))
-    return max(100_000, ceil_div(int(float(rate) * scale), _ROUND_TO) * _ROUND_TO)
+    return max(_LEAST_BITRATE, ceil_div(int(float(rate) * scale), _ROUND_TO) * _ROUND_TO)
 
 
 def default_ladder(source: tuple[int, int]) -> tuple[RenditionRequest, ...]:
@@ -76,6 +83,27 @@ def default_ladder(source: tuple[int, int]) -> tuple[RenditionRequest, ...]:
         raise InvalidLadder(f"expected sides at most {MAX_SIDE // MIN_SIDE} to 1, got {source[0]}x{source[1]}")
     steps = [step for step in _STEPS if step <= largest][:_FALLBACK_STEPS] or [largest]
     return tuple(RenditionRequest(height=step) for step in steps)
+
+
+def automatic_ladder(source: VideoStream, complexity: int | None) -> tuple[RenditionRequest, ...]:
+    """The default ladder for a source's size and rate, with bitrates for how hard this very video is to encode.
+
+    `complexity`: millionths of a bit that a pixel of a small version takes at constant quality, or None. Small pictures
+    of more than 30 frames a second have half as many: nobody who watches those misses them.
+    """
+    factor = _NOMINAL if complexity is None else Fraction(complexity)
+    factor = min(_HARDEST, max(_EASIEST, factor / _NOMINAL))
+    return tuple(_fitted(source, step, factor) for step in default_ladder(source.display_size))
+
+
+def _fitted(source: VideoStream, step: RenditionRequest, factor: Fraction) -> RenditionRequest:
+    rate, fps = Fraction(*source.frame_rate), None
+    if step.height < _SMALL and rate > _SMOOTH and not source.variable_rate:
+        rate /= 2
+        fps = rate.as_integer_ratio() if rate.denominator <= _LARGEST_DENOMINATOR else None
+    bitrate = ceil_div(int(default_bitrate(size_of(source.display_size, step.height), rate) * factor), _ROUND_TO)
+    video = VideoSettings(bitrate=max(_LEAST_BITRATE, bitrate * _ROUND_TO), fps=fps)
+    return step.model_copy(update={"video": video})
 
 
 def decide_rendition(source: VideoStream, request: RenditionRequest, hdr: Hdr, audio: tuple[str, ...]) -> Rendition:

@@ -25,7 +25,7 @@ from tandem.protocol.jobs import (
     UrlInput,
     uploads_of,
 )
-from tandem.protocol.ladder import Container
+from tandem.protocol.ladder import Container, Watermark
 from tandem.protocol.media import MAX_DURATION_US, MediaInfo, Source
 from tandem.protocol.pricing import Prices, inference_cost, inference_price, transcode_price
 from tandem.protocol.tensors import Tensor, TensorSpec, check_tensors, element_size, elements, tensor_from_json
@@ -66,19 +66,25 @@ class Plan:
 
 
 def plan_transcode(
-    request: TranscodeRequest, source: ArtifactRecord, found: Source, prices: Prices, crew: Sequence[NodeState] = ()
+    request: TranscodeRequest,
+    source: ArtifactRecord,
+    found: Source,
+    prices: Prices,
+    crew: Sequence[NodeState] = (),
+    watermark: Watermark | None = None,
 ) -> Plan:
     """Splits it if that makes it faster on the nodes of `crew`.
 
     Raises UnreadableMedia, InvalidLadder, InvalidRequest, PriceExceeded; TooLarge if the source runs too long.
     """
     _check_source(found.media)
-    work = decide(request, source, found.media)
+    work = decide(request, source, found.media, watermark, found.keyframes)
     _check_uploads(request, [rendition.name for rendition in work.video])
     price = _price(prices, work)
     cut = split(work, found.keyframes, speeds(work, price, crew), _cell(request, work), found.layout)
     parts = tuple(Part(part, _price(prices, part)) for part in cut.works)
-    return _affordable(Plan(request, work, parts, (source.id,), whole_because=cut.whole_because))
+    kept = (source.id,) if watermark is None else (source.id, watermark.artifact)
+    return _affordable(Plan(request, work, parts, kept, whole_because=cut.whole_because))
 
 
 def _price(prices: Prices, work: TranscodeWork) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from orchestrator.core.ladder import decide_rendition, default_ladder, even, size_of
+from orchestrator.core.ladder import automatic_ladder, decide_rendition, even, size_of
 from orchestrator.core.records import ArtifactRecord
 from tandem.protocol.errors import InvalidLadder, InvalidRequest
 from tandem.protocol.jobs import TranscodeRequest, TranscodeWork
@@ -42,9 +42,16 @@ _LAYOUTS = (8, 6, 2, 1)
 
 
 def decide(
-    request: TranscodeRequest, source: ArtifactRecord, media: MediaInfo, watermark: Watermark | None = None
+    request: TranscodeRequest,
+    source: ArtifactRecord,
+    media: MediaInfo,
+    watermark: Watermark | None = None,
+    keyframes: Sequence[int] = (),
 ) -> TranscodeWork:
-    """The job as one task. Raises InvalidLadder for a rendition that cannot be had, InvalidRequest for what else."""
+    """The job as one task; `keyframes`: where decoding of a clip may begin.
+
+    Raises InvalidLadder for a rendition that cannot be had, InvalidRequest for what else.
+    """
     if media.video is None:
         raise InvalidLadder("expected a source with a video stream, got none; only video can be transcoded")
     _check_output(request)
@@ -52,7 +59,7 @@ def decide(
     sounds, names = _sounds(request, media)
     video = tuple(
         decide_rendition(media.video, each, request.hdr, names.get(each.audio, ()) if each.audio else ())
-        for each in request.ladder or default_ladder(media.video.display_size)
+        for each in request.ladder or automatic_ladder(media.video, media.complexity)
     )
     _check_names(video, sounds)
     _check_container(request, video, sounds)
@@ -62,6 +69,7 @@ def decide(
         source_size=source.size,
         media=media,
         clip=clip,
+        seek_us=max((key for key in keyframes if clip and key < clip.start_us), default=None),
         picture=_picture(request, media.video, watermark),
         video=video,
         audio=sounds,

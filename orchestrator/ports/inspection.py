@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from tandem.protocol.media import Source
+from tandem.protocol.media import MediaInfo, Source
 from tandem.protocol.tensors import TensorSpec
 
 
@@ -26,6 +26,10 @@ class Inspector(Protocol):
 
         Raises UnreadableMedia; Unavailable if the probe itself cannot run.
         """
+        ...
+
+    async def complexity(self, path: Path, media: MediaInfo) -> int | None:
+        """Millionths of a bit that a pixel takes at constant quality; None if that cannot be told."""
         ...
 
     async def model(self, path: Path) -> ModelFacts:

@@ -9,9 +9,11 @@ from orchestrator.core.submission import Plan, plan_inference, plan_transcode
 from orchestrator.ports.artifacts import ArtifactStore
 from orchestrator.ports.inspection import Inspector
 from orchestrator.ports.store import Store
-from tandem.protocol.errors import InvalidRequest
+from tandem.inspection.images import MAX_IMAGE_BYTES, image_format
+from tandem.protocol.errors import InvalidRequest, TooLarge
 from tandem.protocol.jobs import ArtifactInput, InferenceRequest, TranscodeRequest
-from tandem.protocol.media import Source
+from tandem.protocol.ladder import Watermark, WatermarkRequest
+from tandem.protocol.media import MediaInfo, Source
 from tandem.protocol.pricing import Prices
 
 
@@ -41,9 +43,12 @@ class Planning:
         match request:
             case TranscodeRequest():
                 artifact = await self._store.artifact(source or _artifact(request))
-                found = await self._source(artifact.id)
+                found = await self._source(artifact.id, measured=request.ladder is None)
+                mark = await self._watermark(request.watermark) if request.watermark is not None else None
                 # Where to cut takes a moment for hours of video.
-                return await asyncio.to_thread(plan_transcode, request, artifact, found, self._prices, self._crew())
+                return await asyncio.to_thread(
+                    plan_transcode, request, artifact, found, self._prices, self._crew(), mark
+                )
             case InferenceRequest():
                 return await self._plan_inference(request)
             case _:
@@ -54,14 +59,30 @@ class Planning:
         # Lists of millions of numbers take seconds to convert: the event loop keeps turning meanwhile.
         return await asyncio.to_thread(plan_inference, request, model, self._prices)
 
-    async def _source(self, artifact_id: str) -> Source:
+    async def _source(self, artifact_id: str, *, measured: bool) -> Source:
+        """What is in it; `measured`: also how hard it is to encode."""
         known = await self._store.source(artifact_id)
-        if known is not None:
+        if known is not None and not (measured and _unmeasured(known.media)):
             return known
         async with self._artifacts.local(artifact_id) as path:
-            source = await self._inspector.media(path)
+            source = known or await self._inspector.media(path)
+            if measured and _unmeasured(source.media):
+                found = await self._inspector.complexity(path, source.media)
+                source = source.model_copy(update={"media": source.media.model_copy(update={"complexity": found})})
         await self._store.save_media(artifact_id, source)
         return source
+
+    async def _watermark(self, asked: WatermarkRequest) -> Watermark:
+        record = await self._store.artifact(asked.artifact)
+        if record.size > MAX_IMAGE_BYTES:
+            raise TooLarge(f"expected a watermark of at most {MAX_IMAGE_BYTES} bytes, got one of {record.size}")
+        async with self._artifacts.local(record.id) as path:
+            kind = image_format(await asyncio.to_thread(path.read_bytes))
+        return Watermark(**asked.model_dump(), size=record.size, format=kind)
+
+
+def _unmeasured(media: MediaInfo) -> bool:
+    return media.video is not None and media.duration_us > 0 and media.complexity is None
 
 
 def _artifact(request: TranscodeRequest) -> str:

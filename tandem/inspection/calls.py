@@ -45,7 +45,13 @@ class ModelReport(Frozen):
     """MiB that the loaded model takes."""
 
 
-Facts = TypeVar("Facts", Source, ModelReport)
+class ComplexityReport(Frozen):
+    """What a constant-quality trial of a few short windows showed."""
+
+    microbits_a_pixel: int = Field(ge=0, lt=2**53)
+
+
+Facts = TypeVar("Facts", Source, ModelReport, ComplexityReport)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,14 @@ async def inspect_media(path: Path, *, sandbox: Sandbox, clock: Clock, thorough:
     """
     options = ("--thorough",) if thorough else ()
     inspection = _Inspection("tandem.inspection.media_child", Source, UnreadableMedia, _media_limits(path), options)
+    return await _inspect(inspection, path, sandbox, clock)
+
+
+async def measure_complexity(path: Path, duration_us: int, *, sandbox: Sandbox, clock: Clock) -> ComplexityReport:
+    """How hard the video in the file is to encode; about a second. Raises as `inspect_media`."""
+    module = "tandem.inspection.complexity_child"
+    limits = Limits(memory_mib=_MEDIA_MIB, wall_seconds=_MEDIA_SECONDS, cpu_seconds=_MEDIA_SECONDS, file_bytes=0)
+    inspection = _Inspection(module, ComplexityReport, UnreadableMedia, limits, (str(duration_us),))
     return await _inspect(inspection, path, sandbox, clock)
 
 

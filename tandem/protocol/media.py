@@ -123,6 +123,9 @@ class MediaInfo(Frozen):
     unsplittable: Label | None = None
     """Why the timeline forbids that pieces are transcoded apart; None: it does not."""
 
+    complexity: int | None = Field(default=None, ge=0, lt=2**53)
+    """Millionths of a bit that a pixel of a small version takes at constant quality; None: not measured."""
+
     @property
     def origin_us(self) -> int:
         """Presentation time that becomes 0 in outputs: of the first picture, else of the first sound."""

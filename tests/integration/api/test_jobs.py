@@ -1,6 +1,7 @@
 """Quotes and jobs over HTTP."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from tandem.protocol.media import MediaInfo, Source, VideoStream
 from tandem.protocol.messages import Offer
 from tandem.protocol.tensors import Datatype, Tensor
 from tests.fixtures.api import DIGITS, NODE, PRICES, Api, Json
+from tests.fixtures.media import ffmpeg
 
 UNKNOWN = "sha256:" + "0" * 64
 
@@ -306,3 +308,19 @@ async def test_a_waiting_job_is_explained(api: Api) -> None:
     assert [each["obstacle"] for each in node["obstacles"]] == ["cannot", "exposure", "capacity"]
     await api.call("DELETE", f"/v1/jobs/{job['id']}")
     assert (await api.call("GET", f"/v1/jobs/{job['id']}/explanation"))[1] == {"state": "cancelled", "waiting": []}
+
+
+async def test_a_watermark_is_an_image_that_was_uploaded(api: Api, clip: bytes, tmp_path: Path) -> None:
+    logo = tmp_path / "logo.png"
+    ffmpeg("-f", "lavfi", "-i", "color=white:size=20x20", "-frames:v", "1", logo)
+    mark = {"artifact": await api.upload(logo.read_bytes(), "image/png"), "position": "top_left"}
+    request = await transcode(api, clip, ladder=[{"height": 96}], watermark=mark)
+    job = (await submit(api, request))["id"]
+    (task,) = (await api.store.job(job)).tasks
+    assert isinstance(task.work, TranscodeWork)
+    assert task.work.picture.watermark is not None
+    assert (task.work.picture.watermark.format, task.work.picture.watermark.scale) == ("png", 0.15)
+    wrong = await transcode(api, clip, ladder=[{"height": 96}], watermark={"artifact": await api.upload(b"<svg/>")})
+    status, body = await api.call("POST", "/v1/jobs", json=wrong)
+    assert (status, body["code"]) == (400, "invalid_request")
+    assert "PNG or JPEG" in body["detail"]

@@ -14,5 +14,8 @@ async def test_media_and_models_are_inspected(sandbox: Sandbox) -> None:
     async with asyncio.TaskGroup() as tasks:
         media = tasks.create_task(inspector.media(CLIPS / "carphone_176x144_sar.mp4"))
         model = tasks.create_task(inspector.model(DIGITS))
-    assert media.result().media.video is not None
+    found = media.result().media
+    assert found.video is not None
+    assert await inspector.complexity(CLIPS / "carphone_176x144_sar.mp4", found) in range(10_000, 10**6)
+    assert await inspector.complexity(DIGITS, found) is None
     assert model.result().inputs[0].name == "image"

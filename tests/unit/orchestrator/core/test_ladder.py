@@ -154,3 +154,23 @@ def test_renditions_are_even_and_complete(wrong: dict[str, object]) -> None:
 
 def test_the_default_ladder_has_four_steps_at_most() -> None:
     assert [request.height for request in default_ladder((3840, 2160))] == [2160, 1440, 1080, 720]
+
+
+def bitrates(complexity: int | None, **video: Any) -> list[int | None]:
+    source = media(1920, 1080, **video).model_copy(update={"complexity": complexity})
+    return [each.bitrate for each in plan(source)]
+
+
+def test_bitrates_follow_how_hard_a_video_is_to_encode() -> None:
+    ordinary = bitrates(None)
+    assert ordinary == bitrates(128_000) == [default_bitrate(size, Fraction(25)) for size in sizes(media(1920, 1080))]
+    for harder, factor in ((64_000, 0.5), (1000, 0.4), (10**9, 1.6)):
+        assert [each or 0 for each in bitrates(harder)] == pytest.approx(
+            [factor * (rate or 0) for rate in ordinary], abs=10_001
+        )
+
+
+def test_small_pictures_of_a_fast_source_have_half_the_frames() -> None:
+    fast = plan(media(1920, 1080, frame_rate=(60_000, 1001)))
+    assert [(each.height, each.fps) for each in fast] == [(1080, None), (720, None), (480, None), (360, (30_000, 1001))]
+    assert all(each.fps is None for each in plan(media(1920, 1080, frame_rate=(60, 1), variable_rate=True)))

@@ -25,7 +25,7 @@ from orchestrator.service.preparation import Preparations
 from orchestrator.service.sources import Sources
 from tandem.protocol.errors import TandemError, Unavailable, UrlUnavailable
 from tandem.protocol.jobs import JobState
-from tandem.protocol.media import Source
+from tandem.protocol.media import MediaInfo, Source
 from tandem.waiting import Bell
 from tests.conformance.store.samples import MEDIA, cancel, unprepared
 from tests.fixtures.api import PRICES
@@ -68,6 +68,9 @@ class Elsewhere:
         if self.errors:
             raise self.errors.pop(0)
         return Source(media=MEDIA)
+
+    async def complexity(self, path: Path, media: MediaInfo) -> int | None:  # noqa: ARG002
+        return 100_000
 
     async def model(self, path: Path) -> ModelFacts:
         raise AssertionError(path)

@@ -11,7 +11,7 @@ from orchestrator.service.events import JobEvents
 from orchestrator.service.lifecycle import Bells, Lifecycle
 from orchestrator.service.verification import Verifier
 from tandem.protocol.jobs import AttemptState, FileResult, TranscodeOutput
-from tandem.protocol.media import Source
+from tandem.protocol.media import MediaInfo, Source
 from tests.fixtures.protocol import NODE, media
 from tests.unit.orchestrator.service.conftest import Market
 from tests.unit.orchestrator.service.test_scheduling import submit
@@ -23,6 +23,9 @@ class Probe:
     async def media(self, path: Path, *, thorough: bool = False) -> Source:  # noqa: ARG002
         width, height = map(int, path.read_text().split("x"))
         return Source(media=media(width, height))
+
+    async def complexity(self, path: Path, media: MediaInfo) -> int | None:
+        raise NotImplementedError
 
     async def model(self, path: Path) -> ModelFacts:
         raise NotImplementedError
