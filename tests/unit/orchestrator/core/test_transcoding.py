@@ -25,9 +25,6 @@ def sound(**facts: Any) -> AudioStream:
         ({"audio_tracks": [1]}, "audio_tracks: expected decodable ones of the source's 1 tracks"),
         ({"audio_tracks": [0, 0]}, "each once"),
         ({"poster": {"at": 2.0}}, "poster: expected a time within 2 s, got 2"),
-        (
-            {"sprite": {"height": 360, "columns": 16, "rows": 16, "interval": 1}},
-        ),
         ({"output": {"container": "dash", "segment_format": "ts"}}, "segment format fmp4 for dash"),
         ({"output": HLS | {"segment_seconds": 3}, "gop_seconds": 2}, "a whole number of GOPs"),
     ],
