@@ -60,8 +60,10 @@ class Run:
 def main() -> None:
     asked = _arguments()
     with tempfile.TemporaryDirectory(prefix="tandem-bench-") as name:
-        runs = [_run(Path(name), count, asked) for count in asked.nodes]
-    _show(Console(), runs, asked)
+        runs = []
+        for count in asked.nodes:
+            runs.append(_run(Path(name), count, asked))
+            _show(Console(), runs, asked)  # again after each, since they take minutes
 
 
 def _arguments() -> Asked:
