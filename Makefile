@@ -60,7 +60,7 @@ lock: setup-test  ## Compiles requirements/ anew, to the newest versions that fi
 	@$(COMPILE) requirements/slither.in -o requirements/slither.txt
 
 clean:  ## Removes what was installed, built and cached
-	rm -rf .venv contracts/node_modules contracts/out contracts/cache var dist .mypy_cache .ruff_cache .pytest_cache \
+	rm -rf .venv contracts/node_modules tests/players/node_modules contracts/out contracts/cache var dist .mypy_cache .ruff_cache .pytest_cache \
 	  .import_linter_cache .hypothesis
 
 setup:

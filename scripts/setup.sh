@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what Tandem needs: `scripts/setup.sh` to run it, `scripts/setup.sh test` to test it too.
-# Everything goes into .venv and contracts/node_modules, except what Debian or Ubuntu packages and is missing.
+# Everything goes into .venv, contracts/node_modules and tests/players/node_modules, except what Debian or Ubuntu packages
+# and is missing.
 # What is there already is skipped.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -94,6 +95,7 @@ system_programs() {
   have ffmpeg || missing+=(ffmpeg)
   have bwrap || missing+=(bubblewrap)
   have setpriv || missing+=(util-linux)
+  [ "$MODE" = test ] && ! have chromium && ! have chromium-browser && ! have google-chrome && missing+=(chromium)
   if [ "${#missing[@]}" -eq 0 ]; then return; fi
   apt_install "${missing[@]}" || say "could not install ${missing[*]}; going on. Install them yourself:" \
     "\`$VENV/bin/tandem node doctor\` says what a node misses"
@@ -117,8 +119,19 @@ npm_packages() {
   echo "$stamp" > contracts/node_modules/.installed
 }
 
+# hls.js, shaka-player and dash.js, which a browser plays streams with in the tests.
+players() {
+  local stamp
+  stamp=$(sha256sum < tests/players/package-lock.json)
+  if grep -qsxF "$stamp" tests/players/node_modules/.installed; then return; fi
+  say "installing players from npm into tests/players/node_modules"
+  (cd tests/players && npm ci --ignore-scripts --loglevel=error --no-progress --no-audit --no-fund >/dev/null)
+  echo "$stamp" > tests/players/node_modules/.installed
+}
+
 make_venv
 python_packages
 if [ "$MODE" = test ]; then slither; fi
 system_programs
 npm_packages
+[ "$MODE" != test ] || players

@@ -6,4 +6,5 @@ pytest_plugins = [
     "tests.fixtures.media",
     "tests.fixtures.sources",
     "tests.fixtures.api",
+    "tests.fixtures.streams",
 ]

@@ -15,8 +15,10 @@ from av.packet import Packet
 from av.stream import Stream
 
 from orchestrator.children.tracks import START_CODES, TIMESCALE, Group, add_track, beginning, groups, opened, packets
+from orchestrator.core.packaging import Ending
 
 _OPTIONS = {"movflags": "+faststart", "video_track_timescale": str(TIMESCALE)}
+_CLOSE = 10
 _LONE = TIMESCALE // 25
 """Ticks that a picture is shown that has no other near it."""
 
@@ -29,8 +31,8 @@ class Picked:
     packet: "Packet[Any]"
 
 
-def put_together(windows: Sequence[Path], sounds: Sequence[Path], end: int | None, target: Path) -> None:
-    """Writes `target`. `end`: when the last picture is over, in ticks; None: when one more would follow."""
+def put_together(windows: Sequence[Path], sounds: Sequence[Path], ending: Ending, target: Path) -> None:
+    """Writes `target`."""
     with ExitStack() as stack:
         _, template = stack.enter_context(opened(windows[0]))
         init = beginning(template)
@@ -40,13 +42,13 @@ def put_together(windows: Sequence[Path], sounds: Sequence[Path], end: int | Non
         file = stack.enter_context(av.open(f"file:{target}", "w", format="mp4", options=_OPTIONS))
         tracks = [add_track(file, each) for each in (template, *(stream for _, stream in given))]
         heard = [_sound(packets(*each), track) for each, track in zip(given, tracks[1:], strict=True)]
-        for picked in heapq.merge(_pictures(windows, init, end, tracks[0]), *heard, key=lambda each: each.at):
+        for picked in heapq.merge(_pictures(windows, init, ending, tracks[0]), *heard, key=lambda each: each.at):
             file.mux_one(picked.packet)
 
 
-def _pictures(windows: Sequence[Path], init: bytes, end: int | None, track: Stream) -> Iterator[Picked]:
+def _pictures(windows: Sequence[Path], init: bytes, ending: Ending, track: Stream) -> Iterator[Picked]:
     delay = max(group.delay for path in windows for group in groups(path, init))
-    for group, until in ended(windows, init, end):
+    for group, until in ended(windows, init, ending):
         for sample, (start, stop) in zip(group.samples, pairwise(group.decoded(until)), strict=True):
             packet = Packet(sample.data)
             packet.pts, packet.dts, packet.duration = sample.time, start - delay, stop - start
@@ -54,7 +56,7 @@ def _pictures(windows: Sequence[Path], init: bytes, end: int | None, track: Stre
             yield Picked(Fraction(packet.dts, TIMESCALE), packet)
 
 
-def ended(windows: Sequence[Path], init: bytes, end: int | None) -> Iterator[tuple[Group, int]]:
+def ended(windows: Sequence[Path], init: bytes, ending: Ending) -> Iterator[tuple[Group, int]]:
     """Each group with the time at which its last picture is over."""
     last: Group | None = None
     for group in (group for path in windows for group in groups(path, init)):
@@ -62,15 +64,18 @@ def ended(windows: Sequence[Path], init: bytes, end: int | None) -> Iterator[tup
             yield last, group.start
         last = group
     if last is not None:
-        yield last, over_at([sample.time for sample in last.samples], end)
+        yield last, over_at([sample.time for sample in last.samples], ending)
 
 
-def over_at(times: Sequence[int], end: int | None) -> int:
-    """When the last of some is over: at `end`, or where one more would follow at their mean distance."""
+def over_at(times: Sequence[int], ending: Ending) -> int:
+    """When the last of some is over."""
     first, last = min(times), max(times)
-    if end is not None and end > last:
-        return end
-    return last + (round(Fraction(last - first, len(times) - 1)) if last > first else _LONE)
+    if ending.at is not None and ending.at > last:
+        return ending.at
+    mean = Fraction(last - first, len(times) - 1) if last > first else None
+    if ending.spacing is not None and (mean is None or abs(mean - ending.spacing) < mean / _CLOSE):
+        return last + ending.spacing
+    return last + (_LONE if mean is None else round(mean))
 
 
 def _sound(given: Iterator["Packet[Any]"], track: Stream) -> Iterator[Picked]:

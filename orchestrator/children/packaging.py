@@ -18,7 +18,7 @@ from orchestrator.children.codecs import codec_name
 from orchestrator.children.mp4 import put_together
 from orchestrator.children.segments import cut_pictures, cut_sound, cut_transport, delayed_beginning
 from orchestrator.children.tracks import TIMESCALE, beginning, first_time, opened
-from orchestrator.core.packaging import Cut, Track
+from orchestrator.core.packaging import Cut, Ending, Track
 from orchestrator.ports.packaging import CutPart, CutParts, Cutting, Images, Joining, Part, Pictures, Sound
 from tandem.protocol.errors import ResultRejected
 
@@ -43,7 +43,7 @@ def _reply(order: Cutting | Joining) -> dict[str, Any]:
             case Cutting():
                 return {"result": CutParts(parts=tuple(_cut(order, part) for part in order.parts)).model_dump()}
             case Joining():
-                put_together(order.windows, order.sounds, order.end, order.target)
+                put_together(order.windows, order.sounds, order.ending, order.target)
                 return {"result": {"parts": []}}
     except ResultRejected as error:
         return {"refused": error.detail}
@@ -67,12 +67,12 @@ def _cut(order: Cutting, part: Part) -> CutPart:
 
 def _pictures(order: Cutting, part: Pictures, folder: Path) -> CutPart:
     _, init = delayed_beginning(part.first)
-    end = first_time(part.following) if part.following else part.end
+    ending = Ending(at=first_time(part.following)) if part.following else part.ending
     cell = Fraction(order.segment_us, _MICRO)
     if order.transport:
-        cuts = cut_transport(part.path, cell, end, lambda start: folder / f"{start}.ts")
+        cuts = cut_transport(part.path, cell, ending, lambda start: folder / f"{start}.ts")
     else:
-        cuts = cut_pictures(part.path, part.first, cell, end, lambda start: folder / f"{start}.m4s")
+        cuts = cut_pictures(part.path, part.first, cell, ending, lambda start: folder / f"{start}.m4s")
         (folder / "init.mp4").write_bytes(init)
     with opened(part.first) as (_, stream):
         return CutPart(name=part.name, track=_track(stream, init, TIMESCALE), cuts=tuple(cuts))
@@ -82,7 +82,10 @@ def _sound(order: Cutting, part: Sound, folder: Path) -> CutPart:
     cell = Fraction(order.segment_us, _MICRO)
     with opened(part.path) as (_, stream):
         if order.transport:
-            cuts, init = cut_transport(part.path, cell, None, lambda start: folder / f"{start}.ts"), beginning(stream)
+            cuts, init = (
+                cut_transport(part.path, cell, Ending(), lambda start: folder / f"{start}.ts"),
+                beginning(stream),
+            )
             return CutPart(name=part.name, track=_track(stream, init, TIMESCALE), cuts=tuple(cuts))
         cuts, skipped = cut_sound(part.path, cell, lambda start: folder / f"{start}.m4s")
         init = beginning(stream, skipped)

@@ -19,7 +19,7 @@ from av.stream import Stream
 from orchestrator.children.boxes import Sample, fragment, segment_type
 from orchestrator.children.mp4 import ended, over_at
 from orchestrator.children.tracks import TIMESCALE, add_track, beginning, groups, opened, packets
-from orchestrator.core.packaging import Cut
+from orchestrator.core.packaging import Cut, Ending
 from tandem.protocol.errors import ResultRejected
 from tandem.protocol.jobs import PICTURE_OFFSET_TICKS
 
@@ -30,15 +30,14 @@ _PACKETS = 50
 """Of sound, in one fragment."""
 
 
-def cut_pictures(window: Path, first: Path, cell: Fraction, end: int | None, name: Callable[[int], Path]) -> list[Cut]:
+def cut_pictures(window: Path, first: Path, cell: Fraction, ending: Ending, name: Callable[[int], Path]) -> list[Cut]:
     """CMAF segments of a window, in the files that `name` gives for their start in ticks.
 
-    `first` is the job's first window, by whose beginning all are played. `end`: when the last picture is over, in
-    ticks; None: when one more would follow.
+    `first` is the job's first window, by whose beginning all are played.
     """
     delay, init = delayed_beginning(first)
     cuts: list[Cut] = []
-    every = ended([window], init, end)
+    every = ended([window], init, ending)
     for _, together in groupby(every, key=lambda each: _cell(Fraction(each[0].start, TIMESCALE), cell)):
         with ExitStack() as stack:
             file: BinaryIO | None = None
@@ -109,7 +108,7 @@ class _Heard:
             yield before, (before.pts or 0) + spacing
 
 
-def cut_transport(path: Path, cell: Fraction, end: int | None, name: Callable[[int], Path]) -> list[Cut]:
+def cut_transport(path: Path, cell: Fraction, ending: Ending, name: Callable[[int], Path]) -> list[Cut]:
     """Transport stream segments of a window's pictures, or of sound, in ticks of 1/90000 s."""
     with opened(path) as (container, stream):
         pictures = stream.type == "video"
@@ -120,7 +119,7 @@ def cut_transport(path: Path, cell: Fraction, end: int | None, name: Callable[[i
             packet.pts, packet.dts = (round((at or 0) * ticks) + offset for at in (packet.pts, packet.dts))
             packet.duration, packet.time_base = round((packet.duration or 0) * ticks), Fraction(1, TIMESCALE)
             cutter.add(packet, may_cut=packet.is_keyframe or not pictures)
-        return cutter.finish(end)
+        return cutter.finish(ending)
 
 
 @dataclass
@@ -158,9 +157,9 @@ class _TransportCutter:
         if self._file is not None:
             self._file.close()
 
-    def finish(self, end: int | None) -> list[Cut]:
+    def finish(self, ending: Ending) -> list[Cut]:
         self._close()
-        over = over_at(self.times, end)
+        over = over_at(self.times, ending)
         spans = pairwise([*self.starts, over])  # sound may begin early, with what warms a decoder up
         return [Cut(start=max(0, start), duration=stop - start) for start, stop in spans]
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from orchestrator.core.packaging import JobFile, Package, Segment, Track
+from orchestrator.core.packaging import Ending, JobFile, Package, Segment, Track
 from orchestrator.core.playlists import Heard, Presentation, Read, Shown, image_index
 from orchestrator.core.records import JobSnapshot
 from tandem.protocol.jobs import AttemptState, FileResult, TaskState, TranscodeOutput, TranscodeRequest, TranscodeWork
@@ -61,8 +61,12 @@ class Made:
         return rendition is not None and rendition.fps is None and video is not None and video.variable_rate
 
     @property
-    def end_ticks(self) -> int:
-        return (self.end_us - self.work.origin_us) * TICKS // _MICRO
+    def ending(self) -> Ending:
+        if self.irregular:
+            return Ending(at=(self.end_us - self.work.origin_us) * TICKS // _MICRO)
+        video, rendition = self.work.media.video, self.rendition
+        times, per = (rendition.fps if rendition else None) or (video.frame_rate if video else (0, 1))
+        return Ending(spacing=round(Fraction(TICKS * per, times)) if times else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +76,6 @@ class Ready:
     made: Made
     first: Made | None = None
     following: Made | None = None
-    end: int | None = None
-    """Ticks at which the last picture is over, if nothing follows that tells."""
 
 
 def output_of(snapshot: JobSnapshot) -> OutputSettings:
@@ -117,7 +119,7 @@ def _pictures(each: Made, found: Sequence[Made]) -> Iterator[Ready]:
     if not each.irregular:
         yield Ready(each, first=windows[0])
     elif following is not None or _is_last(each):
-        yield Ready(each, first=windows[0], following=following, end=each.end_ticks)
+        yield Ready(each, first=windows[0], following=following)
 
 
 def _is_last(each: Made) -> bool:

@@ -17,6 +17,15 @@ class Cut(Frozen):
     duration: Annotated[int, Field(gt=0)]
 
 
+class Ending(Frozen):
+    """When a window's last picture is over; with neither, where one more would follow at the mean distance of some."""
+
+    at: int | None = None
+    """In ticks; of no use if that is not after the picture's beginning."""
+    spacing: int | None = None
+    """Ticks between pictures, where it is constant; of no use if it is far from what is seen."""
+
+
 class Track(Frozen):
     """What players must know of a track before they open it."""
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Protocol
 
 from pydantic import Field
 
-from orchestrator.core.packaging import MAX_CUTS, Cut, Track
+from orchestrator.core.packaging import MAX_CUTS, Cut, Ending, Track
 from tandem.protocol.ids import Frozen, Name
 
 
@@ -20,8 +20,7 @@ class Pictures(Frozen):
     """The first window of the rendition: all are played by its beginning."""
     following: Path | None = None
     """The next window, whose first picture ends this one's last."""
-    end: int | None = None
-    """When the last picture is over, in ticks; with neither, where one more would follow."""
+    ending: Ending = Ending()
 
 
 class Sound(Frozen):
@@ -69,8 +68,7 @@ class Joining(Frozen):
 
     windows: Annotated[tuple[Path, ...], Field(min_length=1)]
     sounds: tuple[Path, ...] = ()
-    end: int | None = None
-    """When the last picture is over, in ticks; None: where one more would follow."""
+    ending: Ending = Ending()
     target: Path
 
 

@@ -159,7 +159,7 @@ class Assembly:
             return Sound(name=each.made.name, path=path)
         first = path if each.first is each.made else await self._lent(stack, each.first)
         following = await self._lent(stack, each.following) if each.following else None
-        return Pictures(name=each.made.name, path=path, first=first, following=following, end=each.end)
+        return Pictures(name=each.made.name, path=path, first=first, following=following, ending=each.made.ending)
 
     async def _lent(self, stack: AsyncExitStack, made: Made) -> Path:
         return await stack.enter_async_context(self._artifacts.local(made.file.artifact))
@@ -195,7 +195,7 @@ class Assembly:
                 Joining(
                     windows=tuple([await self._lent(stack, each) for each in windows]),
                     sounds=tuple([await self._lent(stack, each) for each in sounds]),
-                    end=windows[-1].end_ticks if windows[-1].irregular else None,
+                    ending=windows[-1].ending,
                     target=target,
                 )
             )

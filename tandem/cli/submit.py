@@ -3,6 +3,7 @@
 import asyncio
 import json
 import mimetypes
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,7 +17,7 @@ from tandem.client import transcode as transcode_request
 from tandem.client.inference import answer, inference_request
 from tandem.protocol.api import JobView, ModelList, TranscodeResult
 from tandem.protocol.jobs import JobState
-from tandem.protocol.ladder import RenditionRequest, VideoSettings
+from tandem.protocol.ladder import Container, RenditionRequest, VideoSettings
 from tandem.protocol.units import parse_amount
 
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -77,13 +78,25 @@ class _Input(click.ParamType[tuple[str, list[Any]]]):
 
 
 _webhook = click.option("--webhook", type=WebUrl(), help="Where each state of the job is told.")
+_FLAGS = {
+    Container.HLS: "An HLS stream instead of MP4 files.",
+    Container.DASH: "A DASH stream.",
+    Container.CMAF: "Both, over the same segments.",
+}
 _max_price = click.option("--max-price", type=_Amount(), help="Refuse a job that costs more, such as 0.01ether.")
+
+
+def _stream(command: Callable[..., None]) -> Callable[..., None]:
+    for kind, text in reversed(_FLAGS.items()):
+        command = click.option(f"--{kind}", "container", flag_value=kind.value, help=text)(command)
+    return command
 
 
 @click.command()
 @click.argument("source", metavar="FILE|URL", type=_Source())
 @click.option("--rendition", "-r", "ladder", type=_Rung(), multiple=True, help="A rendition; without any, a ladder.")
-@click.option("--output", "-o", type=_FOLDER, help="Where to put the renditions; without it they are not fetched.")
+@_stream
+@click.option("--output", "-o", type=_FOLDER, help="Where to put what is made; without it nothing is fetched.")
 @_max_price
 @_webhook
 @submitter_command
@@ -91,6 +104,7 @@ async def transcode(
     session: Session,
     source: Path | str,
     ladder: tuple[RenditionRequest, ...],
+    container: str | None,
     output: Path | None,
     max_price: int | None,
     webhook: str | None,
@@ -98,9 +112,13 @@ async def transcode(
     """Transcode FILE, or the file at URL, into renditions."""
     with session.progress() as bars:
         given = source if isinstance(source, str) else await _upload(session, source, bars)
-        job = await session.client.submit(transcode_request(given, ladder, max_price=max_price, webhook=webhook))
+        kind = Container(container or Container.MP4)
+        request = transcode_request(given, ladder, container=kind, max_price=max_price, webhook=webhook)
+        job = await session.client.submit(request)
         job = await finish(session, job, bars)
-        if output is not None:
+        if output is not None and kind is not Container.MP4:
+            await session.client.download_folder(job.id, output, bars.transfer("download"))
+        elif output is not None:
             stem = PurePosixPath(urlsplit(source).path).stem if isinstance(source, str) else source.stem
             await _fetch(session, job, output, stem or job.id, bars)
     session.print(job, lambda console: tables.job(console, job))

@@ -41,7 +41,7 @@ def _renditions(console: Console, result: TranscodeResult) -> None:
         (
             each.name,
             f"{each.width}x{each.height}",
-            str(each.frames),
+            str(each.frames or ""),
             f"{(each.bitrate or 0) // _KBIT} kbit/s",
             f"{each.size} bytes",
             each.artifact,

@@ -5,6 +5,7 @@ async with TandemClient("http://localhost:8080", key="tdm_…") as client:
     job = await client.submit(transcode(video.id))
     async for update in client.watch(job.id):
         print(update.state, update.percent)
+    await client.download_folder(job.id, Path("out"))
 """
 
 from tandem.client.client import TandemClient

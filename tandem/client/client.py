@@ -11,7 +11,7 @@ from urllib.parse import quote as escape
 
 from pydantic import BaseModel
 
-from tandem.client.files import ProgressCallback, read_file, write_verified
+from tandem.client.files import ProgressCallback, holds, inside, read_file, write_verified
 from tandem.client.http import Http
 from tandem.client.inference import Inference, answer, inference_request
 from tandem.client.updates import EventReader, JobUpdate
@@ -21,6 +21,7 @@ from tandem.protocol.api import (
     DeliveryList,
     DeliveryView,
     Explanation,
+    FileList,
     JobList,
     JobView,
     ModelList,
@@ -79,6 +80,25 @@ class TandemClient:
             chunks = response.content.iter_chunked(_CHUNK_BYTES)
             await write_verified(aiter(chunks), artifact_id, target, response.content_length, progress)
         return target
+
+    async def files(self, job_id: str) -> FileList:
+        """What is in a job's folder by now."""
+        return await self._http.call("GET", f"/v1/jobs/{escape(job_id)}/files", FileList)
+
+    async def download_folder(self, job_id: str, target: Path, progress: ProgressCallback | None = None) -> list[Path]:
+        """Streams the files of a job's folder into one here, each whole and verified; what is there already stays."""
+        found = (await self.files(job_id)).files
+        total, done, paths = sum(file.size for file in found), 0, []
+        for file in found:
+            path = inside(target, file.path)
+            await asyncio.to_thread(path.parent.mkdir, parents=True, exist_ok=True)
+            if not await asyncio.to_thread(holds, path, file.artifact):
+                await self.download(file.artifact, path)
+            paths.append(path)
+            done += file.size
+            if progress is not None:
+                progress(done, total)
+        return paths
 
     async def quote(self, request: Request) -> QuoteView:
         return await self._http.call("POST", "/v1/quotes", QuoteView, **_json(request))

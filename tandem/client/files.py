@@ -47,6 +47,22 @@ async def write_verified(
         _check(artifact_id, f"sha256:{digest.hexdigest()}")
 
 
+def inside(folder: Path, path: str) -> Path:
+    """Where a file of a job's folder belongs. Raises TransferFailed for a path that leads out of it."""
+    parts = path.split("/")
+    if any(part in {"", ".", ".."} or "\0" in part for part in parts):
+        raise TransferFailed(f"expected a path within the job's folder, got {path!r}")
+    return folder.joinpath(*parts)
+
+
+def holds(path: Path, artifact_id: str) -> bool:
+    """Whether the file is the artifact."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}" == artifact_id
+
+
 @contextmanager
 def _arriving(target: Path) -> Iterator[IO[bytes]]:
     """A file beside the target that takes its place if all goes well, and is gone otherwise."""

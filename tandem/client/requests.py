@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from tandem.protocol.jobs import ArtifactInput, TranscodeRequest, UrlInput
-from tandem.protocol.ladder import RenditionRequest
+from tandem.protocol.ladder import Container, OutputSettings, RenditionRequest
 from tandem.protocol.webhooks import WebhookTarget
 
 
@@ -11,6 +11,7 @@ def transcode(
     source: str,
     ladder: Sequence[RenditionRequest] | None = None,
     *,
+    container: Container = Container.MP4,
     max_price: int | None = None,
     webhook: str | None = None,
 ) -> TranscodeRequest:
@@ -26,4 +27,5 @@ def transcode(
         ladder=tuple(ladder) if ladder else None,
         max_price=max_price,
         webhook=WebhookTarget(url=webhook) if webhook else None,
+        output=OutputSettings(container=container),
     )

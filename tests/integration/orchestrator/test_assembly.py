@@ -7,34 +7,10 @@ import pytest
 from tandem.clock import SystemClock
 from tandem.inspection.calls import inspect_media
 from tandem.protocol.capacity import Sandbox
-from tandem.protocol.jobs import JobState, TranscodeRequest
+from tandem.protocol.jobs import JobState
 from tests.fixtures.api import Api
 from tests.fixtures.hls import lint
-from tests.fixtures.media import ffmpeg
-from tests.fixtures.streams import Stream, begin
-
-CUTS_US = (0, 2_000_000, 4_000_000)
-
-
-@pytest.fixture(scope="session")
-def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six seconds of 192x108 at 30000/1001 frames a second, with sound and captions."""
-    path = tmp_path_factory.mktemp("film") / "film.mkv"
-    words = path.with_suffix(".srt")
-    words.write_text("1\n00:00:01,000 --> 00:00:02,000\nHello\n")
-    ffmpeg(
-        *("-f", "lavfi", "-i", "testsrc2=size=192x108:rate=30000/1001:duration=6"),
-        *("-f", "lavfi", "-i", "sine=frequency=440:sample_rate=48000:duration=6", "-i", str(words)),
-        *("-c:v", "libx264", "-preset", "ultrafast", "-c:a", "aac", "-c:s", "srt", "-metadata:s:a:0", "language=eng"),
-        path,
-    )
-    return path
-
-
-def request(**asked: object) -> TranscodeRequest:
-    ladder = [{"height": 108, "video": {"bitrate": 200_000}}, {"height": 54, "video": {"bitrate": 80_000}}]
-    base = {"kind": "transcode", "input": {"artifact": "sha256:" + "0" * 64}, "ladder": ladder, "gop_seconds": 1}
-    return TranscodeRequest.model_validate(base | asked)
+from tests.fixtures.streams import CUTS_US, Stream, begin, request
 
 
 async def test_windows_become_one_mp4_with_its_sound(api: Api, film: Path, tmp_path: Path) -> None:
@@ -45,11 +21,11 @@ async def test_windows_become_one_mp4_with_its_sound(api: Api, film: Path, tmp_p
     assert (status, job["state"]) == (200, "succeeded")
     found = {each["name"]: each for each in job["result"]["renditions"]}
     assert {name: (each["frames"], each["audio_codec"]) for name, each in found.items()} == {
+        "180p": (180, "aac"),
         "108p": (180, "aac"),
-        "54p": (180, "aac"),
     }
-    target = tmp_path / "108p.mp4"
-    async with api.http.get(f"{api.url}{stream.path}108p.mp4") as response:
+    target = tmp_path / "180p.mp4"
+    async with api.http.get(f"{api.url}{stream.path}180p.mp4") as response:
         assert response.headers["Content-Type"] == "video/mp4"
         target.write_bytes(await response.read())
     source = await inspect_media(target, sandbox=Sandbox.LIMITS, clock=SystemClock())
@@ -77,13 +53,13 @@ async def test_a_stream_grows_window_by_window(api: Api, film: Path, tmp_path: P
     assert (await api.call("GET", f"{stream.path}master.m3u8"))[0] == 404, "there is no sound yet"
     await stream.do(0)
     for index in (2, 3):
-        growing = await text(stream, "108p/playlist.m3u8")
+        growing = await text(stream, "180p/playlist.m3u8")
         assert "#EXT-X-PLAYLIST-TYPE:EVENT" in growing
         assert "#EXT-X-ENDLIST" not in growing
-        assert growing.count("#EXTINF") == index - 1 == (await text(stream, "54p/playlist.m3u8")).count("#EXTINF")
+        assert growing.count("#EXTINF") == index - 1 == (await text(stream, "108p/playlist.m3u8")).count("#EXTINF")
         assert await lint(lambda path: fetched(stream, path)) == []
         await stream.do(index)
-    whole = await text(stream, "108p/playlist.m3u8")
+    whole = await text(stream, "180p/playlist.m3u8")
     assert whole.startswith(growing.split("#EXT-X-PLAYLIST-TYPE")[0])
     assert whole.count("#EXTINF") == 3
     assert whole.endswith("#EXT-X-ENDLIST\n")

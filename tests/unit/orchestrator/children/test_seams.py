@@ -12,6 +12,7 @@ import pytest
 from orchestrator.children.mp4 import put_together
 from orchestrator.children.segments import cut_pictures, cut_sound, delayed_beginning
 from orchestrator.children.tracks import beginning, opened
+from orchestrator.core.packaging import Ending
 from tandem.clock import SystemClock
 from tandem.inspection.calls import inspect_media
 from tandem.protocol.capacity import Sandbox
@@ -140,7 +141,7 @@ def sounds(path: Path) -> list[tuple[int, bytes]]:
 async def test_windows_joined_are_one_run(made: Made, tmp_path: Path, name: str, codec: VideoCodec, fps: str) -> None:
     found = await job(made(name), codec, fps)
     heard = [found.sound(tmp_path)] if found.work.audio else []
-    put_together(found.pictures(tmp_path), heard, None, tmp_path / "joined.mp4")
+    put_together(found.pictures(tmp_path), heard, Ending(), tmp_path / "joined.mp4")
     one = found.in_one_run(tmp_path)
     assert len(found.windows) > 1
     assert times(tmp_path / "joined.mp4") == times(one)
@@ -153,7 +154,7 @@ async def test_windows_of_different_encoders_play_as_one(made: Made, tmp_path: P
     """As when a node encodes on its GPU and the next one does not: each has parameter sets of its own."""
     found = await job(made("h264.mp4"))
     parts = found.pictures(tmp_path, ("-bf", "0", "-coder", "0"), ("-bf", "3"), ("-refs", "4"), ("-profile:v", "main"))
-    put_together(parts, [], None, tmp_path / "joined.mp4")
+    put_together(parts, [], Ending(), tmp_path / "joined.mp4")
     assert times(tmp_path / "joined.mp4") == times(found.source)
 
 
@@ -163,7 +164,7 @@ async def test_segments_hold_the_same_pictures_at_the_same_times(made: Made, tmp
     parts = found.pictures(tmp_path)
     _, init = delayed_beginning(parts[0])
     name = segment_in(tmp_path)
-    cuts = [cut for part in parts for cut in cut_pictures(part, parts[0], Fraction(1, 2), None, name)]
+    cuts = [cut for part in parts for cut in cut_pictures(part, parts[0], Fraction(1, 2), Ending(), name)]
     whole = tmp_path / "segments.mp4"
     whole.write_bytes(init + b"".join(name(cut.start).read_bytes() for cut in cuts))
     assert times(whole) == times(found.source)
@@ -193,10 +194,10 @@ def test_pictures_that_lead_their_keyframe_are_refused(made: Made, tmp_path: Pat
     timing = ("-muxdelay", "0", "-output_ts_offset", "10")
     ffmpeg("-i", made("open_gop.mkv"), "-c", "copy", "-an", *timing, "-f", "mpegts", bare)
     with pytest.raises(ResultRejected, match="GOPs that are closed"):
-        put_together([bare], [], None, tmp_path / "joined.mp4")
+        put_together([bare], [], Ending(), tmp_path / "joined.mp4")
 
 
 def test_what_is_no_window_is_refused(tmp_path: Path) -> None:
     (tmp_path / "noise").write_bytes(b"#EXTM3U\n" * 100)
     with pytest.raises(ResultRejected, match="put together"):
-        put_together([tmp_path / "noise"], [], None, tmp_path / "joined.mp4")
+        put_together([tmp_path / "noise"], [], Ending(), tmp_path / "joined.mp4")
