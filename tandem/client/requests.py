@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from tandem.protocol.jobs import ArtifactInput, TranscodeRequest, UrlInput
-from tandem.protocol.ladder import Container, OutputSettings, RenditionRequest
+from tandem.protocol.jobs import ArtifactInput, OutputRequest, TranscodeRequest, UrlInput
+from tandem.protocol.ladder import Container, RenditionRequest
 from tandem.protocol.webhooks import WebhookTarget
 
 
@@ -27,5 +27,5 @@ def transcode(
         ladder=tuple(ladder) if ladder else None,
         max_price=max_price,
         webhook=WebhookTarget(url=webhook) if webhook else None,
-        output=OutputSettings(container=container),
+        output=OutputRequest(container=container),
     )

@@ -1,12 +1,15 @@
 """Results of tasks put together: an MP4 of windows, streams that can be played while they are made."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tandem.client import TandemClient
 from tandem.clock import SystemClock
 from tandem.inspection.calls import inspect_media
 from tandem.protocol.capacity import Sandbox
+from tandem.protocol.errors import ResultRejected
 from tandem.protocol.jobs import JobState
 from tests.fixtures.api import Api
 from tests.fixtures.hls import lint
@@ -45,6 +48,10 @@ async def fetched(stream: Stream, path: str) -> bytes:
         return await response.read()
 
 
+async def read(folder: Path, path: str) -> bytes:
+    return (folder / path).read_bytes()
+
+
 @pytest.mark.parametrize("container", ["hls", "cmaf"])
 async def test_a_stream_grows_window_by_window(api: Api, film: Path, tmp_path: Path, container: str) -> None:
     asked = request(output={"container": container, "segment_seconds": 2})
@@ -66,6 +73,11 @@ async def test_a_stream_grows_window_by_window(api: Api, film: Path, tmp_path: P
     assert await lint(lambda path: fetched(stream, path)) == []
     assert "Hello" in await text(stream, "subtitles0/captions.vtt")
     assert (await api.store.job(stream.job)).job.state is JobState.SUCCEEDED
+    async with TandemClient(api.url) as client:
+        paths = await client.download_folder(stream.job, tmp_path / "out")
+        assert await client.download_folder(stream.job, tmp_path / "out") == paths, "what is there stays"
+    assert sum(path.suffix == ".m4s" for path in paths) == 9
+    assert await lint(partial(read, tmp_path / "out")) == []
     assert ("manifest.mpd" in {file.path for file in await api.store.files(stream.job)}) == (container == "cmaf")
 
 
@@ -76,3 +88,50 @@ async def test_transport_streams_on_request(api: Api, film: Path, tmp_path: Path
         await stream.do(index)
     assert await lint(lambda path: fetched(stream, path)) == []
     assert "X-TIMESTAMP-MAP=MPEGTS:900000" in await text(stream, "subtitles0/captions.vtt")
+
+
+async def test_what_a_killed_process_had_begun_is_taken_up(
+    api: Api, film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may die between any two writes: before a package is known, and before the job is over."""
+    stream = await begin(
+        api, film, request(output={"container": "hls", "segment_seconds": 2}), (0, 4_000_000), tmp_path
+    )
+    for index in range(len(stream.works)):
+        await stream.deliver(index)
+
+    class Killed(BaseException):
+        pass
+
+    async def dies(*_: object) -> None:
+        raise Killed
+
+    for place, name in ((api.store, "add_packages"), (stream.assembly, "_apply")):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, dies)
+            with pytest.raises(Killed):
+                await stream.assembly.advance(stream.job)
+    before = {path.name for path in api.files()}
+    await stream.assembly._take_up(JobState.VERIFYING)
+    await stream.assembly._settle(stream.assembly._due.get_nowait())
+    assert (await api.store.job(stream.job)).job.state is JobState.SUCCEEDED
+    assert await lint(lambda path: fetched(stream, path)) == []
+    assert {path.name for path in api.files()} == before, "what is the same has the same name"
+
+
+async def test_results_that_do_not_fit_fail_the_job_by_name(
+    api: Api, film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = await begin(api, film, request(), (0, 4_000_000), tmp_path)
+    for index in range(len(stream.works)):
+        await stream.deliver(index)
+
+    async def refuses(_: object) -> None:
+        raise ResultRejected("expected GOPs that are closed")
+
+    monkeypatch.setattr(stream.assembly._packager, "join", refuses)
+    await stream.assembly._settle(stream.job)
+    _, job = await api.call("GET", f"/v1/jobs/{stream.job}")
+    assert (job["state"], job["error"]["code"]) == ("failed", "assembly_failed")
+    assert "GOPs" in job["error"]["detail"]
+    await stream.assembly._settle(stream.job)  # over: nothing is left to do
