@@ -59,7 +59,7 @@ async def received(hook: Origin, count: int) -> list[tuple[Mapping[str, str], by
     async with asyncio.timeout(10):
         async with hook.news:
             await hook.news.wait_for(lambda: len(hook.bodies) >= count)
-    return list(zip(map(headers, hook.heads), hook.bodies, strict=True))
+    return [(headers(head), body) for head, body in hook.sent]
 
 
 async def settled(api: Api, count: int, status: DeliveryStatus, **more: Any) -> list[Json]:
