@@ -75,7 +75,7 @@ class Payments(RuleBasedStateMachine):
         super().__init__()
         self.loop = asyncio.new_event_loop()
         self.stack = AsyncExitStack()
-        self.clock = ManualClock()
+        self.clock = ManualClock(self.chain_time())
         self.mining = True
         self.trouble = 0
         self.proxies: list[Proxy] = []
@@ -214,7 +214,8 @@ class Payments(RuleBasedStateMachine):
 
     @rule(seconds=st.integers(-50, 50))
     def the_clocks_are_set(self, seconds: int) -> None:
-        self.clock._now += seconds  # less than the margin that the node keeps
+        """To so much before or after the chain's time: less than the margin that the node keeps."""
+        self.clock._now = self.chain_time() + seconds
 
     # --- what the sender does
 
@@ -361,8 +362,10 @@ class Payments(RuleBasedStateMachine):
 
     def sync(self) -> None:
         """The clocks are never behind the chain's."""
-        stamp = int(self.anvil.rpc("eth_getBlockByNumber", "latest", False)["timestamp"], 16)  # noqa: FBT003
-        self.clock.advance(max(0.0, stamp - self.clock.now()))
+        self.clock.advance(max(0.0, self.chain_time() - self.clock.now()))
+
+    def chain_time(self) -> float:
+        return int(self.anvil.rpc("eth_getBlockByNumber", "latest", False)["timestamp"], 16)  # noqa: FBT003
 
     async def act(self, call: Call) -> None:
         """Of the sender; what a reorganisation has put back into the pool may come before it."""

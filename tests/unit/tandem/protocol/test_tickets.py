@@ -85,6 +85,13 @@ def test_another_domain_is_another_digest() -> None:
         assert recover_signer(other, ticket) != KEY.address
 
 
+def test_a_copy_with_another_value_is_another_struct() -> None:
+    kept = PARAMS.hash(), DOMAIN.separator
+    other = PARAMS.model_copy(update={"expiry": PARAMS.expiry + 1})
+    assert other.hash() == TicketParams.model_validate(other.model_dump()).hash() != kept[0]
+    assert DOMAIN.model_copy(update={"chain_id": 1}).separator != kept[1]
+
+
 def test_expected_value_rounds_down() -> None:
     assert PARAMS.expected_value() == 10**16 - 1
     assert PARAMS.model_copy(update={"win_prob": 0}).expected_value() == 0
