@@ -294,11 +294,14 @@ class WebhookStore(Protocol):
         ...
 
     async def save_delivery(self, delivery: DeliveryRecord) -> None:
-        """Writes how far it is. Once it is over, the next of its job may be sent."""
+        """Writes how far it is. Once it is over, the next of its job may be sent.
+
+        One that was given up meanwhile stays so, unless it has arrived.
+        """
         ...
 
-    async def end_webhook(self, owner: str, url: str, error: str) -> None:
-        """Gives up whatever the owner still has for the URL, and uses it for no further job unless one names it."""
+    async def end_webhook(self, last: DeliveryRecord) -> None:
+        """Writes the last try, gives up whatever its owner still has for the URL, and tells no job's state there."""
         ...
 
     async def deliveries(

@@ -84,9 +84,10 @@ class Deliveries:
         answer = await self._send(delivery)
         now = await self._store.now()
         after = after_answer(delivery, answer, now, self._policy, self._jitter())
-        await self._store.save_delivery(after)
         if is_gone(answer):
-            await self._store.end_webhook(delivery.owner, delivery.url, after.error or "")
+            await self._store.end_webhook(after)
+        else:
+            await self._store.save_delivery(after)
         log.event(
             logger,
             "webhook",
