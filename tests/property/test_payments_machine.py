@@ -272,10 +272,11 @@ class Payments(RuleBasedStateMachine):
     @invariant()
     def what_is_paid_was_funded_and_paid_once(self) -> None:
         if self.proxies:
+            self.quiet()
             self.run(self._check_chain())
 
     async def _check_chain(self) -> int:
-        """Wei paid so far. All is read as of one block, since anvil mines when it gets round to it."""
+        """Wei paid so far."""
         head = await self.broker.chain.head()
         events = await self.broker.events(self.first_block, head)
         funded = sum(event.amount for event in events if isinstance(event, DepositFunded | ReserveFunded))
@@ -320,6 +321,7 @@ class Payments(RuleBasedStateMachine):
             if not await self.earning.store.in_flight() and not await self.earning.store.winners(self.clock.now()):
                 break
         assert await self.earning.look()
+        self.quiet()
         await self.paying.watch()
         await self._check_winners(await self._check_chain())
 
@@ -359,6 +361,11 @@ class Payments(RuleBasedStateMachine):
             self.mining = True
             self.anvil.mine()
         self.sync()
+
+    def quiet(self) -> None:
+        """Until anvil has mined what it will: while it does, it answers from before and from after."""
+        while self.mining and self.anvil.rpc("txpool_status")["pending"] != "0x0":
+            pass
 
     def sync(self) -> None:
         """The clocks are never behind the chain's."""
