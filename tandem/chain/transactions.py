@@ -155,6 +155,8 @@ class TransactionSender:
         self._lock = asyncio.Lock()
         self._broadcast_at: dict[int, tuple[bytes, bytes]] = {}
         """By tx_nonce, which version was last broadcast, at which head."""
+        self._missed: set[int] = set()
+        """What looked displaced once."""
         self._refused: set[int] = set()
         """What an endpoint refuses for good in all its versions."""
 
@@ -214,6 +216,7 @@ class TransactionSender:
         tx_nonce = outcome.transaction.tx_nonce
         await self._journal.forget(tx_nonce)
         self._broadcast_at.pop(tx_nonce, None)
+        self._missed.discard(tx_nonce)
         self._refused.discard(tx_nonce)
 
     async def gas_price(self) -> int:
@@ -381,6 +384,10 @@ class TransactionSender:
                 continue
             if _essence(said) != _essence(outcome):
                 return None
+        if isinstance(outcome, Displaced) and outcome.transaction.tx_nonce not in self._missed:
+            # An endpoint may count a transaction a moment before it has the receipt: the next look decides.
+            self._missed.add(outcome.transaction.tx_nonce)
+            return None
         return outcome
 
 
