@@ -15,7 +15,7 @@ demo: setup  ## Everything on a local chain; KEEP=1 leaves it running
 	@$(BIN)/python -m demo.run $(if $(KEEP),--keep)
 
 test: check  ## Format, lint, types, walls, contracts, and every test
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n auto --dist worksteal
 
 check: setup-test  ## All but the tests in Python
 	@$(BIN)/ruff format --check --quiet
