@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.core.records import Cursor, Finding
+from orchestrator.core.records import ChainEvents, Cursor, Finding
 from orchestrator.ports.contract import BlockRef, TicketContract
 from orchestrator.ports.store import Store
 from tandem import logging as log
@@ -86,7 +86,7 @@ class ChainWatcher:
             return False  # this endpoint is behind, or the chain is about to grow again from an earlier block
         if (await self._contract.block(cursor.block_number)).hash != cursor.block_hash:
             await self._take_back(cursor)
-            return True
+            return False  # an endpoint that cannot make up its mind fills no ledger
         last = min(head - self._policy.confirmations + 1, cursor.block_number + self._step)
         if last > cursor.block_number and not await self._read(cursor, last):
             return True
@@ -106,7 +106,7 @@ class ChainWatcher:
         return cursor
 
     async def _read(self, cursor: Cursor, last: int) -> bool:
-        """Whether the range was read: not if the chain changed meanwhile, or if the endpoint finds it too long."""
+        """Whether the range was read: not if the endpoint finds it too long."""
         target = await self._contract.block(last)
         try:
             events = await self._contract.events(cursor.block_number + 1, last)
@@ -115,13 +115,21 @@ class ChainWatcher:
                 raise
             self._step = max(1, min(self._step, last - cursor.block_number) // 2)
             return False
-        if await self._contract.block(last) != target:
-            return False
+        if not await self._is_one_chain(events, target):
+            raise ChainUnavailable(f"expected one chain while events up to block {last} were read, got several")
         findings = await self._store.record_blocks(cursor, target.number, target.hash, events)
         self._step = min(2 * self._step, self._policy.most_blocks)
         if events.entries:
             log.event(logger, "chain_read", first=cursor.block_number + 1, last=last, entries=len(events.entries))
         _shout(findings)
+        return True
+
+    async def _is_one_chain(self, events: ChainEvents, target: BlockRef) -> bool:
+        """Whether the last block, and every one that an entry names, are of the chain as it is now."""
+        named = {BlockRef(each.block_number, each.block_hash) for each in events.entries} | {target}
+        for each in sorted(named, key=lambda block: block.number):
+            if await self._contract.block(each.number) != each:
+                return False
         return True
 
     async def _take_back(self, cursor: Cursor) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal, cast
 
+from eth_abi.exceptions import DecodingError
 from hexbytes import HexBytes
 from web3 import AsyncWeb3
 from web3.exceptions import (
@@ -77,6 +78,11 @@ class Chain:
     web3: AsyncWeb3[FailoverProvider]
     chain_id: int
     witnesses: tuple["Chain", ...] = ()
+
+    @property
+    def rests(self) -> bool:
+        """Whether all its endpoints failed a moment ago."""
+        return self.web3.provider.rests
 
     async def head(self) -> int:
         """The number of the newest block."""
@@ -188,7 +194,7 @@ def chain_errors(doing: str) -> Iterator[None]:
         raise ChainUnavailable(f"{doing}: no answer in time: check the endpoint, or use another") from error
     except Web3RPCError as error:
         raise ChainError(f"{doing}: the endpoint answered {_shown(error.message)}") from error
-    except (Web3Exception, ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+    except (Web3Exception, DecodingError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
         # an answer of another shape makes web3 fail anywhere
         raise ChainUnavailable(f"{doing}: an answer that cannot be used ({_shown(error)}): use another one") from error
 

@@ -10,8 +10,7 @@ down_revision = "0002"
 
 _STATES = ("queued", "running", "verifying", "succeeded", "failed", "cancelled")
 _PRICED = (
-    "CONSTRAINT ck_jobs_prepared_has_a_price CHECK "
-    "(state IN ('preparing', 'failed', 'cancelled') OR price IS NOT NULL)"
+    "CONSTRAINT ck_jobs_prepared_has_a_price CHECK (state IN ('preparing', 'failed', 'cancelled') OR price IS NOT NULL)"
 )
 _NEXT = "CONSTRAINT ck_jobs_over_has_a_time"
 
