@@ -96,7 +96,7 @@ def pay(account: AccountRecord, identity: Identity, policy: PayingPolicy, now: f
     tickets = tuple(
         SignedTicket.model_construct(sender_nonce=ticket.sender_nonce, signature=ticket.signature) for ticket in signed
     )
-    return AccountChanges(payment=PaymentRecord(id=0, node=account.node, params=params, tickets=tickets))
+    return AccountChanges(payment=PaymentRecord(0, account.node, params, nonces, tickets))
 
 
 def overdrawn(account: AccountRecord, policy: PayingPolicy) -> bool:

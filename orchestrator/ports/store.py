@@ -29,6 +29,7 @@ from orchestrator.core.records import (
     PaymentRecord,
     PreparationRecord,
     ReadyTask,
+    Standing,
     Submission,
     WebhookRecord,
 )
@@ -157,10 +158,15 @@ class AccountStore(Protocol):
         """Payments without a receipt, oldest first."""
         ...
 
-    async def record_receipt(self, node: str, payment: int, failure: Failure | None) -> None:
-        """Marks a payment as received, or as refused (then `refused` grows by its value). Repeats change nothing.
+    async def standing(self, node: str) -> Standing:
+        """How the account stands. Callers of this and of writes hear in the order in which they were committed."""
+        ...
 
-        A refusal of tickets that were already redeemed counts as a receipt.
+    async def record_receipt(self, node: str, payment: int, failure: Failure | None) -> Standing:
+        """Marks a payment as received, or as refused (then `refused` grows by its value), and forgets its tickets.
+
+        Repeats change nothing. A refusal of tickets that were already redeemed counts as a receipt. Returns what
+        `standing` does, as it is after that.
         """
         ...
 

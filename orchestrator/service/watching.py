@@ -56,6 +56,7 @@ class ChainWatcher:
         self._policy = policy
         self._step = policy.most_blocks
         self._failures = 0
+        self._taken_back = False
         self.watched: Watched | None = None
         """None until the ledger was up to date for the first time since the start."""
 
@@ -76,7 +77,8 @@ class ChainWatcher:
         if self._failures:
             log.event(logger, "chain_watch_resumed", failures=self._failures)
         self._failures = 0
-        return more
+        taken_back, self._taken_back = self._taken_back, False
+        return more and not taken_back  # an endpoint that cannot make up its mind does not fill the ledger
 
     async def advance(self) -> bool:
         """Reads the next range of blocks. Raises what the contract's port does."""
@@ -86,7 +88,8 @@ class ChainWatcher:
             return False  # this endpoint is behind, or the chain is about to grow again from an earlier block
         if (await self._contract.block(cursor.block_number)).hash != cursor.block_hash:
             await self._take_back(cursor)
-            return False  # an endpoint that cannot make up its mind fills no ledger
+            self._taken_back = True
+            return True
         last = min(head - self._policy.confirmations + 1, cursor.block_number + self._step)
         if last > cursor.block_number and not await self._read(cursor, last):
             return True

@@ -45,7 +45,7 @@ from tandem.chain.rpc import connect
 from tandem.chain.transactions import Call
 from tandem.protocol.errors import ChainError
 from tandem.protocol.signing import SigningKey
-from tandem.protocol.tickets import Ticket, wins
+from tandem.protocol.tickets import sign_ticket, wins
 from tests.fixtures.anvil import UNLOCK_PERIOD, Anvil, transaction_sender
 from tests.fixtures.clock import ManualClock
 from tests.fixtures.payments import FACE, LIFETIME, EarningSide, PayingSide, Place, Session
@@ -333,11 +333,10 @@ class Payments(RuleBasedStateMachine):
                 continue
             epoch = epoch_of(store.secret, payment.params, Epochs((await store.epochs()).current, 0))
             rand = recipient_rand(store.secret, payment.params, epoch)
-            for signed in payment.tickets:
-                ticket = Ticket(payment.params, signed.sender_nonce, signed.signature)
-                if wins(ticket, rand):
+            for nonce in payment.nonces:
+                if wins(sign_ticket(self.signer, self.broker.domain, payment.params, nonce), rand):
                     winners += 1
-                    assert await self.broker.is_redeemed(payment.params, signed.sender_nonce)
+                    assert await self.broker.is_redeemed(payment.params, nonce)
         assert paid == winners * FACE
         totals, account = await store.totals(self.clock.now()), await self.paying.store.account(node)
         assert (totals.redeemed, totals.outstanding, totals.refused) == (paid, 0, {})
