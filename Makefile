@@ -15,7 +15,7 @@ demo: setup  ## Everything on a local chain; KEEP=1 leaves it running
 	@$(BIN)/python -m demo.run $(if $(KEEP),--keep)
 
 test: check  ## Format, lint, types, walls, contracts, and every test
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n auto --dist worksteal
 
 soak: setup-test  ## Nodes die by SIGKILL ten times during one job
 	@TANDEM_CHAOS_KILLS=10 $(BIN)/python -m pytest -q --timeout 600 tests/e2e/test_chaos.py

@@ -116,7 +116,8 @@ interface ITicketBroker {
     error UnlockUnderWay(uint64 unlockAt);
     error NotUnlocking();
     error StillLocked(uint64 unlockAt);
-    error SignerZero();
+    /// @notice Money, or a right, for nobody: a mistake of the caller's.
+    error AddressZero();
     error SignerNotAuthorised(address signer);
     error GasTooLow(uint256 gasLeft, uint256 needed);
     error TransferFailed(address to, uint256 amount);

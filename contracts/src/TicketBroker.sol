@@ -63,12 +63,14 @@ contract TicketBroker is ITicketBroker {
 
     /// @inheritdoc ITicketBroker
     function fundDeposit(address sender) external payable {
+        _checkAddress(sender);
         _accounts[sender].deposit += _receivedWei();
         emit DepositFunded(sender, msg.sender, msg.value);
     }
 
     /// @inheritdoc ITicketBroker
     function fundReserve(address sender) external payable {
+        _checkAddress(sender);
         _accounts[sender].reserve += _receivedWei();
         emit ReserveFunded(sender, msg.sender, msg.value);
     }
@@ -82,7 +84,7 @@ contract TicketBroker is ITicketBroker {
 
     /// @inheritdoc ITicketBroker
     function authoriseSigner(address signer) external {
-        require(signer != address(0), SignerZero());
+        _checkAddress(signer);
         signerValidUntil[msg.sender][signer] = type(uint64).max;
         emit SignerAuthorised(msg.sender, signer);
     }
@@ -339,9 +341,14 @@ contract TicketBroker is ITicketBroker {
 
     /// @dev The caller's own money, to where it says, with all the gas there is: whatever fails is undone as a whole.
     function _send(address payable to, uint256 amount) private {
+        _checkAddress(to);
         // slither-disable-next-line arbitrary-send-eth,low-level-calls
         (bool taken,) = to.call{ value: amount }("");
         require(taken, TransferFailed(to, amount));
+    }
+
+    function _checkAddress(address account) private pure {
+        require(account != address(0), AddressZero());
     }
 
     function _receivedWei() private view returns (uint96) {

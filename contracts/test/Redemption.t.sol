@@ -321,6 +321,17 @@ contract RedemptionTest is Base {
         vm.assertEq(broker.credit(address(refuser)), 0);
     }
 
+    function test_RevertWhen_WithdrawingCreditToNobody() public {
+        fund(1 ether, 0);
+        Refuser refuser = new Refuser();
+        ITicketBroker.TicketParams memory params = paramsOf(1 ether, ALWAYS);
+        params.recipient = address(refuser);
+        redeem(winners(params, 1));
+        vm.expectRevert(abi.encodeWithSelector(ITicketBroker.AddressZero.selector));
+        refuser.withdraw(broker, payable(address(0)));
+        vm.assertEq(broker.credit(address(refuser)), 1 ether);
+    }
+
     function test_RevertWhen_WithdrawingNoCredit() public {
         vm.expectRevert(abi.encodeWithSelector(ITicketBroker.AmountZero.selector));
         broker.withdrawCredit(away);

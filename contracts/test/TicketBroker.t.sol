@@ -58,6 +58,13 @@ contract TicketBrokerTest is Base {
         broker.fundReserve(sender);
     }
 
+    function test_RevertWhen_FundingNobody() public {
+        vm.expectRevert(abi.encodeWithSelector(ITicketBroker.AddressZero.selector));
+        broker.fundDeposit{ value: 1 }(address(0));
+        vm.expectRevert(abi.encodeWithSelector(ITicketBroker.AddressZero.selector));
+        broker.fundReserve{ value: 1 }(address(0));
+    }
+
     function test_RevertWhen_FundingMoreThanFits() public {
         uint256 amount = uint256(type(uint96).max) + 1;
         vm.expectRevert(abi.encodeWithSelector(ITicketBroker.AmountTooLarge.selector, amount));
@@ -187,7 +194,7 @@ contract TicketBrokerTest is Base {
     }
 
     function test_RevertWhen_TheSignerIsZero() public {
-        vm.expectRevert(abi.encodeWithSelector(ITicketBroker.SignerZero.selector));
+        vm.expectRevert(abi.encodeWithSelector(ITicketBroker.AddressZero.selector));
         broker.authoriseSigner(address(0));
     }
 
@@ -257,6 +264,18 @@ contract TicketBrokerTest is Base {
         vm.expectRevert(abi.encodeWithSelector(ITicketBroker.TransferFailed.selector, address(broker), 1 ether));
         vm.prank(sender);
         broker.withdrawDeposit(1 ether, payable(address(broker)));
+    }
+
+    function test_RevertWhen_WithdrawingToNobody() public {
+        fund(1 ether, 1 ether);
+        unlockAndWait();
+        vm.expectRevert(abi.encodeWithSelector(ITicketBroker.AddressZero.selector));
+        vm.prank(sender);
+        broker.withdrawDeposit(1, payable(address(0)));
+        vm.expectRevert(abi.encodeWithSelector(ITicketBroker.AddressZero.selector));
+        vm.prank(sender);
+        broker.withdrawReserve(1, payable(address(0)));
+        vm.assertEq(address(broker).balance, 2 ether);
     }
 
     function test_ReenteringAWithdrawalFindsNothing() public {

@@ -19,8 +19,6 @@ from tandem.clock import Clock
 from tandem.protocol.errors import ChainUnavailable
 from tandem.protocol.signing import Address, SigningKey
 
-_INT64_MAX = 2**63 - 1
-
 
 class RedemptionJournal(TransactionJournal, Protocol):
     """A journal that knows which winners a transaction redeems."""
@@ -148,13 +146,8 @@ def _outcome(broker: TicketBroker, outcome: Outcome) -> RedemptionOutcome:
     return RedemptionOutcome(
         tx_nonce,
         result,
-        _kept(outcome.gas_used),
+        outcome.gas_used,
         is_reverted=not outcome.succeeded,
-        block_number=_kept(outcome.block_number),
+        block_number=outcome.block_number,
         block_hash=outcome.block_hash,
     )
-
-
-def _kept(number: int) -> int:
-    """As much of what an endpoint says as a database holds."""
-    return max(0, min(number, _INT64_MAX))

@@ -49,7 +49,8 @@ CREATE TABLE redemptions (
 CREATE TABLE counts (id INTEGER PRIMARY KEY CHECK (id = 1), tickets INTEGER NOT NULL, winners INTEGER NOT NULL) STRICT;
 """
 # A winner with a tx_nonce is in flight, in the transaction of that number; its versions are in the journal. A redeemed
-# one keeps the number.
+# one keeps the number. Receipts and earnings have row numbers in the order in which they came: the oldest are
+# forgotten.
 _VERSION_2 = """
 ALTER TABLE tickets ADD COLUMN tx_nonce INTEGER;
 ALTER TABLE transactions ADD COLUMN signed_at REAL NOT NULL DEFAULT 0;
@@ -61,9 +62,19 @@ ALTER TABLE redemptions ADD COLUMN block_hash BLOB;
 ALTER TABLE node ADD COLUMN gas_price_now TEXT;
 ALTER TABLE node ADD COLUMN gas_price_usual TEXT;
 ALTER TABLE node ADD COLUMN gas_price_at REAL;
+ALTER TABLE node ADD COLUMN forgotten_expiry INTEGER NOT NULL DEFAULT 0;
 CREATE TABLE signers (
     params BLOB NOT NULL REFERENCES params ON DELETE CASCADE, signer TEXT NOT NULL, PRIMARY KEY (params, signer)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE numbered (
+    sender TEXT NOT NULL, payment INTEGER NOT NULL, digest BLOB NOT NULL, receipt TEXT NOT NULL,
+    PRIMARY KEY (sender, payment)
+) STRICT;
+INSERT INTO numbered SELECT * FROM receipts ORDER BY payment;
+DROP TABLE receipts;
+ALTER TABLE numbered RENAME TO receipts;
+ALTER TABLE counts ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;
+UPDATE counts SET attempts = (SELECT count(*) FROM earnings);
 CREATE TABLE notes (topic TEXT PRIMARY KEY, text TEXT NOT NULL, at REAL NOT NULL) STRICT, WITHOUT ROWID;
 DROP INDEX tickets_won;
 CREATE INDEX tickets_won ON tickets (params) WHERE state = 'won';

@@ -26,14 +26,21 @@ from node.ports.tickets import TicketTotals
 from tandem.chain.events import Refusal
 from tandem.chain.redemption import RedemptionResult, Refused
 from tandem.chain.transactions import SignedTransaction
-from tandem.protocol.errors import TicketReplayed, TicketRevealed
+from tandem.protocol.errors import TicketExpired, TicketReplayed, TicketRevealed
 from tandem.protocol.ids import AttemptRef
 from tandem.protocol.messages import PaymentReceipt
 from tandem.protocol.signing import Address
 from tandem.protocol.tickets import Domain, Ticket, TicketParams
 
 _PRUNE_AFTER = 86_400.0
-"""Seconds after expiry: a clock that is set forward and back must not make an old ticket look new."""
+"""Seconds after expiry."""
+_AT_ONCE = 10_000
+"""Tickets that are forgotten in one step: payments come in between."""
+_REMEMBERED = 100_000
+"""Answers to payments, and verdicts, that are known again. What is said again was among the last few to be said: an
+orchestrator has two payments open at a time, and a node so many attempts as it has room for."""
+_FORGOTTEN = 100
+"""Of each, as one is added."""
 _MEASURED = 20
 """So many redemptions are looked at for what one winner costs."""
 
@@ -124,7 +131,8 @@ class SqliteTicketStore:
         await self._run(self._take_back, paid)
 
     async def prune(self, now: float) -> None:
-        await self._run(self._prune, now)
+        while await self._run(self._prune, now) == _AT_ONCE:
+            pass
 
     async def totals(self, now: float) -> TicketTotals:
         return await self._run(self._totals, now)
@@ -201,6 +209,8 @@ class SqliteTicketStore:
             new = db.execute("INSERT OR IGNORE INTO earnings VALUES (?, ?, ?)", values).rowcount
             if new:
                 self._write_balance(sender, self._balance(sender).earn(price))
+                db.execute("UPDATE counts SET attempts = attempts + 1")
+                self._forget_oldest("earnings")
         return self._balance(sender)
 
     def _receipt(self, sender: Address, payment_id: int, digest: bytes) -> PaymentReceipt | None:
@@ -220,6 +230,9 @@ class SqliteTicketStore:
             # Checked again here, where nothing can come in between: both would be a loss of money.
             if checked.epoch <= self._epochs().closed:
                 raise TicketRevealed(f"expected tickets of an epoch after {checked.epoch}, which was closed meanwhile")
+            (forgotten,) = db.execute("SELECT forgotten_expiry FROM node").fetchone()
+            if checked.params.expiry <= forgotten:  # the clock was set back since
+                raise TicketExpired(f"expected an expiry after {forgotten}, up to which nonces are forgotten")
             self._write_params(checked.params, checked.epoch, checked.signers - {sender})
             self._write_tickets(checked.params.hash(), checked.tickets, checked.winners)
             db.execute("UPDATE counts SET tickets = tickets + ?, winners = winners + ?", _counts(accepted))
@@ -252,6 +265,12 @@ class SqliteTicketStore:
     def _write_receipt(self, sender: Address, receipt: PaymentReceipt, digest: bytes) -> None:
         values = (sender, receipt.id, digest, receipt.model_dump_json())
         self._db.execute("INSERT OR REPLACE INTO receipts VALUES (?, ?, ?, ?)", values)
+        self._forget_oldest("receipts")
+
+    def _forget_oldest(self, table: str) -> None:
+        """Never many at once, and more than are added."""
+        old = f"SELECT rowid FROM {table} WHERE rowid <= (SELECT max(rowid) FROM {table}) - ? ORDER BY rowid LIMIT ?"  # noqa: S608
+        self._db.execute(f"DELETE FROM {table} WHERE rowid IN ({old})", (_REMEMBERED, _FORGOTTEN))  # noqa: S608 - one of two names above
 
     def _winners(self, now: float) -> tuple[WinningSet, ...]:
         query = """
@@ -350,15 +369,24 @@ class SqliteTicketStore:
                 "DELETE FROM redemptions WHERE (tx_nonce, block_hash) = (?, ?)", (paid.tx_nonce, paid.block_hash)
             )
 
-    def _prune(self, now: float) -> None:
+    def _prune(self, now: float) -> int:
+        """How many tickets were forgotten."""
         with self._transaction() as db:
-            # A ticket under terms that have expired is refused for that; its nonce need not be remembered.
-            past = (now - _PRUNE_AFTER,)
-            expired = "SELECT hash FROM params WHERE expiry <= ?"
-            db.execute(f"DELETE FROM tickets WHERE state IN ('lost', 'redeemed') AND params IN ({expired})", past)  # noqa: S608
-            db.execute(
-                "DELETE FROM params WHERE expiry <= ? AND NOT EXISTS (SELECT 1 FROM tickets WHERE params = hash)", past
-            )
+            # A ticket under terms that have expired is refused for that; its nonce need not be remembered. Should the
+            # clock be set back, up to which expiry is.
+            past = now - _PRUNE_AFTER
+            newest = "SELECT coalesce(max(expiry), 0) FROM params WHERE expiry <= ?"
+            query = f"UPDATE node SET forgotten_expiry = ({newest}) WHERE forgotten_expiry < ({newest})"  # noqa: S608 - the constant above
+            db.execute(query, (past, past))
+            old = """
+                SELECT params, sender_nonce FROM tickets WHERE state IN ('lost', 'redeemed')
+                AND params IN (SELECT hash FROM params WHERE expiry <= ?) LIMIT ?
+            """
+            query = f"DELETE FROM tickets WHERE (params, sender_nonce) IN ({old})"  # noqa: S608 - the constant above
+            forgotten = db.execute(query, (past, _AT_ONCE)).rowcount
+            query = "DELETE FROM params WHERE expiry <= ? AND NOT EXISTS (SELECT 1 FROM tickets WHERE params = hash)"
+            db.execute(query, (past,))
+        return forgotten
 
     def _totals(self, now: float) -> TicketTotals:
         db = self._db
@@ -366,8 +394,7 @@ class SqliteTicketStore:
         redemptions = [
             (int(amount), int(gas)) for amount, gas in db.execute("SELECT amount, gas_cost FROM redemptions")
         ]
-        tickets, winners = db.execute("SELECT tickets, winners FROM counts").fetchone()
-        (attempts,) = db.execute("SELECT count(*) FROM earnings").fetchone()
+        tickets, winners, attempts = db.execute("SELECT tickets, winners, attempts FROM counts").fetchone()
         return TicketTotals(
             attempts=attempts,
             earned=sum(earned for earned, _ in balances),

@@ -17,7 +17,7 @@ from tandem.protocol.errors import (
 )
 from tandem.protocol.messages import Payment
 from tandem.protocol.signing import Address
-from tandem.protocol.tickets import UINT64_MAX, Domain, Ticket, TicketParams, recover_signer, wins
+from tandem.protocol.tickets import UINT64_MAX, Domain, Ticket, TicketParams, likely_winners, recover_signer, wins
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +115,9 @@ def backed(params: TicketParams, backing: Backing) -> bool:
 def fund(checked: CheckedPayment, backing: Backing, outstanding: int) -> AcceptedPayment:
     """The second step: signers, and funds for all winners. `outstanding` is the face value of unredeemed winners.
 
-    Room for one winner is asked for even if none won: else the node would answer luck with a refusal and misfortune
-    with a receipt, and the sender could tell which it was. Raises TicketSignatureInvalid or TicketUnfunded.
+    Room is asked for as many winners as are likely, and not as there are: else the node would answer luck with a
+    refusal and misfortune with a receipt, and the sender could tell which it was. Raises TicketSignatureInvalid or
+    TicketUnfunded.
     """
     params = checked.params
     for signer in checked.signers:
@@ -125,10 +126,11 @@ def fund(checked: CheckedPayment, backing: Backing, outstanding: int) -> Accepte
                 f"expected signatures by {params.sender} or a signer it authorises until {params.expiry}, got "
                 f"{signer}; authorise it on the contract"
             )
-    face = params.face_value * max(1, len(checked.winners))
-    if outstanding + face > backing.promised:
+    room = max(likely_winners(len(checked.tickets), params.win_prob), len(checked.winners))
+    need = outstanding + params.face_value * room
+    if need > backing.promised:
         raise TicketUnfunded(
-            f"expected {outstanding + face} wei allocated to this node on the contract, found {backing.promised}; "
-            "raise the allocation"
+            f"expected {need} wei allocated to this node on the contract, found {backing.promised}; raise the "
+            "allocation, or pay in parts"
         )
     return AcceptedPayment(checked)

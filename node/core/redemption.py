@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from node.core.acceptance import Backing
 from node.core.gas import GasPrice
 from tandem.protocol.signing import Address
-from tandem.protocol.tickets import Ticket, TicketParams
+from tandem.protocol.tickets import PAYMENT_WINNERS, Ticket, TicketParams
 
 _GAS_TRANSACTION = 40_000
 _GAS_SET = 40_000
@@ -147,9 +147,9 @@ def _urgent(sets: Sequence[WinningSet], market: Market, policy: RedemptionPolicy
     last_part = max(_LEAST_URGENT_SECONDS, (market.backing.good_until - market.now) / 8)
     soon = market.now + min(policy.urgent_before, last_part)
     expiring = any(winning.params.expiry <= soon for winning in sets)
-    # Without room for one more winner the node can take no tickets, and so no work, until these are paid. It is how a
+    # Without room for another payment the node can take no tickets, and so no work, until these are paid. It is how a
     # sender that runs dry shows too: others may empty its deposit, but what is promised to this node is its own.
-    more = max(winning.params.face_value for winning in sets)
+    more = PAYMENT_WINNERS * max(winning.params.face_value for winning in sets)
     full = sum(winning.value for winning in sets) + market.in_flight + more > market.backing.promised
     revoked = any(market.backing.is_revoked(signer) for winning in sets for signer in winning.signers)
     return expiring or full or market.backing.leaving or revoked

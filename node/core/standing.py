@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
+from tandem.protocol.tickets import PAYMENT_WINNERS
 from tandem.protocol.units import format_amount
 
 ALIVE_SECONDS = 60.0
@@ -50,10 +51,10 @@ class Exposure:
 
     @property
     def is_full(self) -> bool:
-        """Whether what is promised has no room for one more winner, because of those that wait."""
+        """Whether what is promised has no room for another payment, because of winners that wait."""
         if self.promised is None or not self.outstanding:
             return False
-        return self.outstanding + self.face_value > self.promised
+        return self.outstanding + PAYMENT_WINNERS * self.face_value > self.promised
 
 
 def is_running(notes: Mapping[str, Note], now: float) -> bool:
@@ -86,7 +87,7 @@ def _full(exposure: Exposure) -> Iterator[str]:
     if exposure.is_full:
         yield (
             f"winners of {format_amount(exposure.outstanding)} are not paid yet and the contract promises "
-            f"{format_amount(exposure.promised or 0)}: tickets are refused until there is room for one more"
+            f"{format_amount(exposure.promised or 0)}: tickets are refused until there is room for another payment"
         )
 
 

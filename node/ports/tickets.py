@@ -62,7 +62,10 @@ class TicketStore(Protocol):
         ...
 
     async def receipt(self, sender: Address, payment_id: int, digest: bytes) -> PaymentReceipt | None:
-        """How the payment was answered before; `digest` tells it from another one under the same id."""
+        """How the payment was answered before; `digest` tells it from another one under the same id.
+
+        The oldest of very many answers are forgotten.
+        """
         ...
 
     async def seen(self, params_hash: bytes, sender_nonces: Sequence[int]) -> AbstractSet[int]:
@@ -74,7 +77,11 @@ class TicketStore(Protocol):
         ...
 
     async def take(self, accepted: AcceptedPayment, digest: bytes) -> Balance:
-        """Writes a whole payment with its receipt, or raises TicketReplayed or TicketRevealed and writes nothing."""
+        """Writes a whole payment with its receipt.
+
+        Raises TicketReplayed, TicketRevealed, or TicketExpired for terms under which nonces are forgotten, and writes
+        nothing.
+        """
         ...
 
     async def refuse(self, sender: Address, receipt: PaymentReceipt, digest: bytes) -> None:
@@ -105,7 +112,10 @@ class TicketStore(Protocol):
         ...
 
     async def prune(self, now: float) -> None:
-        """Forgets terms that expired a day ago and the tickets under them, but for winners that were not paid."""
+        """Forgets terms that expired a day ago and the tickets under them, but for winners that were not paid.
+
+        It does so in steps; other calls come in between.
+        """
         ...
 
     async def totals(self, now: float) -> TicketTotals: ...

@@ -26,7 +26,7 @@ class Books:
         self._show(sender, await self._store.earn(sender, ref, price))
 
     async def take(self, accepted: AcceptedPayment, digest: bytes) -> None:
-        """Raises TicketReplayed or TicketRevealed, as the store does."""
+        """Raises a TicketError, as the store does."""
         self._show(accepted.checked.params.sender, await self._store.take(accepted, digest))
         if accepted.checked.winners:
             self._bell.ring()

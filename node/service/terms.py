@@ -19,7 +19,7 @@ from tandem.clock import Clock
 from tandem.protocol.errors import ChainError, ChainUnavailable
 from tandem.protocol.messages import TicketLimits, TicketTerms, TicketTermsReply
 from tandem.protocol.signing import Address
-from tandem.protocol.tickets import TicketParams
+from tandem.protocol.tickets import PAYMENT_WINNERS, TicketParams
 from tandem.protocol.units import format_amount
 from tandem.waiting import Bell
 
@@ -140,11 +140,12 @@ class Terms:
 
     def _note_backing(self, sender: Address, promised: int, face_value: int) -> None:
         """Without an allocation every ticket is refused, and an orchestrator that cannot pay sends no work."""
-        detail = ""
-        if promised < face_value:
+        detail, least = "", PAYMENT_WINNERS * face_value
+        if promised < least:
             detail = (
-                f"expected the contract to promise this node at least a winner's {format_amount(face_value)} of "
-                f"{sender}, found {format_amount(promised)}: until that is more, tickets are refused, and no work comes"
+                f"expected the contract to promise this node at least {format_amount(least)} of {sender}, which is "
+                f"{PAYMENT_WINNERS} winners, found {format_amount(promised)}: until that is more, tickets are refused, "
+                "and no work comes"
             )
         if self._around.notes.say(Topic.BACKING, detail) and detail:
             log.event(logger, "not_backed", level=logging.WARNING, detail=detail)

@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from functools import partial
 from types import TracebackType
-from typing import Self, assert_never
+from typing import Self, TypeVar, assert_never
 
 from orchestrator.core.funding import Action, Allocate, FundDeposit, FundReserve
 from orchestrator.core.ledger import EntryKind
@@ -27,13 +28,14 @@ from tandem.chain.events import (
 from tandem.chain.rpc import Chain
 from tandem.chain.transactions import Mined, Outcome, TransactionJournal, TransactionPolicy, TransactionSender
 from tandem.clock import Clock
-from tandem.protocol.errors import ChainError
+from tandem.protocol.errors import ChainError, ChainUnavailable
 from tandem.protocol.signing import Address, SigningKey
 from tandem.protocol.tickets import Domain
 
 logger = logging.getLogger(__name__)
 
 Connect = Callable[[], AbstractAsyncContextManager[Chain]]
+Result = TypeVar("Result")
 
 
 class EthereumTicketContract:
@@ -50,6 +52,7 @@ class EthereumTicketContract:
         self._stack = AsyncExitStack()
         self._lock = asyncio.Lock()
         self._broker: TicketBroker | None = None
+        self._settled_at = 0
 
     async def __aenter__(self) -> Self:
         return self
@@ -64,11 +67,15 @@ class EthereumTicketContract:
         return f"{self._domain.chain_id}:{self._domain.contract}:{self.sender}"
 
     async def head(self) -> int:
-        return await (await self.connect()).chain.head()
+        """Of several endpoints that answer, the one that is furthest behind says: it must know what all are asked."""
+        broker = await self.connect()
+        head = min([await _head(broker), *await _others(broker, _head)])
+        if head < self._settled_at:
+            raise ChainUnavailable(f"expected a head of at least {self._settled_at}, got {head}: an endpoint is behind")
+        return head
 
     async def block(self, number: int) -> BlockRef:
-        found = await (await self.connect()).chain.block(number)
-        return BlockRef(found.number, found.hash)
+        return await self._agreed(partial(_block, number))
 
     async def first_block(self) -> int:
         broker = await self.connect()
@@ -88,7 +95,7 @@ class EthereumTicketContract:
         return there
 
     async def events(self, first: int, last: int) -> ChainEvents:
-        found = await (await self.connect()).events(first, last, sender=self.sender)
+        found = await self._agreed(lambda broker: broker.events(first, last, sender=self.sender))
         return ChainEvents(
             entries=tuple(entry for entry in map(_entry, found) if entry is not None),
             recipients=frozenset(
@@ -96,11 +103,23 @@ class EthereumTicketContract:
             ),
         )
 
-    async def funds(self, recipient: Address, block: int | None = None) -> SenderFunds:
-        return await (await self.connect()).funds(self.sender, recipient, block=block)
+    async def funds(self, recipient: Address, block: int) -> SenderFunds:
+        return await self._agreed(lambda broker: broker.funds(self.sender, recipient, block=block))
 
     async def credit(self, recipient: Address) -> int:
         return await (await self.connect()).credit(recipient)
+
+    def settled(self, block_number: int) -> None:
+        """A transaction in this block counts: no answer of an endpoint that has not seen it is used from now on."""
+        self._settled_at = max(self._settled_at, block_number)
+
+    async def _agreed(self, read: Callable[[TicketBroker], Awaitable[Result]]) -> Result:
+        """Where there are several endpoints, one that lies holds the answer up, and does not get it believed."""
+        broker = await self.connect()
+        said = await read(broker)
+        if any(other != said for other in await _others(broker, read)):
+            raise ChainUnavailable("expected endpoints that agree about the contract, got two answers: see chain.rpc")
+        return said
 
     async def connect(self) -> TicketBroker:
         """The contract's calls, over a connection that lives as long as this."""
@@ -137,6 +156,8 @@ class EthereumTreasury:
         sender = await self._transactions()
         for outcome in await sender.outcomes():
             _log(outcome)
+            if isinstance(outcome, Mined):
+                self._contract.settled(outcome.block_number)
             await sender.acknowledge(outcome)
         return not await self._journal.pending()
 
@@ -158,6 +179,25 @@ class EthereumTreasury:
         if self._sender is None:
             self._sender = TransactionSender(broker.chain, self._key, self._journal, self._clock, self._policy)
         return self._sender
+
+
+async def _others(broker: TicketBroker, read: Callable[[TicketBroker], Awaitable[Result]]) -> list[Result]:
+    """What each endpoint alone says, of those that answer."""
+    found = []
+    for witness in broker.chain.witnesses:
+        if not witness.rests:
+            with suppress(ChainUnavailable, ChainError):
+                found.append(await read(TicketBroker(witness, broker.address)))
+    return found
+
+
+async def _head(broker: TicketBroker) -> int:
+    return await broker.chain.head()
+
+
+async def _block(number: int, broker: TicketBroker) -> BlockRef:
+    found = await broker.chain.block(number)
+    return BlockRef(found.number, found.hash)
 
 
 def _log(outcome: Outcome) -> None:

@@ -16,6 +16,9 @@ from dataclasses import dataclass
 
 from tandem.protocol.signing import Address
 
+_MOST_ALLOCATIONS = 100
+"""In one transaction: at 50,000 gas each, well within what one may use. The others follow in the next."""
+
 
 @dataclass(frozen=True, slots=True)
 class FundingPolicy:
@@ -165,6 +168,7 @@ def _allocations(
         changes.append((each.node, target(each, policy)))
         free -= more
         trials -= more if _on_trial(each, policy) else 0
+    changes = changes[:_MOST_ALLOCATIONS]
     changing = {node for node, _ in changes}
     left = [each for each in recipients if each.node not in changing]  # the others may turn to other terms
     return tuple(changes), (*_no_room(refused), *_too_small(left))

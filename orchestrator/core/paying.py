@@ -6,7 +6,7 @@ from orchestrator.core.records import AccountChanges, AccountRecord, PaymentReco
 from orchestrator.core.session import Identity
 from tandem.protocol.errors import TicketError, TicketExpired, TicketParamsUnknown
 from tandem.protocol.messages import SignedTicket, TicketLimits
-from tandem.protocol.tickets import UINT32_MAX, TicketParams, sign_ticket
+from tandem.protocol.tickets import UINT32_MAX, TicketParams, payment_size, sign_ticket
 from tandem.protocol.units import ceil_div
 
 _MOST_TICKETS_AHEAD = 100_000
@@ -87,7 +87,8 @@ def pay(account: AccountRecord, identity: Identity, policy: PayingPolicy, now: f
     if params is None or not _agreed(account, params, identity, policy, now):
         return AccountChanges()
     value = params.expected_value()
-    count = min(MOST_TICKETS_AT_ONCE, ceil_div(unpaid(account, policy), value), _NONCES - account.next_nonce)
+    most = min(MOST_TICKETS_AT_ONCE, payment_size(params.win_prob), _NONCES - account.next_nonce)
+    count = min(most, ceil_div(unpaid(account, policy), value))
     if count == 0:
         return AccountChanges()
     nonces = range(account.next_nonce, account.next_nonce + count)
@@ -95,7 +96,7 @@ def pay(account: AccountRecord, identity: Identity, policy: PayingPolicy, now: f
     tickets = tuple(
         SignedTicket.model_construct(sender_nonce=ticket.sender_nonce, signature=ticket.signature) for ticket in signed
     )
-    return AccountChanges(payment=PaymentRecord(id=0, node=account.node, params=params, tickets=tickets))
+    return AccountChanges(payment=PaymentRecord(0, account.node, params, nonces, tickets))
 
 
 def overdrawn(account: AccountRecord, policy: PayingPolicy) -> bool:

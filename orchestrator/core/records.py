@@ -224,7 +224,10 @@ class PaymentRecord:
     id: int
     node: str
     params: TicketParams
-    tickets: tuple[SignedTicket, ...]
+    nonces: range
+    """The sender nonces of its tickets."""
+    tickets: tuple[SignedTicket, ...] = ()
+    """Kept until the node has answered for them: signed again, they would be the same."""
     receipt: bool | None = None
     """True: on the node's disk; False: the node refused them; None: not answered yet."""
     failure: Failure | None = None
@@ -232,12 +235,7 @@ class PaymentRecord:
     @property
     def value(self) -> int:
         """The expected value of all tickets, in wei."""
-        return len(self.tickets) * self.params.expected_value()
-
-    @property
-    def nonces(self) -> range:
-        """The sender nonces of its tickets, which have no gap."""
-        return range(self.tickets[0].sender_nonce, self.tickets[-1].sender_nonce + 1)
+        return len(self.nonces) * self.params.expected_value()
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +262,16 @@ class AccountRecord:
     @property
     def totals(self) -> Totals:
         return Totals(self.earned, self.issued, self.refused, self.redeemed)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """An account, and the payments that its node has not answered for."""
+
+    account: AccountRecord
+    open_payments: int
+    open_value: int
+    """Their expected value, in wei."""
 
 
 @dataclass(frozen=True, slots=True)

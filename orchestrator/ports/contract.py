@@ -1,5 +1,6 @@
 """What the orchestrator asks of the ticket contract. Calls raise ChainUnavailable while the chain is away.
 
+So they do while endpoints that answer disagree, where there are several.
 They raise ChainError if the endpoint answers and refuses: too many blocks at once, or a state that it has forgotten.
 """
 
@@ -42,7 +43,7 @@ class TicketContract(Protocol):
     def sender(self) -> Address: ...
 
     async def head(self) -> int:
-        """The number of the newest block."""
+        """The number of the newest block that all endpoints have."""
         ...
 
     async def block(self, number: int) -> BlockRef:
@@ -57,8 +58,8 @@ class TicketContract(Protocol):
         """What the contract's events in these blocks, both included, mean for the books."""
         ...
 
-    async def funds(self, recipient: Address, block: int | None = None) -> SenderFunds:
-        """What stands behind tickets to the recipient, now or as of a block."""
+    async def funds(self, recipient: Address, block: int) -> SenderFunds:
+        """What stands behind tickets to the recipient, as of a block."""
         ...
 
     async def credit(self, recipient: Address) -> int:

@@ -30,6 +30,7 @@ from orchestrator.core.records import (
     PaymentRecord,
     PreparationRecord,
     ReadyTask,
+    Standing,
     Submission,
     WebhookRecord,
 )
@@ -158,10 +159,15 @@ class AccountStore(Protocol):
         """Payments without a receipt, oldest first."""
         ...
 
-    async def record_receipt(self, node: str, payment: int, failure: Failure | None) -> None:
-        """Marks a payment as received, or as refused (then `refused` grows by its value). Repeats change nothing.
+    async def standing(self, node: str) -> Standing:
+        """How the account stands. Callers of this and of writes hear in the order in which they were committed."""
+        ...
 
-        A refusal of tickets that were already redeemed counts as a receipt.
+    async def record_receipt(self, node: str, payment: int, failure: Failure | None) -> Standing:
+        """Marks a payment as received, or as refused (then `refused` grows by its value), and forgets its tickets.
+
+        Repeats change nothing. A refusal of tickets that were already redeemed counts as a receipt. Returns what
+        `standing` does, as it is after that.
         """
         ...
 
@@ -320,11 +326,14 @@ class WebhookStore(Protocol):
         ...
 
     async def save_delivery(self, delivery: DeliveryRecord) -> None:
-        """Writes how far it is. Once it is over, the next of its job may be sent."""
+        """Writes how far it is. Once it is over, the next of its job may be sent.
+
+        One that was given up meanwhile stays so, unless it has arrived.
+        """
         ...
 
-    async def end_webhook(self, owner: str, url: str, error: str) -> None:
-        """Gives up whatever the owner still has for the URL, and uses it for no further job unless one names it."""
+    async def end_webhook(self, last: DeliveryRecord) -> None:
+        """Writes the last try, gives up whatever its owner still has for the URL, and tells no job's state there."""
         ...
 
     async def deliveries(

@@ -35,12 +35,16 @@ class Backlog(Generic[Record]):
         self._policy = policy
         self._running: dict[str, str] = {}
         """Owners, by job."""
+        self._ended: set[str] = set()
+        """Jobs whose work ended since the last look at the store began: what it then reads of them may be old."""
 
     async def run(self) -> None:
         """Until cancelled; first takes up what an earlier process had begun."""
         async with asyncio.TaskGroup() as group:
             while True:
-                now, records = await self._now(), await self._load()
+                self._ended.clear()
+                now, loaded = await self._now(), await self._load()
+                records = [record for record in loaded if record.job not in self._ended]
                 for record in due(records, self._running, now, self._policy):
                     self._running[record.job] = record.owner
                     group.create_task(self.attend(record))
@@ -58,6 +62,7 @@ class Backlog(Generic[Record]):
                     watch.cancel()
         finally:
             self._running.pop(record.job, None)
+            self._ended.add(record.job)
             self._events.clear_progress(record.job)
             self._bell.ring()
 

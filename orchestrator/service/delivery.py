@@ -42,12 +42,15 @@ class Deliveries:
         self._jitter = jitter
         self._sending: set[str] = set()
         """Jobs."""
+        self._ended: set[str] = set()
+        """Jobs of which one was sent since the last look at the store began: what it then reads of them may be old."""
         self._endpoints: Counter[str] = Counter()
 
     async def run(self) -> None:
         """Until cancelled; first takes up what an earlier process had left."""
         async with asyncio.TaskGroup() as group:
             while True:
+                self._ended.clear()
                 for delivery in await self._due():
                     self._begin(group, delivery)
                 later = await self._store.next_delivery_at()
@@ -64,7 +67,7 @@ class Deliveries:
     def _begin(self, group: asyncio.TaskGroup, delivery: DeliveryRecord) -> None:
         endpoint, policy = delivery.endpoint, self._policy
         busy = len(self._sending) >= policy.concurrency or self._endpoints[endpoint] >= policy.per_endpoint
-        if busy or delivery.job in self._sending:
+        if busy or delivery.job in self._sending | self._ended:
             return
         self._sending.add(delivery.job)
         self._endpoints[endpoint] += 1
@@ -75,6 +78,7 @@ class Deliveries:
             await self._try(delivery)
         finally:
             self._sending.discard(delivery.job)
+            self._ended.add(delivery.job)
             self._endpoints[delivery.endpoint] -= 1
             if not self._endpoints[delivery.endpoint]:
                 del self._endpoints[delivery.endpoint]
@@ -84,9 +88,10 @@ class Deliveries:
         answer = await self._send(delivery)
         now = await self._store.now()
         after = after_answer(delivery, answer, now, self._policy, self._jitter())
-        await self._store.save_delivery(after)
         if is_gone(answer):
-            await self._store.end_webhook(delivery.owner, delivery.url, after.error or "")
+            await self._store.end_webhook(after)
+        else:
+            await self._store.save_delivery(after)
         log.event(
             logger,
             "webhook",

@@ -72,9 +72,10 @@ class FundsWatcher:
 
     async def _plan(self) -> FundingPlan:
         now = await self._store.now()
-        funds = await self._contract.funds(self._contract.sender)
+        block = await self._contract.head()
+        funds = await self._contract.funds(self._contract.sender, block)
         held = Held(funds.deposit, funds.reserve, funds.allocated, funds.unlock_at is not None)
-        recipients = await self._recipients()
+        recipients = await self._recipients(block)
         spent = await self._store.spent_since(now - _DAY_SECONDS)
         return plan(held, recipients, self._policy, spent=spent, now=now)
 
@@ -107,22 +108,24 @@ class FundsWatcher:
                 self._read.pop(node, None)
         log.event(logger, "funds_moved", action=_topic(action), wei=amount or None)
 
-    async def _recipients(self) -> list[Recipient]:
+    async def _recipients(self, block: int) -> list[Recipient]:
         """All that are connected, and all others to whom something may be promised."""
         accounts = {account.node: account for account in await self._store.accounts()}
         connected = {node.address for node in self._nodes}
         promised = {node for node, account in accounts.items() if account.active_at is not None}
         return [
-            _recipient(node, await self._promised(node, accounts.get(node)), accounts.get(node), node in connected)
+            _recipient(
+                node, await self._promised(node, accounts.get(node), block), accounts.get(node), node in connected
+            )
             for node in sorted(promised | connected)
         ]
 
-    async def _promised(self, node: Address, account: AccountRecord | None) -> SenderFunds:
+    async def _promised(self, node: Address, account: AccountRecord | None, block: int) -> SenderFunds:
         if node in self._read:
             then, funds = self._read[node]
             if then == account and funds.lowers_at is None:  # a lowering takes effect without an event
                 return funds
-        funds = await self._contract.funds(node)
+        funds = await self._contract.funds(node, block)
         self._read[node] = account, funds
         return funds
 

@@ -1,5 +1,7 @@
 """Money in figures for Prometheus, brought up to date when they are read. Gauges are floats: the ledger is exact."""
 
+from math import nan
+
 from prometheus_client import CollectorRegistry, Gauge
 
 from orchestrator.ports.store import Store
@@ -29,8 +31,13 @@ class MoneyMeters:
         self._money = {name: Gauge(f"tandem_{name}_wei", text, registry=registry) for name, text in texts.items()}
         self._block = Gauge("tandem_chain_block", "The block that the ledger stands at.", registry=registry)
         self._age = Gauge(
-            "tandem_chain_age_seconds", "Since the ledger was last up to date with the chain.", registry=registry
+            "tandem_chain_age_seconds",
+            "Since the ledger was last up to date with the chain, or since the start.",
+            registry=registry,
         )
+        self._began = clock.now()
+        for name in _CONTRACT:
+            self._money[name].set(nan)  # until it is known: not 0, which would mean that there is none
 
     async def measure(self) -> None:
         accounts = await self._store.accounts()
@@ -44,6 +51,6 @@ class MoneyMeters:
         if watched is not None:
             sums |= {name: getattr(watched, name) for name in _CONTRACT}
             self._block.set(watched.block_number)
-            self._age.set(self._clock.now() - watched.seen_at)
+        self._age.set(self._clock.now() - (watched.seen_at if watched else self._began))
         for name, wei in sums.items():
             self._money[name].set(wei)

@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-from collections import defaultdict
+from weakref import WeakValueDictionary
 
 from orchestrator.core.paying import PayingPolicy, adopt, agree, overdrawn, pay, unpaid
-from orchestrator.core.records import AccountChanges, AccountRecord, Failure, PaymentRecord
+from orchestrator.core.records import AccountChanges, AccountRecord, Failure, PaymentRecord, Standing
 from orchestrator.core.session import Identity
 from orchestrator.ports.store import Store
 from orchestrator.service.nodes import ConnectedNode, Nodes
@@ -29,7 +29,7 @@ class Payer:
         self._identity = identity
         self._policy = policy
         self._bell = bell
-        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @property
     def limits(self) -> TicketLimits:
@@ -38,13 +38,15 @@ class Payer:
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            for node in self._nodes:
-                await self.pay(node)
+            async with asyncio.TaskGroup() as paying:  # side by side, so that they share commits
+                for node in self._nodes:
+                    if node.unpaid:
+                        paying.create_task(self.pay(node))
             await self._bell.wait(_IDLE_SECONDS)
 
     async def pay(self, node: ConnectedNode) -> None:
         """Sends the node tickets for all that it is due."""
-        async with self._locks[node.address]:
+        async with self._lock(node.address):
             # A node that does not answer is not signed for without end, nor one whose session has ended meanwhile: what
             # is said there is lost, and a newer session has already been told what was open.
             while self._nodes.get(node.address) is node and node.has_terms and node.open_payments < _MAX_OPEN:
@@ -56,13 +58,10 @@ class Payer:
 
     async def resume(self, node: ConnectedNode) -> None:
         """Says again every payment that was not answered."""
-        async with self._locks[node.address]:
-            account = await self._store.account(node.address)
-            node.unpaid = unpaid(account, self._policy)
+        async with self._lock(node.address):
             payments = await self._store.open_payments(node.address)
-            node.open_payments = len(payments)
+            self._stands(node, await self._store.standing(node.address))
             for payment in payments:
-                node.unpaid += payment.value
                 _send(node, payment)
 
     async def terms(self, node: ConnectedNode, message: TicketTerms) -> None:
@@ -73,7 +72,7 @@ class Payer:
             agree(account, params, self._identity, self._policy, now)
             return adopt(account, params)
 
-        async with self._locks[node.address]:
+        async with self._lock(node.address):
             try:
                 await self._store.decide_account(node.address, decide)
             except TicketError as error:
@@ -91,14 +90,20 @@ class Payer:
         log.event(
             logger, "payment", payment=message.id, node=node.address, received=message.accepted, code=message.code
         )
-        async with self._locks[node.address]:
-            await self._store.record_receipt(node.address, message.id, failure)
-            account = await self._store.account(node.address)
-            payments = await self._store.open_payments(node.address)
-            node.open_payments = len(payments)
-            node.unpaid = unpaid(account, self._policy) + sum(payment.value for payment in payments)
-            node.has_terms = node.has_terms and not overdrawn(account, self._policy)
+        async with self._lock(node.address):
+            standing = await self._store.record_receipt(node.address, message.id, failure)
+            self._stands(node, standing)
+            node.has_terms = node.has_terms and not overdrawn(standing.account, self._policy)
         self._bell.ring()
+
+    def _stands(self, node: ConnectedNode, standing: Standing) -> None:
+        """Acceptances add to `unpaid` as they are committed; so nothing is awaited between this reading and here."""
+        node.unpaid = unpaid(standing.account, self._policy) + standing.open_value
+        node.open_payments = standing.open_payments
+
+    def _lock(self, node: str) -> asyncio.Lock:
+        """It goes once nobody holds it: addresses cost whoever makes them up nothing."""
+        return self._locks.setdefault(node, asyncio.Lock())
 
     async def _next_payment(self, node: str) -> PaymentRecord | None:
         def decide(account: AccountRecord, now: float) -> AccountChanges:

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.core.records import Cursor, Finding
+from orchestrator.core.records import ChainEvents, Cursor, Finding
 from orchestrator.ports.contract import BlockRef, TicketContract
 from orchestrator.ports.store import Store
 from tandem import logging as log
@@ -56,6 +56,7 @@ class ChainWatcher:
         self._policy = policy
         self._step = policy.most_blocks
         self._failures = 0
+        self._taken_back = False
         self.watched: Watched | None = None
         """None until the ledger was up to date for the first time since the start."""
 
@@ -76,7 +77,8 @@ class ChainWatcher:
         if self._failures:
             log.event(logger, "chain_watch_resumed", failures=self._failures)
         self._failures = 0
-        return more
+        taken_back, self._taken_back = self._taken_back, False
+        return more and not taken_back  # an endpoint that cannot make up its mind does not fill the ledger
 
     async def advance(self) -> bool:
         """Reads the next range of blocks. Raises what the contract's port does."""
@@ -86,6 +88,7 @@ class ChainWatcher:
             return False  # this endpoint is behind, or the chain is about to grow again from an earlier block
         if (await self._contract.block(cursor.block_number)).hash != cursor.block_hash:
             await self._take_back(cursor)
+            self._taken_back = True
             return True
         last = min(head - self._policy.confirmations + 1, cursor.block_number + self._step)
         if last > cursor.block_number and not await self._read(cursor, last):
@@ -106,7 +109,7 @@ class ChainWatcher:
         return cursor
 
     async def _read(self, cursor: Cursor, last: int) -> bool:
-        """Whether the range was read: not if the chain changed meanwhile, or if the endpoint finds it too long."""
+        """Whether the range was read: not if the endpoint finds it too long."""
         target = await self._contract.block(last)
         try:
             events = await self._contract.events(cursor.block_number + 1, last)
@@ -115,13 +118,21 @@ class ChainWatcher:
                 raise
             self._step = max(1, min(self._step, last - cursor.block_number) // 2)
             return False
-        if await self._contract.block(last) != target:
-            return False
+        if not await self._is_one_chain(events, target):
+            raise ChainUnavailable(f"expected one chain while events up to block {last} were read, got several")
         findings = await self._store.record_blocks(cursor, target.number, target.hash, events)
         self._step = min(2 * self._step, self._policy.most_blocks)
         if events.entries:
             log.event(logger, "chain_read", first=cursor.block_number + 1, last=last, entries=len(events.entries))
         _shout(findings)
+        return True
+
+    async def _is_one_chain(self, events: ChainEvents, target: BlockRef) -> bool:
+        """Whether the last block, and every one that an entry names, are of the chain as it is now."""
+        named = {BlockRef(each.block_number, each.block_hash) for each in events.entries} | {target}
+        for each in sorted(named, key=lambda block: block.number):
+            if await self._contract.block(each.number) != each:
+                return False
         return True
 
     async def _take_back(self, cursor: Cursor) -> None:

@@ -1,5 +1,6 @@
 """The TicketBroker contract: what it says, as types, and what can be asked of it, as calls for a TransactionSender."""
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,10 +8,10 @@ from typing import Any
 from eth_abi.abi import encode
 from hexbytes import HexBytes
 from web3.contract import AsyncContract
-from web3.types import FilterParams
+from web3.types import FilterParams, LogReceipt
 
 from tandem.chain.artifact import ABI, BYTECODE
-from tandem.chain.events import BrokerEvent, CreditWithdrawn, PaymentCredited, decode_event
+from tandem.chain.events import BrokerEvent, CreditWithdrawn, PaymentCredited, TicketsRedeemed, decode_event
 from tandem.chain.rpc import Chain, chain_errors
 from tandem.chain.transactions import Call
 from tandem.protocol.errors import ConfigurationError
@@ -121,11 +122,27 @@ class TicketBroker:
             query["topics"] = [None, HexBytes(bytes(12) + address_bytes(sender))]
         with chain_errors("reading the contract's events"):
             logs = await self.chain.web3.eth.get_logs(query)
-        events = map(decode_event, logs)
+            events = await asyncio.to_thread(lambda: [decode_event(log) for log in logs])  # there may be thousands
+            self._demand_asked(logs, events, range(from_block, to_block + 1), sender)
         # A credit has its recipient where all other events have their sender.
         return tuple(
             event for event in events if sender is None or not isinstance(event, PaymentCredited | CreditWithdrawn)
         )
+
+    def _demand_asked(
+        self, logs: Sequence[LogReceipt], events: Sequence[BrokerEvent], blocks: range, sender: Address | None
+    ) -> None:
+        """Raises ValueError for logs that were not asked for, come twice, or no contract of ours would write."""
+        about = {getattr(event, "sender", sender) for event in events if sender is not None}
+        places = [(event.at.block_number, event.at.log_index) for event in events]
+        if (
+            about - {sender}
+            or not {number for number, _ in places}.issubset(blocks)
+            or places != sorted(set(places))
+            or not all(event.sender_nonces for event in events if isinstance(event, TicketsRedeemed))
+            or any(log["address"] != self._contract.address or log.get("removed") for log in logs)
+        ):
+            raise ValueError("logs that were not asked for, or not in their order")
 
     async def exists_at(self, block: int) -> bool:
         """Whether the contract was there in this block. Raises `ChainError` if the endpoint has forgotten its state."""

@@ -150,6 +150,10 @@ class FailoverProvider(AsyncJSONBaseProvider):
         super().__init__()
         self._endpoints = endpoints
 
+    @property
+    def rests(self) -> bool:
+        return all(endpoint.rests for endpoint in self._endpoints)
+
     async def make_request(self, method: RPCEndpoint, params: Any) -> RPCResponse:
         """Raises `ChainUnavailable` if no endpoint answers."""
         body = self.encode_rpc_request(method, params)

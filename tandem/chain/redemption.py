@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from tandem.chain.broker import TicketBroker
 from tandem.chain.events import BatchRefused, Refusal, TicketRefused, TicketsRedeemed, decode_event
+from tandem.chain.rpc import chain_errors
 from tandem.chain.transactions import Mined
 
 
@@ -37,8 +38,9 @@ class RedemptionResult:
 
 
 def redemption_result(broker: TicketBroker, mined: Mined) -> RedemptionResult:
-    """Read a mined redemption, also one that was found again after a restart."""
-    events = [decode_event(log) for log in mined.logs if log["address"] == broker.address]
+    """Read a mined redemption, also one that was found again after a restart. Raises `ChainUnavailable`."""
+    with chain_errors("reading a receipt"):
+        events = [decode_event(log) for log in mined.logs if log["address"] == broker.address]
     paid = tuple(
         PaidTickets(event.params_hash, event.sender_nonces, event.amount)
         for event in events

@@ -5,8 +5,9 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
+from eth_abi.exceptions import DecodingError
 from hexbytes import HexBytes
 from web3 import AsyncWeb3
 from web3.exceptions import (
@@ -31,8 +32,10 @@ from tandem.protocol.errors import (
     TransactionReverted,
 )
 from tandem.protocol.signing import Address
+from tandem.protocol.units import UINT256_MAX
 
-_UINT64 = range(2**64)
+INT64_MAX = 2**63 - 1
+"""As much as a database holds: more blocks, seconds, transactions or gas than there will ever be."""
 _SHOWN = 300
 
 
@@ -78,6 +81,11 @@ class Chain:
     chain_id: int
     witnesses: tuple["Chain", ...] = ()
 
+    @property
+    def rests(self) -> bool:
+        """Whether all its endpoints failed a moment ago."""
+        return self.web3.provider.rests
+
     async def head(self) -> int:
         """The number of the newest block."""
         return (await self.block("latest")).number
@@ -93,25 +101,27 @@ class Chain:
                 found = await self.web3.eth.get_block(cast(BlockIdentifier, which))
             except BlockNotFound as error:
                 raise ChainUnavailable(f"expected a block {which}, the endpoint has none: use another one") from error
-            block_hash = found.get("hash") or b""  # none while it is pending
-            block = Block(found["number"], bytes(block_hash), found["timestamp"], found["baseFeePerGas"])
-        if which not in {block.number, "latest", "pending"} or not _is_uint64(block.number, block.timestamp):
+            block = Block(
+                number=number(found["number"], INT64_MAX),
+                hash=bytes(found.get("hash") or b""),  # none while it is pending
+                timestamp=number(found["timestamp"], INT64_MAX),
+                base_fee=number(found["baseFeePerGas"]),
+            )
+        if which not in {block.number, "latest", "pending"}:
             raise ChainUnavailable(f"expected block {which}, the endpoint answered with another: use another endpoint")
         return block
 
     async def balance(self, address: Address) -> int:
         """Wei that the account holds outside the contract."""
         with chain_errors("reading a balance"):
-            return await self.web3.eth.get_balance(self.web3.to_checksum_address(address))
+            return number(await self.web3.eth.get_balance(self.web3.to_checksum_address(address)))
 
     async def transaction_count(self, address: Address, block: int | Literal["latest", "pending"]) -> int:
         """How many transactions the account has made up to this block, which is the next one's tx_nonce."""
         with chain_errors("reading the account's nonce"):
             account = self.web3.to_checksum_address(address)
             count = await self.web3.eth.get_transaction_count(account, cast(BlockIdentifier, block))
-        if not _is_uint64(count):
-            raise ChainUnavailable("reading the account's nonce: an answer that cannot be used: use another endpoint")
-        return count
+            return number(count, INT64_MAX)
 
     async def receipt(self, tx_hash: bytes) -> TxReceipt | None:
         """What a mined transaction did; None if the endpoint knows of no such one."""
@@ -124,7 +134,7 @@ class Chain:
     async def estimate_gas(self, fields: TxParams) -> int:
         """Raises `TransactionReverted` too, if the contract would refuse."""
         with chain_errors("estimating gas"):
-            return int(await self.web3.eth.estimate_gas(fields))
+            return number(await self.web3.eth.estimate_gas(fields), INT64_MAX)
 
     async def broadcast(self, raw: bytes) -> PoolAnswer:
         """Give a signed transaction to the endpoint's pool; raises `InsufficientFunds` too."""
@@ -188,17 +198,20 @@ def chain_errors(doing: str) -> Iterator[None]:
         raise ChainUnavailable(f"{doing}: no answer in time: check the endpoint, or use another") from error
     except Web3RPCError as error:
         raise ChainError(f"{doing}: the endpoint answered {_shown(error.message)}") from error
-    except (Web3Exception, ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+    except (Web3Exception, DecodingError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
         # an answer of another shape makes web3 fail anywhere
         raise ChainUnavailable(f"{doing}: an answer that cannot be used ({_shown(error)}): use another one") from error
 
 
+def number(said: object, most: int = UINT256_MAX) -> int:
+    """What an endpoint said, if it is a number that can be; else ValueError, for `chain_errors`."""
+    if type(said) is not int or not 0 <= said <= most:
+        raise ValueError(f"expected a number of at most {most}, got {_shown(said)}")
+    return said
+
+
 def _web3(endpoints: Sequence[Endpoint]) -> AsyncWeb3[FailoverProvider]:
     return AsyncWeb3(FailoverProvider(endpoints))
-
-
-def _is_uint64(*numbers: Any) -> bool:
-    return all(isinstance(number, int) and number in _UINT64 for number in numbers)
 
 
 def _reason(error: ContractLogicError) -> str:

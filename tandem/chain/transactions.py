@@ -18,7 +18,7 @@ from hexbytes import HexBytes
 from web3.types import LogReceipt, TxParams, TxReceipt
 
 from tandem import logging as log
-from tandem.chain.rpc import Block, Chain, PoolAnswer, chain_errors
+from tandem.chain.rpc import INT64_MAX, Block, Chain, PoolAnswer, chain_errors, number
 from tandem.clock import Clock
 from tandem.protocol.errors import (
     ChainError,
@@ -155,6 +155,8 @@ class TransactionSender:
         self._lock = asyncio.Lock()
         self._broadcast_at: dict[int, tuple[bytes, bytes]] = {}
         """By tx_nonce, which version was last broadcast, at which head."""
+        self._missed: set[int] = set()
+        """What looked displaced once."""
         self._refused: set[int] = set()
         """What an endpoint refuses for good in all its versions."""
 
@@ -214,6 +216,7 @@ class TransactionSender:
         tx_nonce = outcome.transaction.tx_nonce
         await self._journal.forget(tx_nonce)
         self._broadcast_at.pop(tx_nonce, None)
+        self._missed.discard(tx_nonce)
         self._refused.discard(tx_nonce)
 
     async def gas_price(self) -> int:
@@ -377,10 +380,15 @@ class TransactionSender:
         for witness in self.chain.witnesses if outcome is not None else ():
             try:
                 said = await _settled(witness, self.address, versions, self._policy.confirmations)
+                agrees = _essence(said) == _essence(outcome)
             except (ChainUnavailable, ChainError):
                 continue
-            if _essence(said) != _essence(outcome):
+            if not agrees:
                 return None
+        if isinstance(outcome, Displaced) and outcome.transaction.tx_nonce not in self._missed:
+            # An endpoint may count a transaction a moment before it has the receipt: the next look decides.
+            self._missed.add(outcome.transaction.tx_nonce)
+            return None
         return outcome
 
 
@@ -409,7 +417,8 @@ def _essence(outcome: Outcome | None) -> tuple[Any, ...]:
     """What endpoints must agree on; clients add fields of their own to logs."""
     if not isinstance(outcome, Mined):
         return (outcome,)
-    logs = tuple((entry["address"], *entry["topics"], entry["data"]) for entry in outcome.logs)
+    with chain_errors("reading a receipt"):
+        logs = tuple((entry["address"], *entry["topics"], entry["data"]) for entry in outcome.logs)
     return outcome.transaction, outcome.succeeded, outcome.block_hash, outcome.gas_used, outcome.gas_cost, logs
 
 
@@ -419,15 +428,15 @@ def _mined(transaction: SignedTransaction, receipt: TxReceipt) -> Mined:
         mined = Mined(
             transaction=transaction,
             succeeded=receipt["status"] == 1,
-            block_number=receipt["blockNumber"],
+            block_number=number(receipt["blockNumber"], INT64_MAX),
             block_hash=bytes(receipt["blockHash"]),
-            gas_used=receipt["gasUsed"],
-            gas_cost=receipt["gasUsed"] * receipt["effectiveGasPrice"],
+            gas_used=number(receipt["gasUsed"], INT64_MAX),
+            gas_cost=receipt["gasUsed"] * number(receipt["effectiveGasPrice"]),
             contract=receipt["contractAddress"],
             logs=tuple(receipt["logs"]),
         )
         own = bytes(receipt["transactionHash"]) == transaction.tx_hash
-    if not own or not 0 <= mined.gas_cost <= fields["gas"] * fields["maxFeePerGas"]:
+    if not own or mined.gas_cost > fields["gas"] * fields["maxFeePerGas"]:
         raise ChainUnavailable("reading a receipt: the endpoint answered with an impossible one: use another one")
     return mined
 

@@ -18,10 +18,12 @@ from tandem.protocol.errors import TicketSignatureInvalid
 from tandem.protocol.hashing import keccak
 from tandem.protocol.ids import Frozen
 from tandem.protocol.signing import Address, Bytes32, Signature, SigningKey, address_bytes, recover_address
-from tandem.protocol.units import UINT256_MAX, Wei, WinProb
+from tandem.protocol.units import UINT256_MAX, Wei, WinProb, ceil_div
 
 UINT32_MAX = 2**32 - 1
 UINT64_MAX = 2**64 - 1
+PAYMENT_WINNERS = 5
+"""Room for so many winners is enough for a payment of `payment_size` tickets."""
 
 _DOMAIN_TYPE = keccak(b"EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)")
 _DOMAIN_NAME = keccak(b"TandemTicketBroker")
@@ -130,6 +132,20 @@ def commitment_to(recipient_rand: bytes) -> bytes:
 def win_prob_from_odds(one_in: int) -> int:
     """The threshold under which one ticket in `one_in` wins; 1 stands for (all but) always."""
     return min(2**256 // one_in, UINT256_MAX)
+
+
+def likely_winners(count: int, win_prob: int) -> int:
+    """How many of `count` tickets win at most, but for one time in a thousand: three more than twice the mean.
+
+    A payment is taken if there is room for so many, however many have won. If it were refused for its winners alone, a
+    sender could leave little room, and have payments with many winners refused and so taken back.
+    """
+    return min(count, 2 * ceil_div(count * win_prob, 2**256) + 3)
+
+
+def payment_size(win_prob: int) -> int:
+    """The most tickets to send at once: as many as win once on average, so that they need little room."""
+    return max(PAYMENT_WINNERS, 2**256 // max(1, win_prob))
 
 
 def _word(address: Address) -> bytes:

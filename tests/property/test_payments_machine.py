@@ -45,7 +45,7 @@ from tandem.chain.rpc import connect
 from tandem.chain.transactions import Call
 from tandem.protocol.errors import ChainError
 from tandem.protocol.signing import SigningKey
-from tandem.protocol.tickets import Ticket, wins
+from tandem.protocol.tickets import sign_ticket, wins
 from tests.fixtures.anvil import UNLOCK_PERIOD, Anvil, transaction_sender
 from tests.fixtures.clock import ManualClock
 from tests.fixtures.payments import FACE, LIFETIME, EarningSide, PayingSide, Place, Session
@@ -75,7 +75,7 @@ class Payments(RuleBasedStateMachine):
         super().__init__()
         self.loop = asyncio.new_event_loop()
         self.stack = AsyncExitStack()
-        self.clock = ManualClock()
+        self.clock = ManualClock(self.chain_time())
         self.mining = True
         self.trouble = 0
         self.proxies: list[Proxy] = []
@@ -214,7 +214,8 @@ class Payments(RuleBasedStateMachine):
 
     @rule(seconds=st.integers(-50, 50))
     def the_clocks_are_set(self, seconds: int) -> None:
-        self.clock._now += seconds  # less than the margin that the node keeps
+        """To so much before or after the chain's time: less than the margin that the node keeps."""
+        self.clock._now = self.chain_time() + seconds
 
     # --- what the sender does
 
@@ -271,10 +272,11 @@ class Payments(RuleBasedStateMachine):
     @invariant()
     def what_is_paid_was_funded_and_paid_once(self) -> None:
         if self.proxies:
+            self.quiet()
             self.run(self._check_chain())
 
     async def _check_chain(self) -> int:
-        """Wei paid so far. All is read as of one block, since anvil mines when it gets round to it."""
+        """Wei paid so far."""
         head = await self.broker.chain.head()
         events = await self.broker.events(self.first_block, head)
         funded = sum(event.amount for event in events if isinstance(event, DepositFunded | ReserveFunded))
@@ -319,6 +321,7 @@ class Payments(RuleBasedStateMachine):
             if not await self.earning.store.in_flight() and not await self.earning.store.winners(self.clock.now()):
                 break
         assert await self.earning.look()
+        self.quiet()
         await self.paying.watch()
         await self._check_winners(await self._check_chain())
 
@@ -330,11 +333,10 @@ class Payments(RuleBasedStateMachine):
                 continue
             epoch = epoch_of(store.secret, payment.params, Epochs((await store.epochs()).current, 0))
             rand = recipient_rand(store.secret, payment.params, epoch)
-            for signed in payment.tickets:
-                ticket = Ticket(payment.params, signed.sender_nonce, signed.signature)
-                if wins(ticket, rand):
+            for nonce in payment.nonces:
+                if wins(sign_ticket(self.signer, self.broker.domain, payment.params, nonce), rand):
                     winners += 1
-                    assert await self.broker.is_redeemed(payment.params, signed.sender_nonce)
+                    assert await self.broker.is_redeemed(payment.params, nonce)
         assert paid == winners * FACE
         totals, account = await store.totals(self.clock.now()), await self.paying.store.account(node)
         assert (totals.redeemed, totals.outstanding, totals.refused) == (paid, 0, {})
@@ -359,10 +361,17 @@ class Payments(RuleBasedStateMachine):
             self.anvil.mine()
         self.sync()
 
+    def quiet(self) -> None:
+        """Until anvil has mined what it will: while it does, it answers from before and from after."""
+        while self.mining and self.anvil.rpc("txpool_status")["pending"] != "0x0":
+            pass
+
     def sync(self) -> None:
         """The clocks are never behind the chain's."""
-        stamp = int(self.anvil.rpc("eth_getBlockByNumber", "latest", False)["timestamp"], 16)  # noqa: FBT003
-        self.clock.advance(max(0.0, stamp - self.clock.now()))
+        self.clock.advance(max(0.0, self.chain_time() - self.clock.now()))
+
+    def chain_time(self) -> float:
+        return int(self.anvil.rpc("eth_getBlockByNumber", "latest", False)["timestamp"], 16)  # noqa: FBT003
 
     async def act(self, call: Call) -> None:
         """Of the sender; what a reorganisation has put back into the pool may come before it."""

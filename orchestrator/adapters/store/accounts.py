@@ -9,7 +9,7 @@ from orchestrator.adapters.store.ledger import answer, issue
 from orchestrator.adapters.store.queries import load_account, save_account
 from orchestrator.adapters.store.rows import account_record, payment_record
 from orchestrator.adapters.store.schema import accounts, payments
-from orchestrator.core.records import AccountRecord, Failure, PaymentRecord
+from orchestrator.core.records import AccountRecord, Failure, PaymentRecord, Standing
 from orchestrator.ports.store import AccountDecision
 
 
@@ -43,22 +43,34 @@ class SqlAccounts:
     async def payments_of(self, node: str) -> list[PaymentRecord]:
         return await self._payments(node, only_open=False)
 
-    async def record_receipt(self, node: str, payment: int, failure: Failure | None) -> None:
+    async def standing(self, node: str) -> Standing:
+        return await self._database.write(lambda connection: _standing(connection, node))
+
+    async def record_receipt(self, node: str, payment: int, failure: Failure | None) -> Standing:
         query = (
             select(payments)
             .where(payments.c.id == payment, payments.c.node == node, payments.c.receipt.is_(None))
             .with_for_update()
         )
 
-        def run(connection: Connection) -> None:
+        def run(connection: Connection) -> Standing:
             row = connection.execute(query).one_or_none()
             if row is not None:
                 answer(connection, self._database.now(), payment_record(row), failure)
+            return _standing(connection, node)
 
-        await self._database.write(run)
+        return await self._database.write(run)
 
     async def _payments(self, node: str, *, only_open: bool) -> list[PaymentRecord]:
         query = select(payments).where(payments.c.node == node).order_by(payments.c.id)
         if only_open:
             query = query.where(payments.c.receipt.is_(None))
         return await self._database.read(lambda connection: [payment_record(row) for row in connection.execute(query)])
+
+
+def _standing(connection: Connection, node: str) -> Standing:
+    query = select(payments.c.params, payments.c.first_nonce, payments.c.last_nonce).where(
+        payments.c.node == node, payments.c.receipt.is_(None)
+    )
+    values = [(row.last_nonce - row.first_nonce + 1) * row.params.expected_value() for row in connection.execute(query)]
+    return Standing(load_account(connection, node), len(values), sum(values))

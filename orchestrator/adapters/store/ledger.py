@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from sqlalchemy import Connection, insert, select, update
 
-from orchestrator.adapters.store.queries import load_account, save_account
+from orchestrator.adapters.store.queries import add_earned, load_account, save_account
 from orchestrator.adapters.store.rows import AnyRow, payment_values
 from orchestrator.adapters.store.schema import chain_entries, entries, payments
 from orchestrator.core import ledger
@@ -28,15 +28,13 @@ def earn(connection: Connection, now: float, attempts: Sequence[AttemptRecord]) 
     rows = [entry_values(now, ledger.earned(attempt.node, attempt.earned, str(attempt.ref))) for attempt in paid]
     connection.execute(_INSERT, rows)
     for node in sorted({attempt.node for attempt in paid}):
-        account = load_account(connection, node)
-        amount = sum(attempt.earned for attempt in paid if attempt.node == node)
-        save_account(connection, replace(account, earned=account.earned + amount, active_at=now))
+        add_earned(connection, node, sum(attempt.earned for attempt in paid if attempt.node == node), now)
 
 
 def issue(connection: Connection, now: float, account: AccountRecord, payment: PaymentRecord) -> PaymentRecord:
     """Tickets are signed. Raises ValueError unless their nonces are the account's next ones."""
     nonces = [ticket.sender_nonce for ticket in payment.tickets]
-    if nonces != list(range(account.next_nonce, account.next_nonce + len(nonces))):
+    if payment.nonces.start != account.next_nonce or nonces != list(payment.nonces):
         raise ValueError(f"expected tickets from nonce {account.next_nonce} on, got {nonces}")
     # First, since the payment refers to the account.
     save_account(connection, replace(account, issued=account.issued + payment.value, next_nonce=payment.nonces.stop))
@@ -49,9 +47,8 @@ def answer(connection: Connection, now: float, payment: PaymentRecord, failure: 
     """The receipt of a payment. Who refuses tickets that it has already redeemed is taken to have received them."""
     if failure is not None and _any_redeemed(connection, payment):
         failure = None
-    connection.execute(
-        update(payments).where(payments.c.id == payment.id).values(receipt=failure is None, failure=failure)
-    )
+    closed = {"receipt": failure is None, "failure": failure, "tickets": ()}
+    connection.execute(update(payments).where(payments.c.id == payment.id).values(closed))
     if failure is not None:
         account = load_account(connection, payment.node)
         save_account(connection, replace(account, refused=account.refused + payment.value))

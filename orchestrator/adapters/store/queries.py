@@ -19,6 +19,12 @@ _COLUMNS: dict[str, BindParameter[object]] = {
 }
 _UPDATE_ACCOUNT = update(accounts).where(accounts.c.node == bindparam("of_node")).values(_COLUMNS)
 _INSERT_ACCOUNT = insert(accounts)
+_EARNED = select(accounts.c.earned).where(accounts.c.node == bindparam("node")).with_for_update()
+_UPDATE_EARNED = (
+    update(accounts)
+    .where(accounts.c.node == bindparam("of_node"))
+    .values(earned=bindparam("earned"), active_at=bindparam("active_at"))
+)
 
 
 def load_account(connection: Connection, node: str) -> AccountRecord:
@@ -30,6 +36,15 @@ def save_account(connection: Connection, account: AccountRecord) -> None:
     values = account_values(account)
     if connection.execute(_UPDATE_ACCOUNT, {"of_node": account.node, **values}).rowcount == 0:
         connection.execute(_INSERT_ACCOUNT, values)
+
+
+def add_earned(connection: Connection, node: str, amount: int, now: float) -> None:
+    """What every acceptance does: it leaves the terms alone, which take as long to read and write as all the rest."""
+    earned = connection.execute(_EARNED, {"node": node}).scalar_one_or_none()
+    if earned is None:
+        save_account(connection, AccountRecord(node, earned=amount, active_at=now))
+    else:
+        connection.execute(_UPDATE_EARNED, {"of_node": node, "earned": earned + amount, "active_at": now})
 
 
 def insert_tasks(connection: Connection, new: Sequence[TaskRecord]) -> None:

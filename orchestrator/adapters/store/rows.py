@@ -236,7 +236,13 @@ def account_values(account: AccountRecord) -> Values:
 
 def payment_record(row: AnyRow) -> PaymentRecord:
     return PaymentRecord(
-        id=row.id, node=row.node, params=row.params, tickets=row.tickets, receipt=row.receipt, failure=row.failure
+        id=row.id,
+        node=row.node,
+        params=row.params,
+        nonces=range(row.first_nonce, row.last_nonce + 1),
+        tickets=row.tickets,
+        receipt=row.receipt,
+        failure=row.failure,
     )
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, ScalarSelect, exists, func, insert, select, u
 
 from orchestrator.adapters.store.engine import Database
 from orchestrator.adapters.store.rows import delivery_record, delivery_values, webhook_record, webhook_values
-from orchestrator.adapters.store.schema import among, deliveries, webhooks
+from orchestrator.adapters.store.schema import among, deliveries, jobs, webhooks
 from orchestrator.core.records import DeliveryPage, DeliveryRecord, JobRecord, WebhookRecord
 from tandem.protocol.errors import NotFound
 from tandem.protocol.ids import event_id, parse_event_id
@@ -59,22 +59,28 @@ class SqlWebhooks:
         return await self._database.read(lambda connection: connection.scalar(query))
 
     async def save_delivery(self, delivery: DeliveryRecord) -> None:
-        values = delivery_values(delivery)
+        statement = update(deliveries).where(_is(delivery.job, delivery.number)).values(delivery_values(delivery))
+        if delivery.status is not DeliveryStatus.DELIVERED:
+            statement = statement.where(_PENDING)
 
         def save(connection: Connection) -> None:
-            connection.execute(update(deliveries).where(_is(delivery.job, delivery.number)).values(values))
-            if delivery.status in _OVER:
+            if connection.execute(statement).rowcount and delivery.status in _OVER:
                 _promote(connection, delivery.job)
 
         await self._database.write(save)
 
-    async def end_webhook(self, owner: str, url: str, error: str) -> None:
-        told = (deliveries.c.owner == owner, deliveries.c.url == url, _OPEN)
+    async def end_webhook(self, last: DeliveryRecord) -> None:
+        owner, url = last.owner, last.url
+        given_up = {"status": DeliveryStatus.FAILED, "error": last.error}
 
         def end(connection: Connection) -> None:
-            connection.execute(update(deliveries).where(*told).values(status=DeliveryStatus.FAILED, error=error))
-            default = (webhooks.c.owner == owner, webhooks.c.url == url)
-            connection.execute(update(webhooks).where(*default).values(url=None))
+            connection.execute(update(deliveries).where(_is(last.job, last.number)).values(delivery_values(last)))
+            told = (deliveries.c.owner == owner, deliveries.c.url == url, _OPEN)
+            connection.execute(update(deliveries).where(*told).values(given_up))
+            connection.execute(update(jobs).where(jobs.c.owner == owner, jobs.c.webhook == url).values(webhook=None))
+            connection.execute(
+                update(webhooks).where(webhooks.c.owner == owner, webhooks.c.url == url).values(url=None)
+            )
 
         await self._database.write(end)
 

@@ -251,7 +251,7 @@ def issue(count: int) -> AccountDecision:
     def decide(account: AccountRecord, _now: float) -> AccountChanges:
         nonces = range(account.next_nonce, account.next_nonce + count)
         tickets = tuple(SignedTicket(sender_nonce=nonce, signature=b"\2" * 64) for nonce in nonces)
-        payment = PaymentRecord(id=0, node=account.node, params=PARAMS, tickets=tickets)
+        payment = PaymentRecord(0, account.node, PARAMS, nonces, tickets)
         return AccountChanges(params=PARAMS, payment=payment)
 
     return decide

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.core.records import AccountChanges, AccountRecord, Failure
+from orchestrator.core.records import AccountChanges, AccountRecord, Failure, Standing
 from orchestrator.ports.store import Store
 from tandem.protocol.errors import TicketUnfunded
 from tests.conformance.store.conftest import Open
-from tests.conformance.store.samples import NODE, OTHER, PARAMS, at_once, issue
+from tests.conformance.store.samples import NODE, OTHER, PARAMS, at_once, earn, issue
 
 REFUSED = Failure("ticket_unfunded", "the reserve is too small", retryable=False)
 
@@ -47,7 +47,7 @@ async def test_a_payment_gets_an_id_and_is_open_until_it_is_answered(open_again:
         assert await store.open_payments(NODE) == [first, second]
         await store.record_receipt(NODE, first.id, None)
         assert await store.open_payments(NODE) == [second]
-        assert await store.payments_of(NODE) == [replace(first, receipt=True), second]
+        assert await store.payments_of(NODE) == [replace(first, receipt=True, tickets=()), second]
         account = await store.account(NODE)
         assert (account.issued, account.refused, account.next_nonce) == (first.value + second.value, 0, 5)
 
@@ -59,7 +59,29 @@ async def test_a_refused_payment_counts_once(store: Store) -> None:
         await store.record_receipt(NODE, payment.id, REFUSED)
     await store.record_receipt(NODE, payment.id, None)
     assert (await store.account(NODE)).refused == payment.value == 10**18
-    assert await store.payments_of(NODE) == [replace(payment, receipt=False, failure=REFUSED)]
+    assert await store.payments_of(NODE) == [replace(payment, receipt=False, failure=REFUSED, tickets=())]
+
+
+async def test_a_receipt_says_how_the_account_stands(store: Store) -> None:
+    await earn(store, 7)
+    first, second = await store.decide_account(NODE, issue(2)), await store.decide_account(NODE, issue(3))
+    assert first is not None
+    assert second is not None
+    standing = await store.standing(NODE)
+    assert standing == Standing(await store.account(NODE), 2, first.value + second.value)
+    assert await store.record_receipt(OTHER, first.id, None) == Standing(AccountRecord(OTHER), 0, 0)
+    standing = await store.record_receipt(NODE, first.id, REFUSED)
+    assert standing == Standing(await store.account(NODE), 1, second.value)
+    assert standing.account.refused == first.value
+
+
+async def test_an_acceptance_leaves_terms_alone(store: Store) -> None:
+    await store.decide_account(NODE, issue(2))
+    before = await store.account(NODE)
+    await earn(store, 7)
+    after = await store.account(NODE)
+    assert after == replace(before, earned=7, active_at=after.active_at)
+    assert after.active_at is not None
 
 
 async def test_a_received_payment_cannot_be_refused_later(store: Store) -> None:
@@ -90,6 +112,6 @@ async def test_a_decision_that_raises_changes_nothing(store: Store) -> None:
 
 async def test_a_nonce_is_signed_once_however_many_ask_at_the_same_time(store: Store) -> None:
     await at_once(32, lambda _number: store.decide_account(NODE, issue(2)))
-    nonces = [ticket.sender_nonce for payment in await store.payments_of(NODE) for ticket in payment.tickets]
+    nonces = [nonce for payment in await store.payments_of(NODE) for nonce in payment.nonces]
     assert nonces == list(range(64))
     assert (await store.account(NODE)).next_nonce == 64

@@ -102,11 +102,17 @@ async def test_a_webhook_that_is_gone_is_told_no_more(store: Store) -> None:
     await store.submit(told(1))
     await store.submit(told(2, OTHER))
     await store.submit(told(3, owner="ann"))
-    await store.end_webhook("local", URL, "gone")
+    await decided(store, told(1), begin(ref_of(told(1))))
+    first = next(each for each in await store.due_deliveries(10) if each.job == told(1).job.id)
+    await store.end_webhook(replace(first, status=DeliveryStatus.FAILED, tries=1, error="gone"))
     left = await store.due_deliveries(10)
-    assert [(each.owner, each.url) for each in left] == [("local", OTHER), ("ann", URL)]
-    (ended,) = (await store.deliveries("local", status=DeliveryStatus.FAILED)).deliveries
-    assert (ended.url, ended.error) == (URL, "gone")
+    assert sorted((each.owner, each.url) for each in left) == [("ann", URL), ("local", OTHER)]
+    ended = (await store.deliveries("local", status=DeliveryStatus.FAILED)).deliveries
+    assert [(each.number, each.tries, each.error) for each in ended] == [(2, 0, "gone"), (1, 1, "gone")]
+    await store.save_delivery(replace(first, tries=2, not_before=START + 9))
+    assert await store.next_delivery_at() is None
+    await decided(store, told(1), cancel)
+    assert len((await store.deliveries("local", job=told(1).job.id)).deliveries) == 2
     assert await store.webhook("local") == replace(WEBHOOK, url=None)
 
 

@@ -60,7 +60,7 @@ async def received(hook: Origin, count: int) -> list[tuple[Mapping[str, str], by
     async with asyncio.timeout(10):
         async with hook.news:
             await hook.news.wait_for(lambda: len(hook.bodies) >= count)
-    return list(zip(map(headers, hook.heads), hook.bodies, strict=True))
+    return [(headers(head), body) for head, body in hook.sent]
 
 
 async def settled(api: Api, count: int, status: DeliveryStatus, **more: Any) -> list[Json]:
@@ -136,12 +136,12 @@ async def test_410_ends_it(api: Api, hook: Origin) -> None:
     await api.call("PUT", "/v1/webhook", json={"url": hook.url("/hook")})
     hook.pages["/hook"] = answer(b"", status="410 Gone")
     job = await submit(api, None)
+    assert [each["tries"] for each in await settled(api, 1, DeliveryStatus.FAILED)] == [1]
     await api.assign(job)
-    assert [each["tries"] for each in await settled(api, 2, DeliveryStatus.FAILED)] == [0, 1]
-    assert len(hook.heads) == 1
     assert (await api.call("GET", "/v1/webhook"))[1]["url"] is None
     await submit(api, None)
-    assert len((await api.call("GET", "/v1/webhook/deliveries"))[1]["deliveries"]) == 2
+    assert len((await api.call("GET", "/v1/webhook/deliveries"))[1]["deliveries"]) == 1
+    assert len(hook.heads) == 1
 
 
 async def test_a_dead_receiver_holds_up_nobody_else(api: Api, hook: Origin) -> None:

@@ -63,7 +63,7 @@ class Unsteady:
         self.ranges.append((first, last))
         return await self.contract.events(first, last)
 
-    async def funds(self, recipient: str, block: int | None = None) -> SenderFunds:
+    async def funds(self, recipient: str, block: int) -> SenderFunds:
         self._fail("funds")
         return await self.contract.funds(recipient, block)
 

@@ -81,15 +81,22 @@ async def test_meters_say_what_the_ledger_says(books: Books) -> None:
     await books.redeem((await books.pay(3))[:1])
     registry, watcher = CollectorRegistry(), books.watcher()
     meters = MoneyMeters(registry, books.store, watcher, books.clock)
+    books.clock.advance(7)
     await meters.measure()
+    unread = said(registry)
+    assert (unread["tandem_reserve_wei"], unread["tandem_chain_age_seconds"]) == ("NaN", "7.0")
     await catch_up(watcher)
     books.clock.advance(5)
     await meters.measure()
-    text = generate_latest(registry).decode()
-    values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    values = said(registry)
     assert float(values["tandem_issued_wei"]) == pytest.approx(books.value(3))
     assert float(values["tandem_redeemed_wei"]) == FACE
     assert float(values["tandem_reserve_wei"]) == ETHER
     assert float(values["tandem_difference_wei"]) == 0
     assert float(values["tandem_chain_block"]) == await books.chain.head()
     assert float(values["tandem_chain_age_seconds"]) == 5
+
+
+def said(registry: CollectorRegistry) -> dict[str, str]:
+    lines = generate_latest(registry).decode().splitlines()
+    return dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))

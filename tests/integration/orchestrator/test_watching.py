@@ -93,6 +93,8 @@ async def test_a_reorganisation_takes_back_what_vanished(books: Books) -> None:
     await catch_up(watcher)
     assert (await reconciled(books)).chain == 2 * ETHER + 7 - 2 * FACE
     books.anvil.rpc("anvil_reorg", 2, [])
+    assert await watcher.look() is False  # a pause: an endpoint that says now this, now that, must not fill the ledger
+    assert (await cursor_of(books)).reorganisations == 1
     await catch_up(watcher)
     found = await reconciled(books)
     assert found.differences == ()

@@ -1,3 +1,4 @@
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
@@ -5,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from node.adapters import ticket_store
 from node.adapters.ticket_store import SqliteTicketStore
 from node.core.acceptance import AcceptedPayment, check, fund
 from node.core.exposure import Balance
@@ -16,7 +18,7 @@ from node.ports.contract import Paid, RedemptionOutcome
 from tandem.chain.events import Refusal
 from tandem.chain.redemption import RedemptionResult, Refused
 from tandem.chain.transactions import SignedTransaction
-from tandem.protocol.errors import ConfigurationError, TicketReplayed, TicketRevealed
+from tandem.protocol.errors import ConfigurationError, TicketExpired, TicketReplayed, TicketRevealed
 from tandem.protocol.messages import Payment, PaymentReceipt
 from tandem.protocol.tickets import Domain
 from tests.fixtures.node import (
@@ -311,6 +313,45 @@ async def test_expired_losers_are_forgotten_and_winners_are_not(store: SqliteTic
     totals = await store.totals(params.expiry)
     assert (totals.tickets, totals.winners) == (40, len(both.checked.winners))
     assert (totals.outstanding, totals.expired) == (0, 4000 * totals.winners)
+
+
+async def test_much_is_forgotten_in_steps(store: SqliteTicketStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ticket_store, "_AT_ONCE", 4)
+    params = terms(STAKES)
+    both = accepted(payment(params, range(40)))
+    await store.take(both, DIGEST)
+    async with asyncio.TaskGroup() as group:
+        pruning = group.create_task(store.prune(params.expiry + 86_400))
+        await asyncio.sleep(0)
+        left = await store.seen(params.hash(), range(40))
+        assert len(left) == 36, "another call comes after one step"
+        assert not pruning.done()
+    assert await store.seen(params.hash(), range(40)) == both.checked.winners
+
+
+async def test_a_clock_that_is_set_back_makes_no_nonce_new(store: SqliteTicketStore) -> None:
+    params = terms(STAKES)
+    await store.take(accepted(payment(params, range(40))), DIGEST)
+    await store.prune(params.expiry + 86_400)
+    with pytest.raises(TicketExpired, match="nonces are forgotten"):
+        await store.take(accepted(payment(params, range(40), number=2)), DIGEST)
+    assert (await store.balance(SENDER.address)).received == 40_000
+    later = terms(STAKES, now=NOW + 1)
+    await store.take(accepted(payment(later, range(40), number=3)), DIGEST)
+
+
+async def test_only_the_last_answers_and_verdicts_are_known_again(
+    store: SqliteTicketStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ticket_store, "_REMEMBERED", 3)
+    for number in range(1, 6):
+        await store.refuse(SENDER.address, PaymentReceipt(id=number, accepted=False), DIGEST)
+        await store.earn(SENDER.address, ref(number), 100)
+    known = [await store.receipt(SENDER.address, number, DIGEST) is not None for number in range(1, 6)]
+    assert known == [False, False, True, True, True]
+    for number in (5, 3):
+        assert (await store.earn(SENDER.address, ref(number), 100)).earned == 500
+    assert (await store.totals(NOW)).attempts == 5
 
 
 async def test_the_journal_keeps_every_version_until_it_is_told(store: SqliteTicketStore) -> None:

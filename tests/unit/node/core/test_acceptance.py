@@ -92,11 +92,25 @@ def test_winners_are_taken_up_to_what_is_promised() -> None:
         fund(checked, backing(promised=5000), 2001)
 
 
-def test_even_losing_tickets_need_room_for_a_winner() -> None:
+@pytest.mark.parametrize(("count", "room"), [(1, 1), (3, 3), (20, 13)])
+def test_whether_tickets_are_taken_does_not_tell_how_many_won(count: int, room: int) -> None:
+    """Else a sender that leaves little room would have all payments refused that win more than it likes."""
     params = terms()
-    losing = next(nonce for nonce in range(50) if not check(payment(params, [nonce]), till(), frozenset()).winners)
+    nonces, won = range(200), check(payment(params, range(200)), till(), frozenset()).winners
+    for sent in (sorted(won)[: min(count, room)], sorted(set(nonces) - won)):
+        some = (sent + sorted(set(nonces) - won))[:count]
+        checked = check(payment(params, some), till(), frozenset())
+        fund(checked, backing(promised=4000 * room + 1), 1)
+        with pytest.raises(TicketUnfunded):
+            fund(checked, backing(promised=4000 * room), 1)
+
+
+def test_more_winners_than_are_likely_need_room_too() -> None:
+    won = sorted(check(payment(terms(), range(200)), till(), frozenset()).winners)[:20]
+    checked = check(payment(terms(), won), till(), frozenset())
+    fund(checked, backing(promised=4000 * 20), 0)
     with pytest.raises(TicketUnfunded):
-        fund(check(payment(params, [losing]), till(), frozenset()), backing(promised=3999), 0)
+        fund(checked, backing(promised=4000 * 20 - 1), 0)
 
 
 def test_a_reading_backs_tickets_that_expire_before_anything_can_be_taken_back() -> None:

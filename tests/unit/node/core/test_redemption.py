@@ -4,7 +4,7 @@ from node.core.acceptance import Backing
 from node.core.gas import GasPrice
 from node.core.redemption import Market, RedemptionPolicy, Setback, WinningSet, gas_of, plan
 from node.core.terms import Stakes
-from tandem.protocol.tickets import Ticket
+from tandem.protocol.tickets import PAYMENT_WINNERS, Ticket
 from tests.fixtures.node import NOW, SIGNER, STAKES, backing, terms
 
 POLICY = RedemptionPolicy(gas_percent=10, urgent_before=600, max_tickets=5)
@@ -73,7 +73,7 @@ def test_only_what_a_revoked_signer_signed_hurries() -> None:
 
 def test_a_promise_that_is_used_up_hurries() -> None:
     won = big(2)
-    full = won.value + won.params.face_value - 1
+    full = won.value + PAYMENT_WINNERS * won.params.face_value - 1
     assert plan([won], market(gas_price_for(90, won), backing(full, available=10**18)), POLICY) == (won,)
     assert plan([won], market(gas_price_for(90, won), backing(full + 1, available=10**18)), POLICY) == ()
 
@@ -120,7 +120,7 @@ def test_what_is_in_flight_is_paid_first() -> None:
 
 def test_what_is_in_flight_uses_the_promise_up_too() -> None:
     won = big(2)
-    price, promised = gas_price_for(90, won), backing(2 * won.value, available=10**18)
+    price, promised = gas_price_for(90, won), backing(4 * won.value, available=10**18)
     assert plan([won], market(price, promised), POLICY) == ()
     assert plan([won], market(price, promised, in_flight=won.value), POLICY) == (won,)
 

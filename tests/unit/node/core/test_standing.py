@@ -41,10 +41,10 @@ def test_a_node_that_is_owed_too_much_takes_no_work() -> None:
 @pytest.mark.parametrize(
     ("exposure", "count"),
     [
-        (Exposure(0, 1, outstanding=7 * 10**9, promised=8 * 10**9, face_value=10**9), 0),
-        (Exposure(0, 1, outstanding=7 * 10**9 + 1, promised=8 * 10**9, face_value=10**9), 1),
+        (Exposure(0, 1, outstanding=3 * 10**9, promised=8 * 10**9, face_value=10**9), 0),
+        (Exposure(0, 1, outstanding=3 * 10**9 + 1, promised=8 * 10**9, face_value=10**9), 1),
         (Exposure(0, 1, outstanding=0, promised=0, face_value=10**9), 0),
-        (Exposure(0, 1, outstanding=7 * 10**9, promised=None, face_value=10**9), 0),
+        (Exposure(0, 1, outstanding=3 * 10**9, promised=None, face_value=10**9), 0),
     ],
     ids=["room", "full", "nothing promised", "not known"],
 )

@@ -172,3 +172,12 @@ def test_an_allocation_too_small_for_one_winner_is_raised_or_said() -> None:
     assert "less than the 150 of one winning ticket" in warning
     assert decide(replace(lumpy, earned=10**6), held=replace(FULL, allocated=100)).warnings == ()
     assert decide(replace(lumpy, connected=False), held=replace(FULL, allocated=100)).warnings == ()
+
+
+def test_one_transaction_sets_no_more_allocations_than_fit_into_it() -> None:
+    crowd = [replace(NODE, node=f"0x{number:04x}", earned=100) for number in range(130)]
+    rich = replace(FULL, reserve=10**6)
+    first = allocations(decide(*crowd, held=rich))
+    assert len(first) == 100
+    left = [replace(each, allocation=first.get(each.node, 0)) for each in crowd]
+    assert allocations(decide(*left, held=rich)).keys() == {each.node for each in crowd} - first.keys()

@@ -15,7 +15,7 @@ from orchestrator.core.paying import (
 from orchestrator.core.records import AccountChanges, AccountRecord
 from orchestrator.core.session import Identity
 from tandem.protocol.errors import TicketError, TicketExpired, TicketParamsUnknown
-from tandem.protocol.tickets import TicketParams
+from tandem.protocol.tickets import PAYMENT_WINNERS, TicketParams
 from tests.fixtures.accounts import applied
 from tests.fixtures.protocol import DOMAIN, NODE, ORIGIN, SENDER, SIGNER, STRANGER, ticket_params
 
@@ -36,10 +36,12 @@ def test_tickets_cover_what_is_due_and_less_than_one_more() -> None:
     assert pay(applied(due, changes), IDENTITY, POLICY, NOW).payment is None
 
 
-def test_a_payment_is_bounded() -> None:
-    changes = pay(replace(ACCOUNT, earned=10**9), IDENTITY, POLICY, NOW)
+@pytest.mark.parametrize(("odds", "tickets"), [(1, PAYMENT_WINNERS), (10, 10), (500, MOST_TICKETS_AT_ONCE)])
+def test_a_payment_is_bounded(odds: int, tickets: int) -> None:
+    terms = ticket_params(face_value=1000, odds=odds)
+    changes = pay(replace(ACCOUNT, params=terms, earned=10**9), IDENTITY, POLICY, NOW)
     assert changes.payment is not None
-    assert len(changes.payment.tickets) == MOST_TICKETS_AT_ONCE
+    assert len(changes.payment.tickets) == tickets
 
 
 def test_without_terms_that_live_nothing_is_signed() -> None:

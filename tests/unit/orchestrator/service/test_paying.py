@@ -1,7 +1,14 @@
 """Payments to nodes whose sessions come and go."""
 
+import asyncio
+
+import pytest
+
 from orchestrator.core.paying import PayingPolicy
+from orchestrator.core.records import PaymentRecord
 from orchestrator.core.session import Identity
+from orchestrator.ports.store import AccountDecision
+from orchestrator.service.nodes import ConnectedNode
 from orchestrator.service.paying import Payer
 from tandem.protocol.messages import Payment, PaymentReceipt, TicketTerms, TicketTermsReply
 from tandem.waiting import Bell
@@ -60,3 +67,30 @@ async def test_an_unanswered_payment_is_said_again_to_the_next_session(market: M
     await payer.resume(new)
     assert second.sent == first.sent[1:]
     assert new.unpaid == 3 * TERMS.expected_value()
+
+
+async def test_only_nodes_that_are_due_something_are_looked_up(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+    payer = await payer_of(market, earned=250)
+    node, link = market.connect()
+    await payer.resume(node)
+    await payer.terms(node, TicketTerms(params=TERMS))
+    idle = ConnectedNode("0x" + "77" * 20, link, node.offer, market.clock.now(), has_terms=True)
+    market.nodes.add(idle)
+    asked: list[str] = []
+    nothing_due = asyncio.Event()
+    decide = market.store.decide_account
+
+    async def watched(node: str, decision: AccountDecision) -> PaymentRecord | None:
+        asked.append(node)
+        payment = await decide(node, decision)
+        if payment is None:
+            nothing_due.set()
+        return payment
+
+    monkeypatch.setattr(market.store, "decide_account", watched)
+    running = asyncio.ensure_future(payer.run())
+    await nothing_due.wait()
+    running.cancel()
+    assert set(asked) == {NODE.address}
+    assert isinstance(link.sent[-1], Payment)
+    assert payer._locks.get(idle.address) is None  # addresses leave nothing behind

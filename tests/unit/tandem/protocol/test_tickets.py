@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ from pydantic import TypeAdapter, ValidationError
 from tandem.protocol.errors import TicketSignatureInvalid
 from tandem.protocol.signing import SigningKey, recover_address
 from tandem.protocol.tickets import (
+    PAYMENT_WINNERS,
     Domain,
     Ticket,
     TicketParams,
     commitment_to,
+    likely_winners,
+    payment_size,
     recover_signer,
     sign_ticket,
     ticket_digest,
@@ -85,6 +89,13 @@ def test_another_domain_is_another_digest() -> None:
         assert recover_signer(other, ticket) != KEY.address
 
 
+def test_a_copy_with_another_value_is_another_struct() -> None:
+    kept = PARAMS.hash(), DOMAIN.separator
+    other = PARAMS.model_copy(update={"expiry": PARAMS.expiry + 1})
+    assert other.hash() == TicketParams.model_validate(other.model_dump()).hash() != kept[0]
+    assert DOMAIN.model_copy(update={"chain_id": 1}).separator != kept[1]
+
+
 def test_expected_value_rounds_down() -> None:
     assert PARAMS.expected_value() == 10**16 - 1
     assert PARAMS.model_copy(update={"win_prob": 0}).expected_value() == 0
@@ -127,3 +138,21 @@ def test_addresses_are_normalised() -> None:
 def test_a_key_never_shows_its_secret() -> None:
     assert KEY.secret.hex() not in repr(KEY)
     assert KEY.address in repr(KEY)
+
+
+@pytest.mark.parametrize("odds", [1, 2, 3, 10, 100, 10**4])
+def test_more_winners_than_are_likely_are_worth_nothing_to_who_has_them_refused(odds: int) -> None:
+    for count in (1, 2, 5, 9, 20, 99, 100, 101, 199, 200, 300, 1024):
+        likely, p = likely_winners(count, win_prob_from_odds(odds)), 1 / odds
+        chances = [comb(count, won) * p**won * (1 - p) ** (count - won) for won in range(likely + 1)]
+        assert 1 - sum(chances) < 0.0015
+        beyond = count * p - sum(won * chance for won, chance in enumerate(chances))
+        assert beyond < 0.01 * count * p
+
+
+@pytest.mark.parametrize(("odds", "size"), [(1, 5), (4, 5), (6, 6), (100, 100)])
+def test_a_payment_of_the_usual_size_needs_little_room(odds: int, size: int) -> None:
+    win_prob = win_prob_from_odds(odds)
+    assert payment_size(win_prob) == size
+    assert likely_winners(size, win_prob) == PAYMENT_WINNERS
+    assert payment_size(0) == 2**256

@@ -3,28 +3,22 @@
 import sqlalchemy as sa
 from alembic import op
 
-from orchestrator.adapters.store.migrations.definitions import loosen
+from orchestrator.adapters.store.migrations.definitions import loosen, loosen_states
 
 revision = "0003"
 down_revision = "0002"
 
+_STATES = ("queued", "running", "verifying", "succeeded", "failed", "cancelled")
 _PRICED = (
-    "CONSTRAINT ck_jobs_prepared_has_a_price CHECK "
-    "(state IN ('preparing', 'failed', 'cancelled') OR price IS NOT NULL), \n\t"
+    "CONSTRAINT ck_jobs_prepared_has_a_price CHECK (state IN ('preparing', 'failed', 'cancelled') OR price IS NOT NULL)"
 )
-_JOBS = (
-    ("state IN ('queued', ", "state IN ('preparing', 'queued', "),
-    ("price TEXT NOT NULL", "price TEXT"),
-    (
-        "CONSTRAINT ck_jobs_over_has_a_time",
-        _PRICED + "CONSTRAINT ck_jobs_over_has_a_time",
-    ),
-)
+_NEXT = "CONSTRAINT ck_jobs_over_has_a_time"
 
 
 def upgrade() -> None:
-    for old, new in _JOBS:
-        loosen("jobs", old, new)
+    loosen_states("jobs", _STATES, ("preparing", *_STATES))
+    loosen("jobs", "price TEXT NOT NULL", "price TEXT", elsewhere="ALTER COLUMN price DROP NOT NULL")
+    loosen("jobs", _NEXT, f"{_PRICED}, \n\t{_NEXT}", elsewhere=f"ADD {_PRICED}")
     op.create_table(
         "preparations",
         sa.Column("job", sa.Text(), nullable=False),

@@ -3,17 +3,18 @@
 import sqlalchemy as sa
 from alembic import op
 
-from orchestrator.adapters.store.migrations.definitions import loosen
+from orchestrator.adapters.store.migrations.definitions import loosen_states
 
 revision = "0005"
 down_revision = "0004"
 
-_STATE = ("'verifying', 'succeeded'", "'verifying', 'exporting', 'succeeded'")
+_BEFORE = ("preparing", "queued", "running", "verifying", "succeeded", "failed", "cancelled")
+_AFTER = ("preparing", "queued", "running", "verifying", "exporting", "succeeded", "failed", "cancelled")
 
 
 def upgrade() -> None:
-    loosen("jobs", *_STATE)
-    loosen("deliveries", *_STATE)
+    loosen_states("jobs", _BEFORE, _AFTER)
+    loosen_states("deliveries", _BEFORE, _AFTER)
     op.create_table(
         "exports",
         sa.Column("job", sa.Text(), nullable=False),

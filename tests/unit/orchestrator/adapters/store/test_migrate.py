@@ -4,10 +4,13 @@ import json
 import logging
 from collections.abc import AsyncIterator
 from functools import partial
+from io import StringIO
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.operations import Operations
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
@@ -15,6 +18,7 @@ from orchestrator.adapters.store.accounts import SqlAccounts
 from orchestrator.adapters.store.chain import SqlLedger
 from orchestrator.adapters.store.engine import Database, open_database
 from orchestrator.adapters.store.migrate import upgrade
+from orchestrator.adapters.store.migrations.versions import v0003_preparing, v0005_exports
 from orchestrator.adapters.store.schema import metadata
 from orchestrator.core.ledger import Totals
 from tandem.protocol.errors import ConfigurationError
@@ -124,6 +128,24 @@ async def test_jobs_of_the_second_schema_stay_and_new_ones_may_be_prepared(empty
         ("table", "preparations"),
         ("index", "sqlite_autoindex_preparations_1"),
     }
+
+
+def statements(*revisions: Any) -> str:
+    """What these do to a PostgreSQL database."""
+    said = StringIO()
+    context = MigrationContext.configure(dialect_name="postgresql", opts={"as_sql": True, "output_buffer": said})
+    with Operations.context(context):
+        for revision in revisions:
+            revision.upgrade()
+    return said.getvalue()
+
+
+def test_what_sqlite_has_no_statement_for_is_a_plain_one_elsewhere() -> None:
+    said = statements(v0003_preparing, v0005_exports)
+    assert "PRAGMA" not in said
+    assert "ALTER TABLE jobs ALTER COLUMN price DROP NOT NULL" in said
+    states = "'preparing', 'queued', 'running', 'verifying', 'exporting', 'succeeded', 'failed', 'cancelled'"
+    assert f"DROP CONSTRAINT ck_jobs_state, ADD CONSTRAINT ck_jobs_state CHECK (state IN ({states}))" in said
 
 
 async def test_the_database_of_a_newer_version_is_refused(empty: Database) -> None:
