@@ -40,7 +40,7 @@ class PriceSection(_Section):
     megapixel: Annotated[Mapping[VideoCodec, Amount], Field(max_length=16)] = {
         VideoCodec.H264: 2 * 10**8,
         VideoCodec.HEVC: 8 * 10**8,
-        VideoCodec.VP9: 10**9,
+        VideoCodec.VP9: 2 * 10**9,
         VideoCodec.AV1: 8 * 10**8,
     }
     """Wei a million pixels encoded, by codec; a codec that is absent is not for sale."""

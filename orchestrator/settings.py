@@ -167,7 +167,7 @@ class PriceSettings(Prices):
     megapixel: Annotated[Mapping[VideoCodec, Amount], Field(max_length=16)] = {
         VideoCodec.H264: 10**9,
         VideoCodec.HEVC: 4 * 10**9,
-        VideoCodec.VP9: 5 * 10**9,
+        VideoCodec.VP9: 10**10,
         VideoCodec.AV1: 4 * 10**9,
     }
     """Wei a megapixel encoded, by codec; a codec that is absent is not for sale."""

@@ -23,7 +23,8 @@ VIDEO_ENCODERS: Mapping[VideoCodec, tuple[str, ...]] = {
 """What encodes each codec, the fastest first."""
 AUDIO_ENCODERS: Mapping[AudioCodec, str] = {AudioCodec.AAC: "aac", AudioCodec.OPUS: "libopus"}
 
-_EFFORT: Mapping[VideoCodec, int] = {VideoCodec.H264: 1, VideoCodec.HEVC: 4, VideoCodec.VP9: 5, VideoCodec.AV1: 4}
+_EFFORT: Mapping[VideoCodec, int] = {VideoCodec.H264: 1, VideoCodec.HEVC: 4, VideoCodec.VP9: 10, VideoCodec.AV1: 4}
+"""Processor time a pixel, relative to H.264, measured with the settings of `encoders`: 720p to 480p, decoding apart."""
 _TRACK_EFFORT = 2_000_000
 _TRANSCODE_CPU = 1000
 LEAST_CPU = 250
