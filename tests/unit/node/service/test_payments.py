@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import node.service.backing
 from node.adapters.ticket_store import SqliteTicketStore
 from node.core.redemption import WinningSet
 from node.core.standing import Topic
@@ -293,6 +294,18 @@ async def test_a_sender_that_signs_itself_needs_no_second_look(till: Till) -> No
     for number in range(1, 4):
         assert (await till.pay(payment(params, [number], number=number, key=SENDER))).accepted
     assert till.contract.reads == 1
+
+
+async def test_a_slow_chain_holds_up_one_payment_and_for_a_moment(till: Till, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node.service.backing, "_PATIENCE_SECONDS", 0.0)
+    params = await till.agree()
+    await till.pay(payment(params, [0]))
+    till.contract.hangs = True
+    till.clock.advance(16)
+    assert (await till.pay(payment(params, [2], number=2))).accepted
+    asked = till.contract.asked
+    assert (await till.pay(payment(params, [3], number=3))).accepted
+    assert till.contract.asked == asked
 
 
 async def test_while_the_chain_is_away_it_is_not_asked_for_every_payment(till: Till) -> None:
