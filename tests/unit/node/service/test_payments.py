@@ -374,6 +374,18 @@ async def test_a_node_that_is_promised_too_little_says_so(following: Till, caplo
     assert [record.message for record in caplog.records if record.message == "not_backed"] == ["not_backed"]
 
 
+async def test_winners_that_never_pay_for_their_gas_are_named(
+    following: Till, caplog: pytest.LogCaptureFixture
+) -> None:
+    await following.agree()
+    assert following.notes._said[Topic.WORTH] == ""
+    limits = LIMITS.model_copy(update={"max_face_value": 8000 * 10 * GWEI})
+    following.terms.opened(SENDER.address, limits)
+    await until(lambda: following.notes._said[Topic.WORTH])
+    assert "got 0.00008 ether" in following.notes._said[Topic.WORTH]
+    assert "winners_worthless" in [record.message for record in caplog.records]
+
+
 @pytest.mark.parametrize(("used", "counts"), [(200_000, 20_000), (2**63 - 1, 500_000)])
 async def test_terms_by_the_measured_gas_of_redemptions(following: Till, used: int, counts: int) -> None:
     await following.agree()
