@@ -36,7 +36,7 @@ def run(settings: OrchestratorSettings) -> None:
 def ledger(settings: OrchestratorSettings, as_json: bool) -> None:
     """Show what each node is owed, was given in tickets and was paid; exit with 1 if the books disagree with the chain.
 
-    Adds up every entry. Only reads, and may be run while the orchestrator is at work.
+    Adds up every entry and every accepted attempt. Only reads, and may be run while the orchestrator is at work.
     """
     logging.getLogger("tandem.chain").addHandler(logging.NullHandler())  # the answer says what did not answer
     found, silence = asyncio.run(accounting.reconciled(settings))

@@ -111,11 +111,15 @@ class EthereumTicketContract:
         return tuple(_outcome(connected.broker, outcome) for outcome in found)
 
     async def is_undone(self, paid: Paid) -> bool:
-        chain, broker = (connected := await self._connect()).sender.chain, connected.broker
-        with suppress(ChainUnavailable):  # the chain may be shorter now; then it will grow again
-            block = await chain.block(paid.block_number)
-            return block.hash != paid.block_hash and not await broker.is_redeemed(paid.params, paid.sender_nonce)
-        return False
+        """If every endpoint that answers says so: one that lies would have winners sent again for ever."""
+        chain, doubts = (await self._connect()).sender.chain, 0
+        for witness in chain.witnesses or (chain,):
+            with suppress(ChainUnavailable):  # the chain may be shorter now; then it will grow again
+                block, broker = await witness.block(paid.block_number), TicketBroker(witness, self._settings.contract)
+                if block.hash == paid.block_hash or await broker.is_redeemed(paid.params, paid.sender_nonce):
+                    return False
+                doubts += 1
+        return doubts > 0
 
     async def acknowledge(self, outcome: RedemptionOutcome) -> None:
         await (await self._connect()).sender.acknowledge(self._final.pop(outcome.tx_nonce))

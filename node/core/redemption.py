@@ -10,7 +10,7 @@ from tandem.protocol.tickets import PAYMENT_WINNERS, Ticket, TicketParams
 
 _GAS_TRANSACTION = 40_000
 _GAS_SET = 40_000
-_GAS_TICKET = 8_000
+GAS_TICKET = 8_000
 """Gas of a redemption, rounded up: the contract uses 75,000 for one winner, 434,000 for fifty under one set of
 parameters, 154,000 for three under three."""
 _LEAST_URGENT_SECONDS = 300.0
@@ -37,7 +37,7 @@ class WinningSet:
     @property
     def gas(self) -> int:
         """What it adds to a transaction, about."""
-        return _GAS_SET + _GAS_TICKET * len(self.tickets)
+        return _GAS_SET + GAS_TICKET * len(self.tickets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ class _Room:
 
     def add(self, winning: WinningSet, price: int) -> None:
         face_value = winning.params.face_value
-        by_gas = (self.gas - _GAS_SET) // _GAS_TICKET
+        by_gas = (self.gas - _GAS_SET) // GAS_TICKET
         count = min(len(winning.tickets), self.tickets, self.funds // face_value, by_gas)
         part = replace(winning, tickets=winning.tickets[: max(0, count)])
         if count > 0 and part.value > part.gas * price:

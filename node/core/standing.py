@@ -23,6 +23,7 @@ class Topic(StrEnum):
     SESSION = "session"
     TERMS = "terms"
     BACKING = "backing"
+    WORTH = "worth"
     REDEMPTION = "redemption"
 
 
@@ -71,6 +72,7 @@ def obstacles(notes: Mapping[str, Note], exposure: Exposure, now: float) -> tupl
         Topic.SESSION: "no session with the orchestrator",
         Topic.BACKING: "not backed",
         Topic.TERMS: "no terms in force",
+        Topic.WORTH: "winners do not pay for their gas",
         Topic.CHAIN: "no RPC endpoint answers usefully; work goes on until too much is unpaid",
         Topic.REDEMPTION: "winners are not redeemed",
     }

@@ -1,5 +1,6 @@
 """What the contract promises, read seldom: it changes slowly, and payments come often."""
 
+import asyncio
 from dataclasses import dataclass
 
 from node.core.acceptance import Backing, backed
@@ -8,6 +9,9 @@ from tandem.clock import Clock
 from tandem.protocol.errors import ChainError, ChainUnavailable
 from tandem.protocol.signing import Address
 from tandem.protocol.tickets import TicketParams
+
+_PATIENCE_SECONDS = 2.0
+"""For a new reading where an old one would do: all payments wait for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,18 +68,20 @@ class BackingView:
     async def for_tickets(self, params: TicketParams, signers: frozenset[Address]) -> Backing:
         """A reading that covers these tickets.
 
-        While the chain is away an old one serves, as long as nothing in it can have been taken back before the
-        tickets expire. Raises ChainUnavailable or ChainError if there is none.
+        While the chain is away or slow, an old one serves, as long as nothing in it can have been taken back before
+        the tickets expire. Raises ChainUnavailable or ChainError if there is none.
         """
         signers -= {params.sender}  # which need not be authorised
         old = self._usable(params, signers)
         if old is not None and (self._is_fresh(old) or self._failed_lately()):
             return old.backing
-        try:
+        if old is None:
             return await self.read(params.sender, signers)
-        except (ChainUnavailable, ChainError):
-            if old is None:
-                raise
+        try:
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                return await self.read(params.sender, signers)
+        except (ChainUnavailable, ChainError, TimeoutError):
+            self._failed_at = self._clock.monotonic()
             return old.backing
 
     def _usable(self, params: TicketParams, signers: frozenset[Address]) -> _Reading | None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from dataclasses import dataclass
 
+from node.core.redemption import GAS_TICKET
 from node.core.standing import Topic
 from node.core.terms import Stakes, TermsPolicy, issue, moved, stakes
 from node.ports.contract import TicketContract
@@ -134,9 +135,22 @@ class Terms:
         gas = await self._around.gas.of_redemption()
         promised = await self._around.view.promised(sender)
         right = stakes(self._policy, gas.cost, promised or 0, limits)
+        self._note_worth(right.face_value, GAS_TICKET * gas.price)
         if promised is not None:
             self._note_backing(sender, promised, right.face_value)
         return right
+
+    def _note_worth(self, face_value: int, least: int) -> None:
+        """An orchestrator that signs for next to nothing would have its work done for nothing."""
+        detail = ""
+        if face_value <= least:
+            detail = (
+                f"expected more than the {format_amount(least)} that redeeming one costs in a large batch, got "
+                f"{format_amount(face_value)}, by what the orchestrator signs, tickets.max_face_value, or what the "
+                "contract promises: until one of them is more, or gas is cheaper, work earns nothing"
+            )
+        if self._around.notes.say(Topic.WORTH, detail) and detail:
+            log.event(logger, "winners_worthless", level=logging.WARNING, detail=detail)
 
     def _note_backing(self, sender: Address, promised: int, face_value: int) -> None:
         """Without an allocation every ticket is refused, and an orchestrator that cannot pay sends no work."""

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tandem.protocol.signing import Address
+from tandem.protocol.tickets import PAYMENT_WINNERS
 
 _MOST_ALLOCATIONS = 100
 """In one transaction: at 50,000 gas each, well within what one may use. The others follow in the next."""
@@ -186,10 +187,11 @@ def _too_small(recipients: Sequence[Recipient]) -> Iterator[str]:
     """Of connected nodes, which get no work for it."""
     for each in recipients:
         promised = each.lowered_to if each.falls else each.allocation
-        if each.connected and promised < each.face_value:
+        least = PAYMENT_WINNERS * each.face_value
+        if each.connected and promised < least:
             yield (
-                f"the allocation of {each.node}, {promised} wei, is less than the {each.face_value} of one winning "
-                "ticket: raise funding.allocation, or allocate by hand"
+                f"the allocation of {each.node}, {promised} wei, is less than the {least} of {PAYMENT_WINNERS} winning "
+                "tickets, without which it refuses payments: raise funding.allocation, or allocate by hand"
             )
 
 

@@ -67,9 +67,12 @@ def _own(books: Books, source: str) -> Iterator[str]:
         added_up = books.balance.totals(account.node)
         if account.totals != added_up:
             yield f"the account of {account.node} says {account.totals}, its entries add up to {added_up}"
-    strangers = books.balance.nodes() - {account.node for account in books.accounts}
+        accepted = books.accepted.get(account.node, 0)
+        if account.earned != accepted:
+            yield f"{account.node} earned {account.earned} wei by its account, and {accepted} by its accepted attempts"
+    strangers = (books.balance.nodes() | books.accepted.keys()) - {account.node for account in books.accounts}
     for node in sorted(strangers):
-        yield f"there are entries of {node}, which has no account"
+        yield f"there are entries or paid attempts of {node}, which has no account"
     kept = books.cursor.balance if books.cursor else 0
     added_up_chain = books.balance.balance(chain_account(source))
     if kept != added_up_chain:

@@ -1,6 +1,6 @@
 """What the orchestrator remembers, as plain data: the rows of the store without the store."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from orchestrator.core.ledger import EntryKind, Totals, TrialBalance
@@ -345,6 +345,8 @@ class Books:
     cursor: Cursor | None
     findings: tuple[Finding, ...]
     """Redemptions of tickets that were never issued here."""
+    accepted: Mapping[str, int]
+    """The prices of all accepted attempts, in wei, by node: each of them is owed, and nothing else is."""
 
 
 @dataclass(frozen=True, slots=True)

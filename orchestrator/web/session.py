@@ -25,22 +25,40 @@ _RESULTS_AT_ONCE = 16
 
 
 class _Link:
-    """The outgoing side: a bounded queue that one writer empties."""
+    """The outgoing side: a bounded queue that one writer empties. What services say before the welcome follows it."""
 
     def __init__(self, socket: web.WebSocketResponse) -> None:
         self.node: str | None = None
         """Who is at the other end, once it is proven."""
         self._socket = socket
         self._queue: asyncio.Queue[Envelope | Close] = asyncio.Queue()
+        self._held_back: list[Envelope] | None = []
+        """None once the welcome is on its way."""
         self._open = True
 
     def send(self, message: OrchestratorMessage, tensors: tuple[Tensor, ...] = ()) -> None:
+        if self._held_back is None:
+            self._put(Envelope(message, tensors))
+        else:
+            self._held_back.append(Envelope(message, tensors))
+
+    def say_at_once(self, message: OrchestratorMessage) -> None:
+        """The session's own words: handshake, welcome, problems."""
+        self._put(Envelope(message))
+
+    def release(self) -> None:
+        """The welcome is on its way."""
+        held_back, self._held_back = self._held_back or (), None
+        for envelope in held_back:
+            self._put(envelope)
+
+    def _put(self, envelope: Envelope) -> None:
         if not self._open:
             return
         if self._queue.qsize() >= _MAX_QUEUED:
             self.close("unavailable", f"the node left {_MAX_QUEUED} messages unread")
         else:
-            self._queue.put_nowait(Envelope(message, tensors))
+            self._queue.put_nowait(envelope)
 
     def close(self, code: str, reason: str) -> None:
         if self._open:
@@ -167,7 +185,7 @@ class NodeSessions:
         for effect in effects:
             match effect:
                 case Send(message):
-                    inbox.link.send(message)
+                    inbox.link.say_at_once(message)
                 case Close(code, detail):
                     inbox.link.close(code, detail)
                 case Deliver(envelope) if inbox.link.node is not None:
@@ -181,7 +199,8 @@ class NodeSessions:
         link.node = proven.node
         for effect in machine.welcome(await self._sessions.opened(proven, link)):
             if isinstance(effect, Send):
-                link.send(effect.message)
+                link.say_at_once(effect.message)
+                link.release()
         await self._sessions.resumed(proven.node)
 
 

@@ -8,6 +8,7 @@ one anew under another tx_nonce would be the way to pay twice; under the same on
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Protocol, cast
@@ -168,17 +169,7 @@ class TransactionSender:
         `ChainUnavailable` if no endpoint answers before it is in the journal; then nothing was sent.
         """
         async with self._lock:
-            fields = await self._fields(call, purpose)
-            transaction = self._sign(fields, purpose)
-            await self._journal.record(transaction)
-            try:
-                await self._broadcast(transaction)
-            except ChainUnavailable:
-                pass  # it may have arrived; it is broadcast again when its outcome is looked for
-            except ChainError:
-                await self._journal.forget(transaction.tx_nonce)
-                raise
-            return transaction
+            return await self._submit(call, purpose)
 
     async def outcomes(self) -> tuple[Outcome, ...]:
         """Look once at everything in the journal, and see to it: broadcast what is not mined, replace what is stuck.
@@ -188,6 +179,8 @@ class TransactionSender:
         read.
         """
         async with self._lock:
+            if in_flight := _versions(await self._journal.pending()):
+                await self._fill_gap(min(in_flight.items()))
             return await self._look(_versions(await self._journal.pending()))
 
     async def send(self, call: Call, purpose: str) -> Mined:
@@ -224,6 +217,31 @@ class TransactionSender:
         return await self._base_fee() + self._policy.max_priority_fee_per_gas
 
     # --- sending
+
+    async def _submit(self, call: Call, purpose: str) -> SignedTransaction:
+        transaction = self._sign(await self._fields(call, purpose), purpose)
+        await self._journal.record(transaction)
+        try:
+            await self._broadcast(transaction)
+        except ChainUnavailable:
+            pass  # it may have arrived; it is broadcast again when its outcome is looked for
+        except ChainError:
+            await self._journal.forget(transaction.tx_nonce)
+            raise
+        return transaction
+
+    async def _fill_gap(self, first: tuple[int, Sequence[SignedTransaction]]) -> None:
+        """All that is in flight waits for a tx_nonce before the first one, which a pool had taken and forgot, or lied
+        about: something that does nothing takes it.
+        """
+        tx_nonce, versions = first
+        if self._is_stuck(versions) and await self._next_tx_nonce() < tx_nonce:
+            with suppress(ChainError, FeeCapExceeded):  # what is in flight is looked after all the same
+                await self._submit(Call(self.address), "fill a gap")
+
+    def _is_stuck(self, versions: Sequence[SignedTransaction]) -> bool:
+        waits = self._clock.now() - versions[-1].signed_at
+        return not 0 <= waits < self._policy.replace_after_seconds  # a clock that was set back counts too
 
     async def _fields(self, call: Call, purpose: str) -> TxParams:
         fee, tip = self._first_fees(await self._base_fee())
@@ -346,9 +364,7 @@ class TransactionSender:
 
     async def _see_to(self, versions: Sequence[SignedTransaction], head: Block, *, next_up: bool) -> None:
         """Replace what is stuck, unless others are before it; broadcast whenever the head has moved."""
-        latest = versions[-1]
-        waits = self._clock.now() - latest.signed_at
-        if next_up and not 0 <= waits < self._policy.replace_after_seconds:  # a clock that was set back counts too
+        if next_up and self._is_stuck(versions):
             raised = await self._raised(versions)
             versions = versions if raised is None else [*versions, raised]
         latest = versions[-1]

@@ -2,17 +2,18 @@
 
 from dataclasses import replace
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from orchestrator.adapters.store.engine import Database
 from orchestrator.adapters.store.ledger import entry_record, post, void_refusal
 from orchestrator.adapters.store.queries import load_account, save_account
 from orchestrator.adapters.store.rows import AnyRow, account_record, payment_record
-from orchestrator.adapters.store.schema import accounts, chain_cursors, chain_entries, entries, payments
+from orchestrator.adapters.store.schema import accounts, attempts, chain_cursors, chain_entries, entries, payments
 from orchestrator.core import ledger
 from orchestrator.core.ledger import Entry, EntryKind, TrialBalance
 from orchestrator.core.records import Books, ChainEntry, ChainEvents, Cursor, Finding
 from tandem.protocol.errors import Conflict
+from tandem.protocol.jobs import AttemptState
 
 _BATCH = 1000
 
@@ -111,7 +112,18 @@ def read_books(connection: Connection, source: str) -> Books:
         findings=tuple(
             Finding(row.recipient, row.tx_hash, unissued=row.unissued) for row in connection.execute(unissued)
         ),
+        accepted=_accepted(connection),
     )
+
+
+def _accepted(connection: Connection) -> dict[str, int]:
+    """Wei by node. Prices repeat, so they are counted there and added up here."""
+    node, price = attempts.c.node, attempts.c.price
+    query = select(node, price, func.count()).where(attempts.c.state == AttemptState.ACCEPTED, price != 0)
+    found: dict[str, int] = {}
+    for of, each, times in connection.execute(query.group_by(node, price)):
+        found[of] = found.get(of, 0) + each * times
+    return found
 
 
 def _record(connection: Connection, now: float, cursor: Cursor, event: ChainEntry) -> Finding:

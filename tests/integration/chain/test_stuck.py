@@ -31,6 +31,7 @@ from tests.fixtures.endpoint import unreliable
 AWAY = "0x" + "99" * 20
 POLICY = TransactionPolicy(max_fee_per_gas=100 * GWEI, max_priority_fee_per_gas=GWEI, replace_after_seconds=60)
 GAS = 21_000
+COUNT = "eth_getTransactionCount"
 
 
 @pytest.fixture(scope="module")
@@ -309,6 +310,29 @@ async def test_what_an_endpoint_refuses_for_good_leaves_no_gap(stuck: Anvil, clo
         stuck.mine()
         assert len(await transactions.outcomes()) == 2
         assert await chain.balance(AWAY) == 5
+
+
+async def test_a_gap_that_a_pool_forgot_is_filled(stuck: Anvil, clock: ManualClock) -> None:
+    """An endpoint says that the account's next transaction is in its pool, and later that it is not."""
+    journal = MemoryJournal()
+    async with unreliable(stuck.url) as endpoint, connect(endpoint.url) as chain:
+        transactions = sender(chain, stuck, clock, journal)
+        endpoint.change = lambda method, result: (
+            hex(int(result, 16) + 1) if (method, *endpoint.params[1:]) == (COUNT, "pending") else result
+        )
+        sent = await transactions.submit(Call(AWAY, value=7), "transfer")
+        endpoint.change = lambda _method, result: result
+        stuck.mine()
+        assert await transactions.outcomes() == ()
+        assert await journal.pending() == [sent], "the other one may still come"
+        clock.advance(60)
+        for _ in range(2):
+            assert await transactions.outcomes() == ()
+        assert {version.tx_nonce for version in await journal.pending()} == {sent.tx_nonce - 1, sent.tx_nonce}
+        stuck.mine()
+        found = await transactions.outcomes()
+        assert [outcome.transaction.purpose for outcome in found] == ["fill a gap", "transfer"]
+        assert await chain.balance(AWAY) == 7
 
 
 class UnforgettingJournal(MemoryJournal):

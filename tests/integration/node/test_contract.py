@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from node.adapters.contract import EthereumTicketContract, RedemptionJournal
 from node.adapters.ticket_store import SqliteTicketStore
 from node.core.redemption import WinningSet
 from node.core.terms import recipient_rand
+from node.ports.contract import Paid
 from tandem.chain.broker import TicketBroker
 from tandem.chain.settings import ChainSection
 from tandem.chain.transactions import MemoryJournal
@@ -20,6 +22,7 @@ from tandem.protocol.hashing import keccak
 from tandem.protocol.signing import Address
 from tests.fixtures.anvil import UNLOCK_PERIOD, Anvil, transaction_sender
 from tests.fixtures.endpoint import Answer, unreliable
+from tests.fixtures.node import terms
 from tests.integration.node.redeeming import win
 
 ETHER = 10**18
@@ -156,6 +159,21 @@ async def test_no_answer_ends_the_node(
             anvil.mine()
         assert found[0].result is not None
         assert found[0].result.amount_wei == won.value
+
+
+async def test_one_endpoint_alone_undoes_no_payment(anvil: Anvil, broker: TicketBroker) -> None:
+    gone = Paid(0, 0, bytes(32), terms(), 0)
+    kept = replace(gone, block_hash=(await broker.chain.block(0)).hash)
+    lie = lies("eth_getBlockByNumber", "hash", "0x" + "ee" * 32)
+    async with unreliable(anvil.url) as endpoint:
+        for urls, undone in (((endpoint.url,), True), ((endpoint.url, anvil.url), False)):
+            endpoint.change = lambda _method, result: result
+            settings = ChainSection(rpc=urls, contract=broker.address, confirmations=1, stall=0)
+            async with EthereumTicketContract(settings, anvil.keys[1], Journal(), SystemClock()) as contract:
+                assert await contract.is_undone(gone)
+                assert not await contract.is_undone(kept)
+                endpoint.change = lie
+                assert await contract.is_undone(kept) is undone
 
 
 async def test_another_contract_is_a_wrong_setting(anvil: Anvil, broker: TicketBroker) -> None:

@@ -30,7 +30,7 @@ from tandem.clock import SystemClock
 from tandem.protocol.capacity import Sandbox
 from tandem.protocol.codec import Envelope, Frame, decode, encode
 from tandem.protocol.errors import Unavailable
-from tandem.protocol.messages import Heartbeat, HeartbeatReply, Message, Offer, Problem, Welcome
+from tandem.protocol.messages import Heartbeat, HeartbeatReply, Message, Offer, Problem, Verdict, Welcome
 from tandem.protocol.signing import SigningKey
 from tandem.waiting import Bell
 from tests.fixtures.protocol import DOMAIN, NODE, ORIGIN, REF, SENDER, SIGNER, STRANGER, offer
@@ -41,12 +41,15 @@ EXPECTATION = Expectation(ORIGIN, DOMAIN)
 
 
 class Doors(Sessions):
-    """Knows when the last node has left; may fail to take one in."""
+    """Knows when the last node has left; may fail to take one in, or judge its work while it comes in."""
 
     broken = False
+    verdict: Verdict | None = None
 
     async def opened(self, proven: Proven, link: NodeLink) -> Welcome:
         welcome = await super().opened(proven, link)
+        if self.verdict is not None:
+            link.send(self.verdict)
         if self.broken:
             raise Unavailable("expected the store to answer")
         return welcome
@@ -138,6 +141,13 @@ async def test_a_node_that_proves_itself_is_there_until_it_leaves(served: Served
         await served.endpoint.close()
         await gone(socket)
     assert len(served.nodes) == 0
+
+
+async def test_nothing_is_said_to_a_node_before_its_welcome(served: Served) -> None:
+    served.doors.verdict = Verdict(ref=REF, accepted=True)
+    async with served.dial() as socket:
+        assert isinstance(await prove(socket), Welcome)
+        assert decode((await socket.receive()).data).message == served.doors.verdict
 
 
 async def test_a_forged_node_is_told_so_and_not_let_in(served: Served) -> None:

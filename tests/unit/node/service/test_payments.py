@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import node.service.backing
 from node.adapters.ticket_store import SqliteTicketStore
 from node.core.redemption import WinningSet
 from node.core.standing import Topic
@@ -295,6 +296,18 @@ async def test_a_sender_that_signs_itself_needs_no_second_look(till: Till) -> No
     assert till.contract.reads == 1
 
 
+async def test_a_slow_chain_holds_up_one_payment_and_for_a_moment(till: Till, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node.service.backing, "_PATIENCE_SECONDS", 0.0)
+    params = await till.agree()
+    await till.pay(payment(params, [0]))
+    till.contract.hangs = True
+    till.clock.advance(16)
+    assert (await till.pay(payment(params, [2], number=2))).accepted
+    asked = till.contract.asked
+    assert (await till.pay(payment(params, [3], number=3))).accepted
+    assert till.contract.asked == asked
+
+
 async def test_while_the_chain_is_away_it_is_not_asked_for_every_payment(till: Till) -> None:
     params = await till.agree()
     assert (await till.pay(payment(params))).accepted
@@ -359,6 +372,18 @@ async def test_a_node_that_is_promised_too_little_says_so(following: Till, caplo
     assert (await after(following, 30)).face_value == 10**14
     assert "found 0.00001 ether" in following.notes._said[Topic.BACKING]
     assert [record.message for record in caplog.records if record.message == "not_backed"] == ["not_backed"]
+
+
+async def test_winners_that_never_pay_for_their_gas_are_named(
+    following: Till, caplog: pytest.LogCaptureFixture
+) -> None:
+    await following.agree()
+    assert following.notes._said[Topic.WORTH] == ""
+    limits = LIMITS.model_copy(update={"max_face_value": 8000 * 10 * GWEI})
+    following.terms.opened(SENDER.address, limits)
+    await until(lambda: following.notes._said[Topic.WORTH])
+    assert "got 0.00008 ether" in following.notes._said[Topic.WORTH]
+    assert "winners_worthless" in [record.message for record in caplog.records]
 
 
 @pytest.mark.parametrize(("used", "counts"), [(200_000, 20_000), (2**63 - 1, 500_000)])

@@ -166,10 +166,10 @@ def test_new_nodes_come_before_those_that_had_their_trial() -> None:
     assert list(allocations(decide(again, new))) == ["0x02", "0x01"]
 
 
-def test_an_allocation_too_small_for_one_winner_is_raised_or_said() -> None:
-    lumpy = replace(NODE, allocation=100, face_value=150)
+def test_an_allocation_too_small_for_a_payment_is_raised_or_said() -> None:
+    lumpy = replace(NODE, allocation=100, face_value=21)
     (warning,) = decide(lumpy, held=replace(FULL, allocated=100)).warnings
-    assert "less than the 150 of one winning ticket" in warning
+    assert "less than the 105 of 5 winning tickets" in warning
     assert decide(replace(lumpy, earned=10**6), held=replace(FULL, allocated=100)).warnings == ()
     assert decide(replace(lumpy, connected=False), held=replace(FULL, allocated=100)).warnings == ()
 

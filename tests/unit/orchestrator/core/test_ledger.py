@@ -31,7 +31,7 @@ HELD = ContractFigures(deposit=3000, reserve=600, allocated=0, credits={NODE: 5}
 def books(*entries: Entry) -> Books:
     balance = TrialBalance()
     balance.add(entries)
-    return Books((ACCOUNT,), balance, CURSOR, ())
+    return Books((ACCOUNT,), balance, CURSOR, (), {NODE: 250})
 
 
 SOUND = books(*ENTRIES)
@@ -53,7 +53,7 @@ def test_sound_books_have_no_difference() -> None:
     assert (found.chain, found.block_number, found.nodes[0].credit) == (3600, 7, 5)
     assert found.debits == found.credits
     assert reconcile(SOUND, SOURCE, None).differences == ()
-    assert reconcile(Books((), TrialBalance(), None, ()), SOURCE, HELD) == Reconciliation(
+    assert reconcile(Books((), TrialBalance(), None, (), {}), SOURCE, HELD) == Reconciliation(
         (), 0, 0, 0, None, 0, HELD, ()
     )
 
@@ -64,10 +64,12 @@ def test_sound_books_have_no_difference() -> None:
         (replace(SOUND, accounts=(replace(ACCOUNT, earned=251),)), "the account of 0xa1 says"),
         (replace(SOUND, accounts=(replace(ACCOUNT, redeemed=0),)), "the account of 0xa1 says"),
         (replace(SOUND, accounts=()), "has no account"),
+        (replace(SOUND, accepted={NODE: 249}), "0xa1 earned 250 wei by its account, and 249 by its accepted attempts"),
+        (replace(SOUND, accepted={NODE: 250, "0xb2": 1}), "paid attempts of 0xb2, which has no account"),
         (replace(SOUND, cursor=replace(CURSOR, balance=3601)), "the entries add up to 3600"),
         (replace(SOUND, findings=(Finding(NODE, b"\1", unissued=9),)), "0x01 paid 9 wei to 0xa1"),
     ],
-    ids=["earned", "redeemed", "no account", "cursor", "unissued"],
+    ids=["earned", "redeemed", "no account", "accepted", "a stranger's", "cursor", "unissued"],
 )
 def test_each_difference_is_said(wrong: Books, difference: str) -> None:
     assert any(difference in each for each in reconcile(wrong, SOURCE, None).differences)
