@@ -44,7 +44,7 @@ _ENOUGH_SECONDS = 240.0
 """After which no further pair is begun: a busy machine makes fewer."""
 _PATIENCE_SECONDS = 600.0
 _TOLERANCE = 0.01
-_PRICE = ("--prices.megapixel.h264", "0.2 gwei", "--prices.track-minute", "25 gwei")
+_PRICE = ("--prices.megapixel", '{"h264": "0.2 gwei"}', "--prices.track-minute", "25 gwei")
 """The default, not the demo's, whose tickets would be paid while the next run is timed."""
 
 

@@ -21,8 +21,8 @@ _GONE = 3.0
 """Seconds of silence after which a node without a session is not waited for."""
 _STALLED = 15.0
 """Seconds of silence after which an attempt on a connected node stands still."""
-_DOUBTFUL_PACE = 0.5
-"""Of a node's measured speed, where no other node's work has shown how hard the job is."""
+_DOUBTFUL_PACE = 0.2
+"""Of a node's measured speed, where no other node's work has shown how hard the job is, or how busy machines are."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,12 @@ BUSY = node("0xA", busy=True)
 
 
 def test_what_lags_is_begun_again_where_it_ends_sooner() -> None:
-    assert doubled([running(0, "0xA", 100, 20)], BUSY, node("0xB")) == [(0, "0xB")]
+    assert doubled([running(0, "0xA", 100, 20)], BUSY, node("0xB", pace=1.0)) == [(0, "0xB")]
+
+
+def test_without_the_work_of_others_only_a_very_slow_attempt_lags() -> None:
+    assert doubled([running(0, "0xA", 100, 20)], BUSY, node("0xB")) == []
+    assert doubled([running(0, "0xA", 50, 20)], BUSY, node("0xB")) == [(0, "0xB")]
 
 
 @pytest.mark.parametrize(

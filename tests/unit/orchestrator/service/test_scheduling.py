@@ -97,7 +97,7 @@ async def test_an_attempt_that_lags_is_begun_beside_and_its_node_paid_for_what_i
     (first,) = lagging.loads
     assert await scheduler.double() == 0
     market.clock.advance(30)
-    market.tracker.said(first, 300, market.clock.now())
+    market.tracker.said(first, 200, market.clock.now())
     other, fast = market.connect(STRANGER.address)
     assert await scheduler.double() == 0, "no terms yet"
     other.has_terms = True
@@ -111,17 +111,17 @@ async def test_an_attempt_that_lags_is_begun_beside_and_its_node_paid_for_what_i
     cancel = slow.sent[-1]
     price = (await market.store.job(job)).attempts[0].price
     assert isinstance(cancel, Cancel)
-    assert (cancel.ref, cancel.price) == (first, price * 300 // 1000)
+    assert (cancel.ref, cancel.price) == (first, price * 200 // 1000)
     assert isinstance(fast.sent[-1], Verdict)
     assert fast.sent[-1].price == price
     assert (lagging.loads, other.loads) == ({}, {})
-    assert (await market.store.account(lagging.address)).earned == lagging.unpaid == price * 300 // 1000
+    assert (await market.store.account(lagging.address)).earned == lagging.unpaid == price * 200 // 1000
     late = Finished(first, lagging.address, output)
     assert await lifecycle.report(lagging.address, first, late) is None
     verdict = slow.sent[-1]
     assert isinstance(verdict, Verdict)
-    assert (verdict.accepted, verdict.price) == (False, price * 300 // 1000)
-    assert (await market.store.account(lagging.address)).earned == price * 300 // 1000
+    assert (verdict.accepted, verdict.price) == (False, price * 200 // 1000)
+    assert (await market.store.account(lagging.address)).earned == price * 200 // 1000
 
 
 async def test_a_node_that_comes_back_hears_what_its_cancelled_attempt_earned(market: Market) -> None:
@@ -133,7 +133,7 @@ async def test_a_node_that_comes_back_hears_what_its_cancelled_attempt_earned(ma
     await scheduler.place()
     (first,) = lagging.loads
     market.clock.advance(30)
-    market.tracker.said(first, 300, market.clock.now())
+    market.tracker.said(first, 200, market.clock.now())
     other, _ = market.connect(STRANGER.address)
     other.has_terms = True
     await scheduler.double()
