@@ -29,7 +29,7 @@ from tandem.clock import SystemClock
 from tandem.inspection.calls import inspect_media
 from tandem.protocol.capacity import Sandbox
 from tandem.protocol.jobs import TranscodeRequest
-from tandem.protocol.ladder import Container, RenditionRequest, Window
+from tandem.protocol.ladder import AudioSettings, Container, RenditionRequest, Window
 
 _CLIP_SECONDS = 6
 _POLL_SECONDS = 0.05
@@ -42,6 +42,7 @@ class Asked:
     nodes: int
     seconds: int
     heights: list[int]
+    silent: bool
 
 
 def main() -> None:
@@ -49,6 +50,7 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=2)
     parser.add_argument("--seconds", type=int, default=600)
     parser.add_argument("--heights", type=int, nargs="+", default=[480, 240])
+    parser.add_argument("--silent", action="store_true", help="without sound, which is a task of its own")
     asked = Asked(**vars(parser.parse_args()))
     with tempfile.TemporaryDirectory(prefix="tandem-bench-") as name, market(count=asked.nodes) as running:
         asyncio.run(_measure(running, Path(name), asked))
@@ -58,7 +60,8 @@ async def _measure(running: Market, folder: Path, asked: Asked) -> None:
     clip = folder / "clip.mp4"
     ffmpeg = await find_ffmpeg(SystemClock())
     clip_of(ffmpeg, clip, asked.seconds // _CLIP_SECONDS)
-    ladder = [RenditionRequest(height=height) for height in asked.heights]
+    sound = None if asked.silent else AudioSettings()
+    ladder = [RenditionRequest(height=height, audio=sound) for height in asked.heights]
     async with TandemClient(running.url) as client, asyncio.timeout(_PATIENCE_SECONDS):
         begun = time.monotonic()
         source = await client.upload(clip, "video/mp4")
@@ -66,11 +69,13 @@ async def _measure(running: Market, folder: Path, asked: Asked) -> None:
         request = transcode(source.id, ladder, container=Container.HLS)
         job = await client.submit(request)
         submitted = time.monotonic()
-        first = await _playable(running.url + (job.folder or ""), f"{asked.heights[0]}p")
+        tracks = [f"{asked.heights[0]}p", *([] if asked.silent else ["audio0"])]
+        first = await _playable(running.url + (job.folder or ""), tracks)
         playable = time.monotonic()
         await client.cancel(job.id)
     alone = await _one_segment(ffmpeg.path, clip, request)
-    table = Table("step", "s", title=f"{asked.seconds} s of 720p to {asked.heights}, {asked.nodes} nodes; {load()}")
+    what = f"{asked.seconds} s of 720p to {asked.heights}{', silent' if asked.silent else ''}, {asked.nodes} nodes"
+    table = Table("step", "s", title=f"{what}; {load()}")
     table.add_row("upload", f"{uploaded - begun:.2f}")
     table.add_row("probe and submission", f"{submitted - uploaded:.2f}")
     table.add_row("from then to the first segment", f"{playable - submitted:.2f}")
@@ -82,8 +87,8 @@ async def _measure(running: Market, folder: Path, asked: Asked) -> None:
         sys.exit("expected a segment with bytes, got none")
 
 
-async def _playable(folder: str, rendition: str) -> int:
-    """Bytes of the first segment, once it and what leads to it can be had."""
+async def _playable(folder: str, tracks: list[str]) -> int:
+    """Bytes of the smallest file that playing begins with, once all can be had."""
     async with ClientSession() as http:
 
         async def fetched(path: str) -> bytes | None:
@@ -93,7 +98,7 @@ async def _playable(folder: str, rendition: str) -> int:
         while not await fetched("master.m3u8"):  # noqa: ASYNC110 - it is asked over HTTP
             await asyncio.sleep(_POLL_SECONDS)
         sizes = []
-        for name in (rendition, "audio0"):
+        for name in tracks:
             lines = (await fetched(f"{name}/playlist.m3u8") or b"").decode().splitlines()
             segment = next(line for line in lines if not line.startswith("#"))
             sizes += [len(await fetched(f"{name}/{path}") or b"") for path in ("init.mp4", segment)]

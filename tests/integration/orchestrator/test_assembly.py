@@ -13,6 +13,7 @@ from tandem.protocol.errors import ResultRejected
 from tandem.protocol.jobs import JobState
 from tests.fixtures.api import Api
 from tests.fixtures.hls import lint
+from tests.fixtures.media import ffmpeg
 from tests.fixtures.streams import CUTS_US, Stream, begin, request
 
 
@@ -52,9 +53,8 @@ async def read(folder: Path, path: str) -> bytes:
     return (folder / path).read_bytes()
 
 
-@pytest.mark.parametrize("container", ["hls", "cmaf"])
-async def test_a_stream_grows_window_by_window(api: Api, film: Path, tmp_path: Path, container: str) -> None:
-    asked = request(output={"container": container, "segment_seconds": 2})
+async def test_a_stream_grows_window_by_window(api: Api, film: Path, tmp_path: Path) -> None:
+    asked = request(output={"container": "cmaf", "segment_seconds": 2})
     stream = await begin(api, film, asked, CUTS_US, tmp_path)
     await stream.do(1)
     assert (await api.call("GET", f"{stream.path}master.m3u8"))[0] == 404, "there is no sound yet"
@@ -78,7 +78,7 @@ async def test_a_stream_grows_window_by_window(api: Api, film: Path, tmp_path: P
         assert await client.download_folder(stream.job, tmp_path / "out") == paths, "what is there stays"
     assert sum(path.suffix == ".m4s" for path in paths) == 9
     assert await lint(partial(read, tmp_path / "out")) == []
-    assert ("manifest.mpd" in {file.path for file in await api.store.files(stream.job)}) == (container == "cmaf")
+    assert tmp_path / "out" / "manifest.mpd" in paths
 
 
 async def test_transport_streams_on_request(api: Api, film: Path, tmp_path: Path) -> None:
@@ -135,3 +135,35 @@ async def test_results_that_do_not_fit_fail_the_job_by_name(
     assert (job["state"], job["error"]["code"]) == ("failed", "assembly_failed")
     assert "GOPs" in job["error"]["detail"]
     await stream.assembly._settle(stream.job)  # over: nothing is left to do
+
+
+async def test_pictures_beside_an_mp4(api: Api, film: Path, tmp_path: Path) -> None:
+    stills = {"interval": 2, "height": 36}
+    asked = request(thumbnails=stills, sprite={**stills, "columns": 2, "rows": 1}, poster={"at": 1})
+    stream = await begin(api, film, asked, (0,), tmp_path)
+    for index in range(len(stream.works)):
+        await stream.do(index)
+    found = {file.path: file for file in await api.store.files(stream.job)}
+    images = ("thumbnails/0.jpg", "thumbnails/1.jpg", "sprite/0.jpg", "poster.jpg")
+    assert {*images, "thumbnails.vtt", "sprite.vtt", "180p.mp4", "108p.mp4"} <= found.keys()
+    for image in images:
+        assert (await fetched(stream, image)).startswith(b"\xff\xd8\xff")
+        assert found[image].media_type == "image/jpeg"
+    assert "00:00:02.000 --> 00:00:04.000\nthumbnails/1.jpg" in await text(stream, "thumbnails.vtt")
+    assert "00:00:02.000 --> 00:00:04.000\nsprite/0.jpg#xywh=64,0,64,36" in await text(stream, "sprite.vtt")
+
+
+async def test_of_a_variable_rate_the_next_window_tells_when_a_segment_ends(
+    api: Api, film: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "variable.mp4"
+    thinned = ("-vf", "select='not(eq(mod(n\\,7)\\,3))'", "-fps_mode", "vfr")
+    ffmpeg("-i", film, *thinned, "-c:v", "libx264", "-preset", "ultrafast", "-c:a", "copy", "-sn", source)
+    stream = await begin(api, source, request(output={"container": "hls", "segment_seconds": 2}), CUTS_US, tmp_path)
+    for index in (0, 1):
+        await stream.do(index)
+    assert (await api.call("GET", f"{stream.path}master.m3u8"))[0] == 404
+    await stream.do(2)
+    assert (await text(stream, "180p/playlist.m3u8")).count("#EXTINF") == 1
+    await stream.do(3)
+    assert await lint(lambda path: fetched(stream, path)) == []
