@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from orchestrator.adapters.contract import EthereumTicketContract, EthereumTreasury
 from orchestrator.adapters.store import look_into_books
 from orchestrator.core.funding import FundingPolicy
+from orchestrator.core.paying import PayingPolicy
 from orchestrator.core.reconciliation import Reconciliation, reconcile
 from orchestrator.core.session import Identity
 from orchestrator.ports.store import Store
@@ -42,6 +43,7 @@ class Accounting:
     registry: CollectorRegistry
     meters: MoneyMeters
     """Which are in it."""
+    paying: PayingPolicy
 
     def loops(self) -> list[Coroutine[Any, Any, None]]:
         return [self.watcher.run(), self.funds.run()]
@@ -54,7 +56,7 @@ async def accounting(
     """Raises ConfigurationError for a funding key that will not do."""
     key = await asyncio.to_thread(_funding_key, settings, identity)
     async with _contract(settings, identity.sender, clock) as contract:
-        watcher = ChainWatcher(store, contract, clock, _watch_policy(settings))
+        watcher = ChainWatcher(store, contract, clock, _watch_policy(settings), nodes.promised)
         treasury = None
         if key is not None:
             journal = store.journal(f"{settings.chain.chain_id}:{key.address}")
@@ -62,7 +64,9 @@ async def accounting(
         policy = _funding_policy(settings.funding)
         funds = FundsWatcher(store, contract, nodes, clock, policy, treasury, _advice(settings))
         registry = CollectorRegistry()
-        yield Accounting(watcher, funds, registry, MoneyMeters(registry, store, watcher, clock))
+        paying = PayingPolicy(settings.payment.max_ahead, settings.payment.max_face_value)
+        meters = MoneyMeters(registry, store, watcher, clock, paying)
+        yield Accounting(watcher, funds, registry, meters, paying)
 
 
 async def reconciled(settings: OrchestratorSettings) -> tuple[Reconciliation, str | None]:

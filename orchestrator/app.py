@@ -22,7 +22,6 @@ from orchestrator.adapters.visiting import VisitLimits, open_visitor
 from orchestrator.core.backlog import BacklogPolicy
 from orchestrator.core.delivery import DeliveryPolicy
 from orchestrator.core.lifecycle import RetryPolicy
-from orchestrator.core.paying import PayingPolicy
 from orchestrator.core.session import Identity
 from orchestrator.core.views import NodeView
 from orchestrator.ports.artifacts import ArtifactStore
@@ -142,8 +141,7 @@ def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, o
     assembly = Assembly(store, content, outside.packager, inspector, lifecycle.apply, due, clock)
     signer = UrlSigner(_url_secret(settings.data), settings.http.origin, clock)
     scheduler = Scheduler(store, nodes, lifecycle, tracker, signer, tasks_waiting, timeouts)
-    paying = PayingPolicy(settings.payment.max_ahead, settings.payment.max_face_value)
-    payer = Payer(store, nodes, identity, paying, money_owed)
+    payer = Payer(store, nodes, identity, outside.accounting.paying, money_owed)
     verifier = Verifier(store, content, inspector, lifecycle, clock)
     planning = Planning(store, content, inspector, settings.prices, nodes.states)
     artifacts = Artifacts(store, content, settings.limits.upload)

@@ -25,6 +25,7 @@ class Topic(StrEnum):
     BACKING = "backing"
     WORTH = "worth"
     REDEMPTION = "redemption"
+    PROBLEM = "problem"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ def obstacles(notes: Mapping[str, Note], exposure: Exposure, now: float) -> tupl
         Topic.SESSION: "no session with the orchestrator",
         Topic.BACKING: "not backed",
         Topic.TERMS: "no terms in force",
+        Topic.PROBLEM: "the orchestrator complained",
         Topic.WORTH: "winners do not pay for their gas",
         Topic.CHAIN: "no RPC endpoint answers usefully; work goes on until too much is unpaid",
         Topic.REDEMPTION: "winners are not redeemed",

@@ -195,6 +195,7 @@ class _Conversation:
         self._to.attempts.resume(welcome.keep)
         self._to.terms.opened(self._sender, welcome.limits)
         self._to.notes.say(Topic.SESSION)
+        self._to.notes.say(Topic.PROBLEM)
         self._to.notes.say(Topic.SENDER, self._sender)
         log.event(logger, "session_opened", sender=self._sender, kept=len(welcome.keep))
 
@@ -212,6 +213,7 @@ class _Conversation:
             case Payment() | TicketTermsReply() as message:
                 self._to.payments.receive(self._sender, message)
             case Problem(code=code, detail=detail):
+                self._to.notes.say(Topic.PROBLEM, detail)
                 log.event(logger, "problem", level=logging.WARNING, code=code, detail=detail)
             case _:
                 raise AssertionError(f"the session let {envelope.message.type} through")

@@ -3,17 +3,19 @@
 from dataclasses import dataclass
 
 from orchestrator.core.records import AccountChanges, AccountRecord, PaymentRecord
+from orchestrator.core.scheduling import Obstacle, Reason
 from orchestrator.core.session import Identity
 from tandem.protocol.errors import TicketError, TicketExpired, TicketParamsUnknown
 from tandem.protocol.messages import SignedTicket, TicketLimits
 from tandem.protocol.tickets import UINT32_MAX, TicketParams, payment_size, sign_ticket
-from tandem.protocol.units import ceil_div
+from tandem.protocol.units import ceil_div, format_amount
 
 _MOST_TICKETS_AHEAD = 100_000
 MOST_TICKETS_AT_ONCE = 128
 """They are signed while a transaction is open."""
 _NONCES = UINT32_MAX + 1
 _REFUSABLE = 100
+_SHOWN = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +102,29 @@ def pay(account: AccountRecord, identity: Identity, policy: PayingPolicy, now: f
 
 
 def overdrawn(account: AccountRecord, policy: PayingPolicy) -> bool:
-    """Whether a node has refused so many tickets that it gets no new work."""
+    """Whether a node has refused so many tickets that it gets neither work nor tickets any more."""
     return account.refused > allowance(account, policy)
+
+
+def overdrawn_reason(account: AccountRecord, policy: PayingPolicy) -> Reason | None:
+    """For the operators of both sides: what was refused, what may be, and what to do. None unless it is overdrawn."""
+    if not overdrawn(account, policy):
+        return None
+    return Reason(
+        Obstacle.OVERDRAWN,
+        f"the node has refused tickets worth {format_amount(account.refused)}, and up to "
+        f"{format_amount(allowance(account, policy))} are made good: once it takes tickets again, raise "
+        f"payment.max_ahead, which is {format_amount(policy.max_ahead)}, and restart the orchestrator",
+    )
+
+
+def unfunded_reason(detail: str) -> Reason:
+    """`detail`: as the node put it when it refused tickets."""
+    return Reason(
+        Obstacle.UNFUNDED,
+        f"the node refused tickets for want of backing ({detail[:_SHOWN]}): allocate more of the reserve to it; it "
+        "is paid again once its allocation changes or it sends new terms",
+    )
 
 
 def _agreed(account: AccountRecord, params: TicketParams, identity: Identity, policy: PayingPolicy, now: float) -> bool:

@@ -26,6 +26,10 @@ class Obstacle(StrEnum):
     DRAINING = "draining"
     NO_TERMS = "no_terms"
     """The node has not agreed how it is paid."""
+    OVERDRAWN = "overdrawn"
+    """It has refused more in tickets than is made good."""
+    UNFUNDED = "unfunded"
+    """It refused its last tickets because the contract does not promise it enough."""
     CANNOT = "cannot"
     """It lacks an encoder or a provider."""
     PRICE = "price"
@@ -64,6 +68,8 @@ class NodeState:
     unpaid: int = 0
     """Wei of accepted work that no receipted ticket covers yet."""
     has_terms: bool = True
+    withheld: Reason | None = None
+    """Why it gets neither work nor tickets, whatever its terms."""
     reliability: float = 1.0
     """The decayed share of its attempts that were accepted, in (0, 1]."""
     pace: float | None = None
@@ -84,7 +90,11 @@ class NodeState:
     @property
     def has_room(self) -> bool:
         """Whether there is any task that it might take."""
-        return not self.offer.draining and self.has_terms and self.free.cpu >= LEAST_CPU
+        return not self.offer.draining and self.is_payable and self.free.cpu >= LEAST_CPU
+
+    @property
+    def is_payable(self) -> bool:
+        return self.has_terms and self.withheld is None
 
     @property
     def exposure(self) -> int:
@@ -167,6 +177,8 @@ def _lasting(ready: ReadyTask, node: NodeState) -> list[Reason]:
         reasons.append(Reason(Obstacle.DRAINING, "the node takes no new attempts"))
     if not node.has_terms:
         reasons.append(Reason(Obstacle.NO_TERMS, "no ticket terms are in force"))
+    if node.withheld is not None:
+        reasons.append(node.withheld)
     if missing := lacking(ready.task.work, node.offer.capability):
         reasons.append(Reason(Obstacle.CANNOT, missing))
     price = price_of(ready.task.work, node.offer.prices)

@@ -63,7 +63,7 @@ class NodeView:
     earned: int = 0
     """Wei of accepted attempts, since the beginning."""
     issued: int = 0
-    """Wei of expected value of signed tickets, since the beginning."""
+    """Wei of expected value of signed tickets, refused ones included, since the beginning."""
 
 
 def artifact_path(artifact_id: str) -> str:

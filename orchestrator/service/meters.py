@@ -4,13 +4,17 @@ from math import nan
 
 from prometheus_client import CollectorRegistry, Gauge
 
+from orchestrator.core.paying import PayingPolicy, overdrawn
 from orchestrator.ports.store import Store
 from orchestrator.service.watching import ChainWatcher
 from tandem.clock import Clock
 
 _ACCOUNTS = {
+    "earned": "Wei earned by nodes.",
     "owed": "Wei earned by nodes and covered by no ticket.",
-    "issued": "Wei of expected value of tickets signed, less refused ones.",
+    "ahead": "Wei of expected value of tickets signed beyond what their nodes have earned.",
+    "issued": "Wei of expected value of all tickets signed, refused ones included, as in /v1/nodes.",
+    "refused": "Wei of it that nodes refused and did not redeem either.",
     "redeemed": "Wei paid by the contract for winning tickets.",
     "unissued": "Wei of it paid for tickets never issued here: above 0, somebody else has the signing key.",
 }
@@ -23,12 +27,20 @@ _CONTRACT = {
 
 
 class MoneyMeters:
-    def __init__(self, registry: CollectorRegistry, store: Store, watcher: ChainWatcher, clock: Clock) -> None:
+    def __init__(
+        self, registry: CollectorRegistry, store: Store, watcher: ChainWatcher, clock: Clock, policy: PayingPolicy
+    ) -> None:
         self._store = store
+        self._policy = policy
         self._watcher = watcher
         self._clock = clock
         texts = _ACCOUNTS | _CONTRACT
         self._money = {name: Gauge(f"tandem_{name}_wei", text, registry=registry) for name, text in texts.items()}
+        self._overdrawn = Gauge(
+            "tandem_overdrawn_nodes",
+            "Nodes that get no work since they refused more in tickets than is made good.",
+            registry=registry,
+        )
         self._block = Gauge("tandem_chain_block", "The block that the ledger stands at.", registry=registry)
         self._age = Gauge(
             "tandem_chain_age_seconds",
@@ -42,11 +54,15 @@ class MoneyMeters:
     async def measure(self) -> None:
         accounts = await self._store.accounts()
         sums = {
-            "owed": sum(account.totals.owed for account in accounts),
-            "issued": sum(account.issued - account.refused for account in accounts),
+            "earned": sum(account.earned for account in accounts),
+            "owed": sum(max(0, account.totals.owed) for account in accounts),
+            "ahead": sum(max(0, -account.totals.owed) for account in accounts),
+            "issued": sum(account.issued for account in accounts),
+            "refused": sum(account.refused for account in accounts),
             "redeemed": sum(account.redeemed for account in accounts),
             "unissued": sum(account.unissued for account in accounts),
         }
+        self._overdrawn.set(sum(overdrawn(account, self._policy) for account in accounts))
         watched = self._watcher.watched
         if watched is not None:
             sums |= {name: getattr(watched, name) for name in _CONTRACT}

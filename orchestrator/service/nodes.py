@@ -1,9 +1,9 @@
 """The nodes that are connected right now. The live session is the offer: when it goes, the capacity goes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from orchestrator.core.scheduling import Load, NodeState
+from orchestrator.core.scheduling import Load, NodeState, Obstacle, Reason
 from orchestrator.ports.nodes import NodeLink
 from tandem.protocol.capacity import Capacity
 from tandem.protocol.ids import AttemptRef
@@ -31,6 +31,8 @@ class ConnectedNode:
     has_terms: bool = False
     gone: tuple[AttemptRef, ...] = ()
     """Attempts that it came back with, and that were no longer its own."""
+    withheld: Reason | None = None
+    """Why it gets neither work nor tickets, whatever its terms."""
     reliability: float = 1.0
     pace: float | None = None
     sources: dict[str, None] = field(default_factory=dict)
@@ -43,10 +45,15 @@ class ConnectedNode:
             loads=dict(self.loads),
             unpaid=self.unpaid,
             has_terms=self.has_terms,
+            withheld=self.withheld,
             reliability=self.reliability,
             pace=self.pace,
             sources=frozenset(self.sources),
         )
+
+    @property
+    def is_payable(self) -> bool:
+        return self.has_terms and self.withheld is None
 
     def score(self, *, accepted: bool) -> None:
         self.reliability = _DECAY * self.reliability + (1 - _DECAY) * accepted
@@ -93,6 +100,13 @@ class Nodes:
         node = self._connected.get(address)
         if node is not None and node.link is link:
             del self._connected[address]
+
+    def promised(self, addresses: Iterable[str]) -> None:
+        """Their allocations have changed: tickets that they refused for want of backing are tried again."""
+        for address in addresses:
+            node = self._connected.get(address)
+            if node is not None and node.withheld is not None and node.withheld.obstacle is Obstacle.UNFUNDED:
+                node.withheld = None
 
     def idle(self, address: str, ref: AttemptRef) -> None:
         """The attempt's work is done: it takes up no room any more, but its price is still at stake."""

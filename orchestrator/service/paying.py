@@ -4,14 +4,15 @@ import asyncio
 import logging
 from weakref import WeakValueDictionary
 
-from orchestrator.core.paying import PayingPolicy, adopt, agree, overdrawn, pay, unpaid
+from orchestrator.core.paying import PayingPolicy, adopt, agree, overdrawn_reason, pay, unfunded_reason, unpaid
 from orchestrator.core.records import AccountChanges, AccountRecord, Failure, PaymentRecord, Standing
+from orchestrator.core.scheduling import Obstacle, Reason
 from orchestrator.core.session import Identity
 from orchestrator.ports.store import Store
 from orchestrator.service.nodes import ConnectedNode, Nodes
 from tandem import logging as log
-from tandem.protocol.errors import TicketError
-from tandem.protocol.messages import Payment, PaymentReceipt, TicketLimits, TicketTerms, TicketTermsReply
+from tandem.protocol.errors import TicketError, TicketUnfunded
+from tandem.protocol.messages import Payment, PaymentReceipt, Problem, TicketLimits, TicketTerms, TicketTermsReply
 from tandem.waiting import Bell
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class Payer:
         async with self._lock(node.address):
             # A node that does not answer is not signed for without end, nor one whose session has ended meanwhile: what
             # is said there is lost, and a newer session has already been told what was open.
-            while self._nodes.get(node.address) is node and node.has_terms and node.open_payments < _MAX_OPEN:
+            while self._nodes.get(node.address) is node and node.is_payable and node.open_payments < _MAX_OPEN:
                 payment = await self._next_payment(node.address)
                 if payment is None:
                     return
@@ -60,7 +61,9 @@ class Payer:
         """Says again every payment that was not answered."""
         async with self._lock(node.address):
             payments = await self._store.open_payments(node.address)
-            self._stands(node, await self._store.standing(node.address))
+            standing = await self._store.standing(node.address)
+            self._stands(node, standing)
+            self._withhold(node, overdrawn_reason(standing.account, self._policy))
             for payment in payments:
                 _send(node, payment)
 
@@ -78,8 +81,10 @@ class Payer:
             except TicketError as error:
                 node.link.send(_refusal(message, error))
                 return
-            node.has_terms = not overdrawn(await self._store.account(node.address), self._policy)
+            account = await self._store.account(node.address)
+            node.has_terms = True
             node.link.send(TicketTermsReply(commitment=params.commitment, accepted=True))
+            self._withhold(node, overdrawn_reason(account, self._policy))
         self._bell.ring()
 
     async def receipt(self, node: ConnectedNode, message: PaymentReceipt) -> None:
@@ -91,10 +96,28 @@ class Payer:
             logger, "payment", payment=message.id, node=node.address, received=message.accepted, code=message.code
         )
         async with self._lock(node.address):
+            unfunded = failure is not None and await self._is_unfunded(node.address, message)
             standing = await self._store.record_receipt(node.address, message.id, failure)
             self._stands(node, standing)
-            node.has_terms = node.has_terms and not overdrawn(standing.account, self._policy)
+            reason = unfunded_reason(message.detail) if unfunded else node.withheld
+            self._withhold(node, overdrawn_reason(standing.account, self._policy) or reason)
         self._bell.ring()
+
+    async def _is_unfunded(self, address: str, message: PaymentReceipt) -> bool:
+        """Whether more tickets under the terms in force would be refused for want of backing as well."""
+        if message.code != TicketUnfunded.code:
+            return False
+        params = (await self._store.account(address)).params
+        payments = await self._store.open_payments(address)
+        return any(payment.id == message.id and payment.params == params for payment in payments)
+
+    def _withhold(self, node: ConnectedNode, reason: Reason | None) -> None:
+        before, node.withheld = node.withheld, reason
+        if reason is None or (before is not None and before.obstacle is reason.obstacle):
+            return
+        log.event(logger, f"node_{reason.obstacle}", level=logging.WARNING, node=node.address, detail=reason.detail)
+        if reason.obstacle is Obstacle.OVERDRAWN:
+            node.link.send(Problem(code=reason.obstacle, detail=reason.detail))
 
     def _stands(self, node: ConnectedNode, standing: Standing) -> None:
         """Acceptances add to `unpaid` as they are committed; so nothing is awaited between this reading and here."""

@@ -111,7 +111,7 @@ class Scheduler:
 
     async def _hand_out(self, assignment: Assignment, task: TaskRecord, beside: AttemptRef | None = None) -> bool:
         node = self._nodes.get(assignment.node)
-        if node is None or not node.has_terms:  # it is gone, or only just back and not yet welcomed
+        if node is None or not node.is_payable:  # it is gone, or only just back and not yet welcomed
             return False
         event = Assigned(assignment.task, assignment.node, assignment.price, self._timeouts.lease, beside)
         # Between the commit and the message nothing is awaited, or a cancellation could overtake the assignment.

@@ -7,7 +7,7 @@ a crash at any point repeats nothing and leaves nothing out.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from orchestrator.core.records import ChainEvents, Cursor, Finding
@@ -49,11 +49,21 @@ class Watched:
 
 
 class ChainWatcher:
-    def __init__(self, store: Store, contract: TicketContract, clock: Clock, policy: WatchPolicy) -> None:
+    """`promised` is told of the recipients whose allocations have changed."""
+
+    def __init__(
+        self,
+        store: Store,
+        contract: TicketContract,
+        clock: Clock,
+        policy: WatchPolicy,
+        promised: Callable[[Iterable[str]], None] | None = None,
+    ) -> None:
         self._store = store
         self._contract = contract
         self._clock = clock
         self._policy = policy
+        self._promised = promised
         self._step = policy.most_blocks
         self._failures = 0
         self._taken_back = False
@@ -121,6 +131,8 @@ class ChainWatcher:
         if not await self._is_one_chain(events, target):
             raise ChainUnavailable(f"expected one chain while events up to block {last} were read, got several")
         findings = await self._store.record_blocks(cursor, target.number, target.hash, events)
+        if self._promised is not None:
+            self._promised(events.recipients)
         self._step = min(2 * self._step, self._policy.most_blocks)
         if events.entries:
             log.event(logger, "chain_read", first=cursor.block_number + 1, last=last, entries=len(events.entries))

@@ -191,7 +191,7 @@ def chain_errors(doing: str) -> Iterator[None]:
     try:
         yield
     except ContractLogicError as error:
-        raise TransactionReverted(f"{doing}: the contract refused with {_reason(error)}") from error
+        raise TransactionReverted(f"{doing}: the contract refused: {_reason(error)}") from error
     except ChainUnavailable as error:
         raise ChainUnavailable(f"{doing}: {error}") from error
     except (RequestTimedOut, TooManyRequests) as error:

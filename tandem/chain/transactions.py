@@ -32,6 +32,8 @@ from tandem.protocol.signing import Address, SigningKey
 from tandem.protocol.units import ceil_div, format_amount
 
 GWEI = 10**9
+_SURE_SECONDS = 10.0
+"""That long a transaction must look displaced before it counts as such."""
 _MAX_GAS = 2**24
 """What a transaction may ask for at most, by EIP-7825."""
 
@@ -156,8 +158,8 @@ class TransactionSender:
         self._lock = asyncio.Lock()
         self._broadcast_at: dict[int, tuple[bytes, bytes]] = {}
         """By tx_nonce, which version was last broadcast, at which head."""
-        self._missed: set[int] = set()
-        """What looked displaced once."""
+        self._missed: dict[int, float] = {}
+        """By tx_nonce, since when it looks displaced."""
         self._refused: set[int] = set()
         """What an endpoint refuses for good in all its versions."""
 
@@ -209,7 +211,7 @@ class TransactionSender:
         tx_nonce = outcome.transaction.tx_nonce
         await self._journal.forget(tx_nonce)
         self._broadcast_at.pop(tx_nonce, None)
-        self._missed.discard(tx_nonce)
+        self._missed.pop(tx_nonce, None)
         self._refused.discard(tx_nonce)
 
     async def gas_price(self) -> int:
@@ -401,11 +403,15 @@ class TransactionSender:
                 continue
             if not agrees:
                 return None
-        if isinstance(outcome, Displaced) and outcome.transaction.tx_nonce not in self._missed:
-            # An endpoint may count a transaction a moment before it has the receipt: the next look decides.
-            self._missed.add(outcome.transaction.tx_nonce)
-            return None
+        if isinstance(outcome, Displaced):
+            return outcome if self._is_sure(outcome) else None
+        self._missed.pop(versions[-1].tx_nonce, None)
         return outcome
+
+    def _is_sure(self, displaced: Displaced) -> bool:
+        """An endpoint may count a transaction before it has the receipt; what was paid must not be taken for lost."""
+        now = self._clock.monotonic()
+        return now - self._missed.setdefault(displaced.transaction.tx_nonce, now) >= _SURE_SECONDS
 
 
 async def _settled(

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import re
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict, dataclass, fields
@@ -165,7 +167,19 @@ _reads = _taking(Connection, _connection)
 _sends = _taking(Payer, _account)
 
 
-@click.group()
+class _Command(click.Command):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        for word in args:
+            if re.match(r"-\.?[0-9]", word):  # which would be taken for an option
+                raise click.UsageError(f"expected an amount of 0 or more, got {word!r}", ctx)
+        return super().parse_args(ctx, args)
+
+
+class _Group(click.Group):
+    command_class = _Command
+
+
+@click.group(cls=_Group)
 def chain() -> None:
     """The ticket contract: deploy it, fund it, look into it, take money out of it."""
 
@@ -227,10 +241,14 @@ async def allocate(payer: Payer, contract: Address, allocations: tuple[str, ...]
 def _allocations(words: Sequence[str]) -> list[tuple[Address, int]]:
     if len(words) % 2:
         raise click.UsageError(f"expected pairs of RECIPIENT and AMOUNT, got {len(words)} words")
-    return [
+    wanted = [
         (ADDRESS.convert(recipient, None, None), AMOUNT.convert(amount, None, None))
         for recipient, amount in zip(words[::2], words[1::2], strict=True)
     ]
+    times = Counter(recipient for recipient, _ in wanted)
+    if twice := [recipient for recipient, count in times.items() if count > 1]:
+        raise click.UsageError(f"expected each RECIPIENT once, got {', '.join(twice)} several times")
+    return wanted
 
 
 @chain.command("authorise-signer")

@@ -284,7 +284,7 @@ class ObstacleView(View):
     """One reason why a task is not on a node now."""
 
     obstacle: str
-    """`draining`, `no_terms`, `cannot`, `price`, `exposure`, `capacity` or `failed_before`."""
+    """`draining`, `no_terms`, `overdrawn`, `unfunded`, `cannot`, `price`, `exposure`, `capacity` or `failed_before`."""
     detail: str
 
 
@@ -327,7 +327,9 @@ class NodeSummary(View):
     running: tuple[str, ...]
     """Attempts, as `TASK#NUMBER`."""
     earned: Wei
+    """By accepted attempts."""
     issued: Wei
+    """In tickets, those that it refused included."""
 
 
 class NodeList(View):

@@ -237,7 +237,10 @@ class PaymentReceipt(Frozen):
 
 
 class Problem(Frozen):
-    """Either way: the last message could not be taken. `fatal`: the connection is closed after it."""
+    """Either way: the last message could not be taken. To a node also: why it gets no work, with code `overdrawn`.
+
+    `fatal`: the connection is closed after it.
+    """
 
     type: Literal["problem"] = "problem"
     code: Label

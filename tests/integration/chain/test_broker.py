@@ -84,7 +84,7 @@ async def test_funding_and_allocating(market: Market) -> None:
     await transactions.send(market.broker.allocate([(market.recipient.address, ETHER)]), "allocate")
     funds = await market.broker.funds(market.sender.address, market.recipient.address)
     assert funds == SenderFunds(ETHER, 2 * ETHER, ETHER, ETHER, 0, None, None)
-    with pytest.raises(TransactionReverted, match=r"ReserveTooSmall\(free=1000000000000000000"):
+    with pytest.raises(TransactionReverted, match="1 ether of it is free"):
         await transactions.send(market.broker.allocate([(market.anvil.keys[4].address, ETHER + 1)]), "allocate")
 
 

@@ -111,7 +111,10 @@ def test_money_is_unlocked_and_withdrawn(anvil: Anvil, operator: Operator) -> No
     assert run("cancel-unlock", *operator.account).output == f"{operator.address}: locked\n"
     run("unlock", *operator.account)
     early = run("withdraw-deposit", *operator.account, "1gwei")
-    assert (early.exit_code, "StillLocked(unlockAt=" in early.output) == (1, True)
+    assert (early.exit_code, bool(re.search(rf"the funds are locked until {TIME}: withdraw then", early.output))) == (
+        1,
+        True,
+    )
     anvil.warp(61)
     outputs = [
         run("withdraw-deposit", *operator.account, "1gwei", "--to", OTHER).output,
@@ -162,7 +165,9 @@ def test_keystore_create(tmp_path: Path) -> None:
         (lambda folder: (folder / "password").write_text("\n"), "expected a password"),
         (lambda folder: (folder / "password").unlink(), "expected a password"),
         (lambda folder: (folder / "key.json").unlink(), "expected a keystore"),
-        (lambda folder: (folder / "key.json").write_text("{}"), "check that the two belong together"),
+        (lambda folder: (folder / "key.json").write_text("{}"), "expected a keystore in .*key.json"),
+        (lambda folder: (folder / "key.json").write_text('{"version": 3}'), "expected a keystore in .*key.json"),
+        (lambda folder: (folder / "key.json").write_text("correct horse"), "expected a keystore in .*key.json"),
     ],
 )
 def test_a_keystore_that_does_not_open(
@@ -191,6 +196,21 @@ def test_allocations_come_in_pairs(operator: Operator) -> None:
     for arguments in ((RECIPIENT,), (RECIPIENT, "1", OTHER), (RECIPIENT, "1 pound"), ("0x12", "1")):
         result = run("allocate", *operator.account, *arguments)
         assert result.exit_code == 2
+    twice = run("allocate", *operator.account, RECIPIENT, "1", OTHER, "1", RECIPIENT, "2")
+    assert (twice.exit_code, f"got {RECIPIENT} several times" in twice.output) == (2, True)
+    for arguments in (("allocate", RECIPIENT, "-1ether"), ("withdraw-deposit", "-1"), ("fund", "--deposit", "-1gwei")):
+        negative = run(arguments[0], *operator.account, *arguments[1:])
+        assert (negative.exit_code, "expected an amount of 0 or more, got '-1" in negative.output) == (2, True)
+
+
+def test_what_the_contract_refuses_is_said_in_words(operator: Operator) -> None:
+    run("fund", *operator.account, "--reserve", "5gwei")
+    for arguments, said in (
+        (("allocate", RECIPIENT, "1ether"), "1 ether of the reserve is wanted and 5 gwei of it is free"),
+        (("withdraw-deposit", "1"), "the funds are locked: begin with `tandem chain unlock`"),
+        (("revoke-signer", OTHER), f"{OTHER} may not sign for this account"),
+    ):
+        assert said in run(arguments[0], *operator.account, *arguments[1:]).output
 
 
 @pytest.mark.parametrize(

@@ -252,6 +252,7 @@ async def test_a_nonce_taken_by_another_process_is_noticed_once_it_is_deep(
     assert await transactions.outcomes() == ()
     stuck.mine()
     assert await transactions.outcomes() == ()  # one look is not believed
+    clock.advance(10)
     assert await transactions.outcomes() == (Displaced(sent),)
     assert await chain.balance(AWAY) == 1
 
@@ -356,6 +357,7 @@ async def test_what_endpoints_refuse_for_good_does_not_hold_up_the_account(stuck
         assert await revived.outcomes() == ()
         stuck.mine()
         assert await revived.outcomes() == ()  # one look is not believed
+        clock.advance(10)
         assert await revived.outcomes() == (Displaced(refused),)
         assert await chain.balance(AWAY) == 0
 

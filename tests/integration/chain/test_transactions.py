@@ -18,6 +18,7 @@ from tandem.clock import Clock, SystemClock
 from tandem.protocol.errors import ChainError, ChainUnavailable, ConfigurationError, TransactionReverted
 from tandem.protocol.signing import SigningKey
 from tests.fixtures.anvil import Anvil, run_anvil
+from tests.fixtures.clock import ManualClock
 
 AWAY = "0x" + "99" * 20
 POLICY = TransactionPolicy(poll_seconds=0.02)
@@ -122,14 +123,15 @@ async def test_a_transaction_in_the_pool_at_a_crash_is_awaited(anvil: Anvil, cha
     assert await chain.balance(AWAY) == 7
 
 
-async def test_a_displaced_transaction_is_noticed(anvil: Anvil, chain: Chain) -> None:
+async def test_a_displaced_transaction_is_noticed(anvil: Anvil, chain: Chain, clock: ManualClock) -> None:
     journal = KilledJournal(after_record=True)
     with pytest.raises(Killed):
         await sender(chain, anvil.keys[0], journal).send(Call(AWAY, value=7), "transfer")
     await sender(chain, anvil.keys[0]).send(Call(AWAY, value=1), "of another process")
     (recorded,) = await journal.pending()
-    revived = sender(chain, anvil.keys[0], journal)
+    revived = sender(chain, anvil.keys[0], journal, clock)
     assert await revived.outcomes() == ()  # one look is not believed
+    clock.advance(10)
     assert await revived.outcomes() == (Displaced(recorded),)
     await revived.acknowledge(Displaced(recorded))
     assert await journal.pending() == []

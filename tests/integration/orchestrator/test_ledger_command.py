@@ -9,6 +9,8 @@ from click.testing import CliRunner, Result
 from prometheus_client import CollectorRegistry, generate_latest
 
 from orchestrator.cli import orchestrator
+from orchestrator.core.paying import PayingPolicy
+from orchestrator.core.records import Failure
 from orchestrator.service.meters import MoneyMeters
 from tests.integration.orchestrator.chain import ETHER, FACE, Books, catch_up
 
@@ -79,8 +81,10 @@ async def test_it_makes_no_store(books: Books, tmp_path: Path) -> None:
 async def test_meters_say_what_the_ledger_says(books: Books) -> None:
     await books.fund()
     await books.redeem((await books.pay(3))[:1])
+    await books.pay(2, number=1)
+    await books.store.record_receipt(books.node.address, 2, Failure("ticket_unfunded", "", retryable=False))
     registry, watcher = CollectorRegistry(), books.watcher()
-    meters = MoneyMeters(registry, books.store, watcher, books.clock)
+    meters = MoneyMeters(registry, books.store, watcher, books.clock, PayingPolicy(max_ahead=1, max_face_value=FACE))
     books.clock.advance(7)
     await meters.measure()
     unread = said(registry)
@@ -89,7 +93,10 @@ async def test_meters_say_what_the_ledger_says(books: Books) -> None:
     books.clock.advance(5)
     await meters.measure()
     values = said(registry)
-    assert float(values["tandem_issued_wei"]) == pytest.approx(books.value(3))
+    assert float(values["tandem_issued_wei"]) == pytest.approx(books.value(5))
+    assert float(values["tandem_refused_wei"]) == pytest.approx(books.value(2))
+    assert float(values["tandem_owed_wei"]) == pytest.approx(books.value(2))
+    assert (values["tandem_ahead_wei"], values["tandem_overdrawn_nodes"]) == ("0.0", "1.0")
     assert float(values["tandem_redeemed_wei"]) == FACE
     assert float(values["tandem_reserve_wei"]) == ETHER
     assert float(values["tandem_difference_wei"]) == 0

@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 from orchestrator.core.records import ReadyTask, TaskRecord
-from orchestrator.core.scheduling import Load, NodeState, Obstacle, assign, explain
+from orchestrator.core.scheduling import Load, NodeState, Obstacle, Reason, assign, explain
 from tandem.protocol.capacity import Capacity
 from tandem.protocol.ids import AttemptRef, task_id
 from tandem.protocol.jobs import InferenceWork, TaskState, TranscodeWork
@@ -50,6 +50,7 @@ def test_every_obstacle_is_told() -> None:
     nodes = {
         "0xA": node("0xA", draining=True),
         "0xB": node("0xB", has_terms=False),
+        "0xG": replace(node("0xG"), withheld=Reason(Obstacle.OVERDRAWN, "refused")),
         "0xC": node("0xC", megapixel=10**9),
         "0xD": node("0xD", unpaid=10**9),
         "0xE": node("0xE", loads={ELSEWHERE: LOAD}),
@@ -64,6 +65,7 @@ def test_every_obstacle_is_told() -> None:
         "0xD": [Obstacle.EXPOSURE],
         "0xE": [Obstacle.CAPACITY],
         "0xF": [Obstacle.PRICE],
+        "0xG": [Obstacle.OVERDRAWN],
         "0xH": [Obstacle.CANNOT],
     }
     assert assign([ready()], list(nodes.values())) == []
