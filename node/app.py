@@ -81,7 +81,7 @@ async def serve(
         around = Surroundings(contract, view, GasMeter(store, contract, clock), notes)
         policy = _terms_policy(settings)
         terms = Terms(store, around, link, clock, recipient=key.address, policy=policy, agreed_bell=bell)
-        payments = Payments(store, books, view, terms, link, clock, Account(key.address, domain))
+        payments = Payments(store, books, around, terms, link, clock, Account(key.address, domain))
         redeemer = Redeemer(store, around, terms, clock, policy=_redemption_policy(settings), bell=bell)
         async with Attempts(offer_of(settings, detected), executors, books, link, clock) as attempts:
             sessions = Sessions(
@@ -188,4 +188,9 @@ def _terms_policy(settings: NodeSettings) -> TermsPolicy:
 
 def _redemption_policy(settings: NodeSettings) -> RedemptionPolicy:
     redemption = settings.redemption
-    return RedemptionPolicy(redemption.gas_percent, redemption.urgent_before, poll=settings.chain.poll)
+    return RedemptionPolicy(
+        redemption.gas_percent,
+        redemption.urgent_before,
+        max_fee_per_gas=settings.chain.max_fee_per_gas,
+        poll=settings.chain.poll,
+    )

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 _FIELDS = "tandem_fields"
 _URL = re.compile(r"(\b(?:http|ws)s?://)(?:[^\s/?#@\"']+@)?([^\s?#\"'\\]*)(?:\?[^\s\"'\\]*)?")
+_OURS = ("tandem", "node", "orchestrator")
 _TALKATIVE = ("web3", "alembic")
 
 
@@ -30,6 +31,14 @@ def set_up(level: str = "INFO", stream: TextIO | None = None) -> None:
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for library in _TALKATIVE:
         logging.getLogger(library).setLevel(logging.WARNING)
+
+
+def keep_quiet() -> None:
+    """For a command: what goes wrong is in the error that it ends by, and Python would print warnings without their
+    fields.
+    """
+    for package in _OURS:
+        logging.getLogger(package).addHandler(logging.NullHandler())
 
 
 def _time(record: logging.LogRecord) -> str:

@@ -15,7 +15,7 @@ from tandem.protocol.errors import ConfigurationError
 from tandem.protocol.signing import Address
 from tandem.protocol.tickets import Domain, Ticket, TicketParams, recover_signer
 
-VERSION = 2
+VERSION = 3
 _BUSY_MS = 10_000
 _VERSION_1 = """
 CREATE TABLE node (
@@ -48,9 +48,8 @@ CREATE TABLE redemptions (
 ) STRICT;
 CREATE TABLE counts (id INTEGER PRIMARY KEY CHECK (id = 1), tickets INTEGER NOT NULL, winners INTEGER NOT NULL) STRICT;
 """
-# A winner with a tx_nonce is in flight, in the transaction of that number; its versions are in the journal. A redeemed
-# one keeps the number. Receipts and earnings have row numbers in the order in which they came: the oldest are
-# forgotten.
+# A winner with a tx_nonce is in flight, in the transaction of that number; its versions are in the journal. Receipts
+# and earnings have row numbers in the order in which they came: the oldest are forgotten.
 _VERSION_2 = """
 ALTER TABLE tickets ADD COLUMN tx_nonce INTEGER;
 ALTER TABLE transactions ADD COLUMN signed_at REAL NOT NULL DEFAULT 0;
@@ -80,6 +79,14 @@ DROP INDEX tickets_won;
 CREATE INDEX tickets_won ON tickets (params) WHERE state = 'won';
 CREATE INDEX tickets_sent ON tickets (tx_nonce) WHERE tx_nonce IS NOT NULL;
 CREATE INDEX tickets_refused ON tickets (reason) WHERE state = 'refused';
+"""
+# By the hash of the transaction that paid it: after a reorganisation another one may have had the same tx_nonce.
+_VERSION_3 = """
+ALTER TABLE tickets ADD COLUMN paid_by BLOB;
+UPDATE tickets SET tx_nonce = NULL, paid_by = (
+    SELECT tx_hash FROM redemptions WHERE redemptions.tx_nonce = tickets.tx_nonce GROUP BY tx_nonce HAVING count(*) = 1
+) WHERE state = 'redeemed' AND tx_nonce IS NOT NULL;
+CREATE INDEX tickets_paid ON tickets (paid_by) WHERE paid_by IS NOT NULL;
 """
 _TRACES = ("accounts", "params", "receipts", "transactions", "redemptions")
 """Tables in which everything is about one key, chain and contract."""
@@ -139,8 +146,10 @@ def _bring_up(db: sqlite3.Connection, path: Path, recipient: Address, domain: Do
     if version < 1:
         _create(db, identity)
     secret = _secret(db, path, identity)
-    if version < VERSION:
+    if version < 2:  # noqa: PLR2004 - as it says
         _to_version_2(db, recipient, domain)
+    if version < VERSION:
+        _run(db, _VERSION_3)
         db.execute(f"PRAGMA user_version = {VERSION}")
     return secret
 

@@ -254,7 +254,7 @@ class SqliteTicketStore:
             for ticket in tickets
         ]
         try:
-            self._db.executemany("INSERT INTO tickets VALUES (?, ?, ?, ?, NULL, NULL)", rows)
+            self._db.executemany("INSERT INTO tickets VALUES (?, ?, ?, ?, NULL, NULL, NULL)", rows)
         except sqlite3.IntegrityError as error:
             raise TicketReplayed("expected sender nonces that were not seen before; number each ticket anew") from error
 
@@ -323,7 +323,7 @@ class SqliteTicketStore:
     def _write_result(self, outcome: RedemptionOutcome, result: RedemptionResult, now: float) -> None:
         for paid in result.paid:
             for sender_nonce in paid.sender_nonces:
-                self._mark("redeemed", None, paid.params_hash, sender_nonce)
+                self._mark("redeemed", None, paid.params_hash, sender_nonce, result.tx_hash)
         for refused in result.not_paid:
             self._write_refusal(outcome.tx_nonce, refused)
         winners = sum(len(paid.sender_nonces) for paid in result.paid)
@@ -345,29 +345,31 @@ class SqliteTicketStore:
         query = "UPDATE tickets SET state = ?, reason = ? WHERE params = ? AND state = 'won' AND tx_nonce = ?"
         self._db.execute(query, (state, reason, refused.params_hash, tx_nonce))
 
-    def _mark(self, state: str, reason: str | None, params_hash: bytes, sender_nonce: int) -> None:
-        query = "UPDATE tickets SET state = ?, reason = ? WHERE params = ? AND state = 'won' AND sender_nonce = ?"
-        self._db.execute(query, (state, reason, params_hash, sender_nonce))
+    def _mark(
+        self, state: str, reason: str | None, params_hash: bytes, sender_nonce: int, paid_by: bytes | None = None
+    ) -> None:
+        query = """
+            UPDATE tickets SET state = ?, reason = ?, paid_by = ?
+            WHERE params = ? AND state = 'won' AND sender_nonce = ?
+        """
+        self._db.execute(query, (state, reason, paid_by, params_hash, sender_nonce))
 
     def _paid_since(self, at: float) -> tuple[Paid, ...]:
         query = """
-            SELECT redemptions.tx_nonce, block_number, block_hash, sender, face_value, win_prob, expiry, commitment,
+            SELECT tx_hash, block_number, block_hash, sender, face_value, win_prob, expiry, commitment,
                 min(sender_nonce)
-            FROM redemptions JOIN tickets ON tickets.tx_nonce = redemptions.tx_nonce AND state = 'redeemed'
-            JOIN params ON hash = params WHERE at > ? GROUP BY tx_hash
+            FROM redemptions JOIN tickets ON paid_by = tx_hash JOIN params ON hash = params
+            WHERE at > ? GROUP BY tx_hash
         """
         return tuple(
-            Paid(tx_nonce, number, block_hash, ticket_params(self._recipient, sender, fields), sender_nonce)
-            for tx_nonce, number, block_hash, sender, *fields, sender_nonce in self._db.execute(query, (at,))
+            Paid(tx_hash, number, block_hash, ticket_params(self._recipient, sender, fields), sender_nonce)
+            for tx_hash, number, block_hash, sender, *fields, sender_nonce in self._db.execute(query, (at,))
         )
 
     def _take_back(self, paid: Paid) -> None:
         with self._transaction() as db:
-            query = "UPDATE tickets SET state = 'won', tx_nonce = NULL WHERE tx_nonce = ? AND state = 'redeemed'"
-            db.execute(query, (paid.tx_nonce,))
-            db.execute(
-                "DELETE FROM redemptions WHERE (tx_nonce, block_hash) = (?, ?)", (paid.tx_nonce, paid.block_hash)
-            )
+            db.execute("UPDATE tickets SET state = 'won', paid_by = NULL WHERE paid_by = ?", (paid.tx_hash,))
+            db.execute("DELETE FROM redemptions WHERE tx_hash = ?", (paid.tx_hash,))
 
     def _prune(self, now: float) -> int:
         """How many tickets were forgotten."""
@@ -459,7 +461,7 @@ class SqliteTicketStore:
     def _release(self, tx_nonce: int) -> None:
         """What the transaction did not pay may be redeemed by another."""
         self._db.execute("DELETE FROM transactions WHERE tx_nonce = ?", (tx_nonce,))
-        self._db.execute("UPDATE tickets SET tx_nonce = NULL WHERE tx_nonce = ? AND state <> 'redeemed'", (tx_nonce,))
+        self._db.execute("UPDATE tickets SET tx_nonce = NULL WHERE tx_nonce = ?", (tx_nonce,))
 
 
 def _counts(accepted: AcceptedPayment) -> tuple[int, int]:

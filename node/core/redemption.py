@@ -7,6 +7,7 @@ from node.core.acceptance import Backing
 from node.core.gas import GasPrice
 from tandem.protocol.signing import Address
 from tandem.protocol.tickets import PAYMENT_WINNERS, Ticket, TicketParams
+from tandem.protocol.units import format_amount
 
 _GAS_TRANSACTION = 40_000
 _GAS_SET = 40_000
@@ -47,6 +48,8 @@ class RedemptionPolicy:
     urgent_before: float
     """Seconds before expiry from which on winners are redeemed whatever the gas, if they pay for it at all; of short
     lives at most the last quarter."""
+    max_fee_per_gas: int | None = None
+    """Wei: nothing is sent while a unit of gas costs more."""
     max_tickets: int = 200
     """In one transaction."""
     max_gas: int = 5_000_000
@@ -111,6 +114,23 @@ def plan(sets: Iterable[WinningSet], market: Market, policy: RedemptionPolicy) -
         return ()
     worth_it = cost * 100 <= value * policy.gas_percent and price * 100 <= market.gas.usual * policy.spike_percent
     return payable if worth_it or _urgent(waiting, market, policy) else ()
+
+
+def waits_for_gas(sets: Sequence[WinningSet], market: Market, policy: RedemptionPolicy) -> str:
+    """Why winners wait that would be redeemed if gas cost what is usual; empty if it is not for that."""
+    price, usual, cap = market.gas.current, market.gas.usual, policy.max_fee_per_gas
+    if cap is not None and sets and price > cap:
+        return (
+            f"a unit of gas costs {format_amount(price)} and max_fee_per_gas is {format_amount(cap)}: winners wait "
+            "until it costs less, or that is raised"
+        )
+    at_usual = replace(market, gas=replace(market.gas, current=usual))
+    if price <= usual or plan(sets, market, policy) or not plan(sets, at_usual, policy):
+        return ""
+    return (
+        f"a unit of gas costs {format_amount(price)}, usually {format_amount(usual)}: winners wait until it costs "
+        "less, or they are about to expire"
+    )
 
 
 @dataclass(slots=True)

@@ -24,6 +24,7 @@ class Topic(StrEnum):
     TERMS = "terms"
     BACKING = "backing"
     WORTH = "worth"
+    PAYMENTS = "payments"
     REDEMPTION = "redemption"
     PROBLEM = "problem"
 
@@ -75,6 +76,7 @@ def obstacles(notes: Mapping[str, Note], exposure: Exposure, now: float) -> tupl
         Topic.TERMS: "no terms in force",
         Topic.PROBLEM: "the orchestrator complained",
         Topic.WORTH: "winners do not pay for their gas",
+        Topic.PAYMENTS: "payments are held",
         Topic.CHAIN: "no RPC endpoint answers usefully; work goes on until too much is unpaid",
         Topic.REDEMPTION: "winners are not redeemed",
     }
@@ -91,7 +93,7 @@ def _full(exposure: Exposure) -> Iterator[str]:
     if exposure.is_full:
         yield (
             f"winners of {format_amount(exposure.outstanding)} are not paid yet and the contract promises "
-            f"{format_amount(exposure.promised or 0)}: tickets are refused until there is room for another payment"
+            f"{format_amount(exposure.promised or 0)}: payments are held until there is room for another one"
         )
 
 

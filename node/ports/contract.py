@@ -29,7 +29,7 @@ class RedemptionOutcome:
 class Paid:
     """A transaction that paid winners, by one of them, and the block that it was mined in."""
 
-    tx_nonce: int
+    tx_hash: bytes
     block_number: int
     block_hash: bytes
     params: TicketParams

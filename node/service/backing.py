@@ -9,6 +9,7 @@ from tandem.clock import Clock
 from tandem.protocol.errors import ChainError, ChainUnavailable
 from tandem.protocol.signing import Address
 from tandem.protocol.tickets import TicketParams
+from tandem.waiting import Bell
 
 _PATIENCE_SECONDS = 2.0
 """For a new reading where an old one would do: all payments wait for it."""
@@ -29,10 +30,13 @@ class BackingView:
         self._refresh = refresh
         self._readings: dict[Address, _Reading] = {}
         self._failed_at: float | None = None
+        self.bell = Bell(clock)
+        """Rung when more may be promised than was, or less used: payments wait for it."""
 
     def forget(self) -> None:
         """Funds have moved: read again."""
         self._readings.clear()
+        self.bell.ring()
 
     async def read(self, sender: Address, signers: frozenset[Address] = frozenset()) -> Backing:
         """Straight from the chain; signers that may sign stay in sight."""
@@ -46,6 +50,8 @@ class BackingView:
             raise
         self._failed_at = None
         self._readings[sender] = _Reading(backing, self._clock.monotonic())
+        if known is not None and backing.promised > known.backing.promised:
+            self.bell.ring()
         return backing
 
     async def recent(self, sender: Address, signers: frozenset[Address] = frozenset()) -> Backing:
@@ -55,13 +61,13 @@ class BackingView:
             return known.backing
         return await self.read(sender, signers)
 
-    async def promised(self, sender: Address) -> int | None:
+    async def promised(self, sender: Address, *, anew: bool = False) -> int | None:
         """Wei; while the chain is away, by the last reading. None if there is none."""
         known = self._readings.get(sender)
         if known is not None and self._failed_lately():
             return known.backing.promised
         try:
-            return (await self.recent(sender)).promised
+            return (await (self.read(sender) if anew else self.recent(sender))).promised
         except (ChainUnavailable, ChainError):
             return known.backing.promised if known else None
 

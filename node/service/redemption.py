@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
 
-from node.core.redemption import Market, RedemptionPolicy, Setback, WinningSet, plan
+from node.core.redemption import Market, RedemptionPolicy, Setback, WinningSet, plan, waits_for_gas
 from node.core.standing import Topic
 from node.core.terms import recipient_rand
 from node.ports.contract import RedemptionOutcome
@@ -71,6 +71,8 @@ class Redeemer:
         self._setbacks: dict[Address, Setback] = {}
         self._set_back = False
         """Whether winners wait because of one."""
+        self._dear = ""
+        """Why winners wait for gas to be cheaper."""
         self._refused = False
         """Whether a transaction could not be sent in the last round."""
         self._looked_back_at: float | None = None
@@ -103,9 +105,12 @@ class Redeemer:
         await self._look_back()
         await self._store.prune(self._clock.now())
         await self._around.gas.price()
+        was_dear, self._dear = self._dear, ""
         if not self._refused or self._rotation is not None:  # else every winner would turn to new terms for nothing
             await self._close(await self._plans(await self._store.winners(self._clock.now())))
         await self._redeem_closed()
+        if self._dear and not was_dear:
+            log.event(logger, "redemption_waits_for_gas", level=logging.WARNING, detail=self._dear)
 
     async def _redeem_closed(self) -> None:
         """A sender whose winners cannot be sent does not stand in the way of others."""
@@ -121,7 +126,7 @@ class Redeemer:
                 refused.add(_sender(plans[0][0]))
         self._refused = bool(refused)
         if not refused:
-            self._around.notes.say(Topic.REDEMPTION, _SET_BACK if self._set_back else "")
+            self._around.notes.say(Topic.REDEMPTION, self._dear or (_SET_BACK if self._set_back else ""))
 
     async def _look_back(self) -> None:
         """A block that was deep enough may be undone all the same: what was paid in it is to be redeemed again."""
@@ -132,7 +137,7 @@ class Redeemer:
         for paid in await self._store.paid_since(self._clock.now() - _UNDONE_WITHIN_SECONDS):
             if await self._around.contract.is_undone(paid):
                 await self._store.take_back(paid)
-                log.event(logger, "redemption_undone", level=logging.WARNING, tx_nonce=paid.tx_nonce)
+                log.event(logger, "redemption_undone", level=logging.WARNING, tx_hash="0x" + paid.tx_hash.hex())
 
     async def _plans(self, winners: Iterable[WinningSet]) -> list[tuple[WinningSet, ...]]:
         """What to redeem now, a transaction each: the winners of one sender."""
@@ -148,6 +153,7 @@ class Redeemer:
                 continue
             market = Market(backing, await self._around.gas.price(), now, in_flight.get(sender, 0))
             plans.append(plan(sets, market, self._policy))
+            self._dear = self._dear or waits_for_gas(sets, market, self._policy)
         return [planned for planned in plans if planned]
 
     def _may_try(self, sender: Address, available: int, now: float) -> bool:

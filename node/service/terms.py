@@ -27,6 +27,8 @@ from tandem.waiting import Bell
 logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 15.0
+_UNBACKED_SECONDS = 5.0
+"""Between looks while terms wait for what backs them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,8 @@ class Terms:
         self._issued: _Issued | None = None
         self._said: TicketParams | None = None
         """What was said last in this session."""
+        self._backed = False
+        """Whether the contract is known to promise enough."""
         self._agreed_bell = agreed_bell
         self._bell = Bell(clock)
         self._issuing = asyncio.Lock()
@@ -92,7 +96,7 @@ class Terms:
             except (ChainUnavailable, ChainError) as error:
                 self._around.notes.say(Topic.TERMS, f"none issued yet: {error.detail}")
                 log.event(logger, "terms_delayed", level=logging.WARNING, detail=error.detail)
-            await self._bell.wait(_LOOK_SECONDS)
+            await self._bell.wait(_LOOK_SECONDS if self._backed else _UNBACKED_SECONDS)
 
     async def rotate(self) -> int:
         """Begins a new epoch with terms of its own; the last epoch that they replace."""
@@ -120,6 +124,8 @@ class Terms:
             if sender is None or limits is None or not self._link.open:
                 return
             right = await self._right(sender, limits)
+            if not self._may_issue():
+                return
             # Renewed at half their life, so that the orchestrator always has some that its own limits let it use.
             issued = self._issued
             if issued is None or self._clock.now() >= issued.renew_at or moved(issued.stakes, right):
@@ -131,13 +137,24 @@ class Terms:
                 self._said = issued.params
                 self._link.send(TicketTerms(params=issued.params))
 
+    def _may_issue(self) -> bool:
+        """Without terms an orchestrator gives no work, which nobody could be paid for; without new ones it ends once
+        the old ones expire.
+
+        But where those are about to be revealed it is told others, or it would go on to sign under them.
+        """
+        return self._backed or (self._said is not None and self._issued is None)
+
     async def _right(self, sender: Address, limits: TicketLimits) -> Stakes:
         gas = await self._around.gas.of_redemption()
-        promised = await self._around.view.promised(sender)
+        promised = await self._around.view.promised(sender, anew=not self._backed)
         right = stakes(self._policy, gas.cost, promised or 0, limits)
+        self._backed = promised is not None and promised >= PAYMENT_WINNERS * right.face_value
         self._note_worth(right.face_value, GAS_TICKET * gas.price)
         if promised is not None:
             self._note_backing(sender, promised, right.face_value)
+        elif self._said is None:
+            raise ChainUnavailable("expected to read what the contract promises to this node, no endpoint answers")
         return right
 
     def _note_worth(self, face_value: int, least: int) -> None:
@@ -153,13 +170,13 @@ class Terms:
             log.event(logger, "winners_worthless", level=logging.WARNING, detail=detail)
 
     def _note_backing(self, sender: Address, promised: int, face_value: int) -> None:
-        """Without an allocation every ticket is refused, and an orchestrator that cannot pay sends no work."""
+        """An orchestrator that cannot pay is given no terms, and so sends no work."""
         detail, least = "", PAYMENT_WINNERS * face_value
         if promised < least:
             detail = (
                 f"expected the contract to promise this node at least {format_amount(least)} of {sender}, which is "
-                f"{PAYMENT_WINNERS} winners, found {format_amount(promised)}: until that is more, tickets are refused, "
-                "and no work comes"
+                f"{PAYMENT_WINNERS} winners, found {format_amount(promised)}: until it does, no terms are issued, "
+                "payments that find no room are held, and no work comes"
             )
         if self._around.notes.say(Topic.BACKING, detail) and detail:
             log.event(logger, "not_backed", level=logging.WARNING, detail=detail)

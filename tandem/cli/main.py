@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import click
 
+from tandem import logging as log
 from tandem.cli.commands import TandemGroup
 
 SUMMARIES: Final = {
@@ -48,3 +49,4 @@ def _points() -> dict[str, EntryPoint]:
 @click.version_option(package_name="tandem")
 def main() -> None:
     """Buy and sell compute: video transcoding and ONNX models, paid in tickets on Ethereum."""
+    log.keep_quiet()

@@ -1,6 +1,8 @@
 import json
 import re
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -218,3 +220,14 @@ def test_what_the_contract_refuses_is_said_in_words(operator: Operator) -> None:
 )
 def test_wrong_arguments_are_refused(operator: Operator, arguments: tuple[str, ...]) -> None:
     assert run("fund", *operator.account, *arguments).exit_code == 2
+
+
+def test_a_command_says_nothing_of_an_endpoint_that_another_stands_in_for(anvil: Anvil) -> None:
+    nobody = ("--rpc", "http://127.0.0.1:1")
+    words = [sys.executable, "-m", "tandem", "chain", "balance", RECIPIENT]
+    answered = subprocess.run([*words, *nobody, "--rpc", anvil.url], capture_output=True, text=True, check=False)
+    assert (answered.returncode, answered.stderr) == (0, "")
+    failed = subprocess.run([*words, *nobody], capture_output=True, text=True, check=False)
+    assert failed.returncode == 1
+    (line,) = failed.stderr.splitlines()
+    assert "127.0.0.1:1: Connect call failed" in line

@@ -162,7 +162,7 @@ async def test_no_answer_ends_the_node(
 
 
 async def test_one_endpoint_alone_undoes_no_payment(anvil: Anvil, broker: TicketBroker) -> None:
-    gone = Paid(0, 0, bytes(32), terms(), 0)
+    gone = Paid(bytes(32), 0, bytes(32), terms(), 0)
     kept = replace(gone, block_hash=(await broker.chain.block(0)).hash)
     lie = lies("eth_getBlockByNumber", "hash", "0x" + "ee" * 32)
     async with unreliable(anvil.url) as endpoint:

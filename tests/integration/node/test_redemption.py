@@ -150,16 +150,6 @@ async def test_a_node_that_dies_before_it_redeems_does_so_when_it_is_back(
         assert (await settled(node, anvil, broker)).redeemed == 2 * FACE
 
 
-async def test_tickets_beyond_the_allocation_are_refused(
-    tmp_path: Path, anvil: Anvil, broker: TicketBroker, peer: Peer
-) -> None:
-    node = settings(tmp_path, peer, anvil, broker)
-    async with daemon(node, anvil):
-        await peer.hears(Proven)
-        receipt = await pay(peer, await agree(peer), range(101))
-    assert (receipt.accepted, receipt.code) == (False, "ticket_unfunded")
-
-
 async def test_a_signer_that_the_contract_does_not_know_is_refused(
     tmp_path: Path, anvil: Anvil, broker: TicketBroker, peer: Peer
 ) -> None:

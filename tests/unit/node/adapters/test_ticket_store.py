@@ -259,11 +259,26 @@ async def test_what_a_reorganisation_took_back_is_won_again(path: Path) -> None:
     async with open_store(path) as store:
         assert await store.paid_since(NOW) == ()
         (found,) = await store.paid_since(NOW - 1)
-        assert found == Paid(7, 5, b"h" * 32, winners.params, 1)
+        assert found == Paid(result.tx_hash, 5, b"h" * 32, winners.params, 1)
         await store.take_back(found)
         assert await store.winners(NOW) == (winners,)
         assert (await store.totals(NOW)).redeemed == 0
         assert await store.paid_since(NOW - 1) == ()
+
+
+async def test_only_what_the_undone_transaction_paid_is_won_again(path: Path) -> None:
+    """A reorganisation that drops a transaction frees its tx_nonce, and another one may be mined under it."""
+    async with open_store(path) as store:
+        await store.take(won(3), DIGEST)
+        (winners,) = await store.winners(NOW)
+        parts = [replace(winners, tickets=tickets) for tickets in (winners.tickets[:1], winners.tickets[1:])]
+        for number, part in enumerate(parts, 1):
+            await in_flight(store, [part])
+            await store.settle(RedemptionOutcome(7, paid([part], number), 9, block_number=5, block_hash=b"h"), NOW)
+        first, _ = sorted(await store.paid_since(NOW - 1), key=lambda found: found.tx_hash)
+        await store.take_back(first)
+        assert await store.winners(NOW) == (parts[0],)
+        assert (await store.totals(NOW)).redeemed == parts[1].value
 
 
 async def test_who_signed_is_known_after_a_restart(path: Path) -> None:

@@ -2,9 +2,10 @@ from dataclasses import replace
 
 from node.core.acceptance import Backing
 from node.core.gas import GasPrice
-from node.core.redemption import Market, RedemptionPolicy, Setback, WinningSet, gas_of, plan
+from node.core.redemption import Market, RedemptionPolicy, Setback, WinningSet, gas_of, plan, waits_for_gas
 from node.core.terms import Stakes
 from tandem.protocol.tickets import PAYMENT_WINNERS, Ticket
+from tandem.protocol.units import format_amount
 from tests.fixtures.node import NOW, SIGNER, STAKES, backing, terms
 
 POLICY = RedemptionPolicy(gas_percent=10, urgent_before=600, max_tickets=5)
@@ -140,3 +141,20 @@ def test_each_setback_lasts_twice_as_long_up_to_a_day() -> None:
     for _ in range(20):
         setback = Setback.after(setback, 100, NOW)
     assert setback.until == NOW + 86_400
+
+
+def test_it_is_said_that_winners_wait_for_gas_and_what_it_costs() -> None:
+    won = big(3)
+    usual, dear = gas_price_for(9, won), gas_price_for(40, won)
+    spike = market(dear, usual=usual)
+    assert plan([won], spike, POLICY) == ()
+    said = waits_for_gas([won], spike, POLICY)
+    assert format_amount(dear) in said
+    assert format_amount(usual) in said
+    assert waits_for_gas([won], market(usual), POLICY) == ""
+    assert waits_for_gas([], spike, POLICY) == ""
+    assert waits_for_gas([big(1)], market(dear), POLICY) == "", "it waits for others to share gas with"
+    capped = replace(POLICY, max_fee_per_gas=usual - 1)
+    said = waits_for_gas([won], market(usual), capped)
+    assert f"max_fee_per_gas is {format_amount(usual - 1)}" in said
+    assert waits_for_gas([], market(usual), capped) == ""

@@ -24,7 +24,7 @@ def test_a_node_that_is_not_running_has_one_problem(known: Mapping[str, Note]) -
     assert problem == "the node is not running: start it with `tandem node run`"
 
 
-@pytest.mark.parametrize("topic", ["session", "terms", "backing", "chain", "redemption"])
+@pytest.mark.parametrize("topic", ["session", "terms", "backing", "payments", "chain", "redemption"])
 def test_what_is_wrong_is_said_with_its_time(topic: str) -> None:
     (problem,) = obstacles(notes(**{topic: "the reason"}), NOTHING_OWED, NOW + 149)
     assert problem.endswith(", since 2027-01-15 07:59:00 UTC: the reason")

@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -266,3 +267,16 @@ async def test_what_is_mined_and_not_final_is_no_reason_to_refuse(shop: Shop) ->
     receipt = await shop.said()
     assert isinstance(receipt, PaymentReceipt)
     assert receipt.accepted
+
+
+async def test_a_spike_of_gas_is_noted_and_logged_once(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    shop.contract.gas = 10
+    shop.redeemer._policy = replace(shop.redeemer._policy, max_fee_per_gas=9)
+    await shop.sell()
+    await until(lambda: "max_fee_per_gas is 9 wei" in shop.notes._said.get(Topic.REDEMPTION, ""))
+    await shop.rounds(3)
+    logged = [record.message for record in caplog.records if record.message == "redemption_waits_for_gas"]
+    assert logged == ["redemption_waits_for_gas"]
+    shop.redeemer._policy = replace(shop.redeemer._policy, max_fee_per_gas=10)
+    await shop.rounds(2)
+    await until(lambda: shop.notes._said[Topic.REDEMPTION] == "")
