@@ -40,6 +40,9 @@ def run(settings: OrchestratorSettings) -> None:
 def ledger(settings: OrchestratorSettings, as_json: bool, wide: bool) -> None:
     """Show what each node is owed, was given in tickets and was paid.
 
+    Owed is what no ticket covers, below zero what was signed ahead. In tickets is all that was signed; refused, what of
+    it the node did not take. Still out are the tickets that it holds, at expected value, less its luck so far.
+
     Exits with 1 on any difference within the books or to the contract, and with 3 if there is none within the books and
     the chain does not answer, so that they could not be compared with it.
 
