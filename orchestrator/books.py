@@ -1,20 +1,35 @@
 """The ledger, for people and for programs."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.table import Table
 
 from orchestrator.core.reconciliation import NodeBalance, Reconciliation
 from tandem.cli.tables import show as show_table
 from tandem.protocol.units import format_amount
 
+_WIDE = 400
+"""Columns: more than any row takes."""
+_UNITS = (("ether", 18), ("gwei", 9), ("wei", 0))
+_FIGURES = 6
+"""Of the largest amount, at least as many as there are digits before its point."""
 
-def show(console: Console, found: Reconciliation, silence: str | None) -> None:
-    """`silence`: why the contract's own figures are not there."""
-    columns = ("node", "earned", "owed", "in tickets", "refused", "redeemed", "outstanding less luck", "credit")
-    show_table(console, columns, [_cells(each) for each in found.nodes])
+
+def show(console: Console, found: Reconciliation, silence: str | None, *, wide: bool) -> None:
+    """`silence`: why the contract's own figures are not there. `wide`: addresses whole, amounts exact."""
+    if wide:
+        columns = ("node", "earned", "owed", "in tickets", "refused", "redeemed", "outstanding less luck", "credit")
+        rows = [(each.node, *map(_wei, _amounts(each))) for each in found.nodes]
+        show_table(Console(file=console.file, width=_WIDE), columns, rows)
+    else:
+        _show_short(console, found.nodes)
     lines = [
-        f"entries     {found.entries}: debits {_wei(found.debits)}, credits {_wei(found.credits)}",
+        f"entries     {found.entries}",
+        f"debits      {_wei(found.debits)}",
+        f"credits     {_wei(found.credits)}",
         f"by ledger   {_wei(found.chain)} in the contract, as of block {found.block_number}",
     ]
     if found.contract is None:
@@ -50,10 +65,33 @@ def as_json(found: Reconciliation, silence: str | None) -> dict[str, Any]:
     }
 
 
-def _cells(each: NodeBalance) -> tuple[str, ...]:
+def _show_short(console: Console, nodes: Sequence[NodeBalance]) -> None:
+    """Within 80 columns: all amounts in the one unit that suits the largest, rounded."""
+    largest = max((abs(amount) for each in nodes for amount in _amounts(each)), default=0)
+    unit, digits = next((unit, digits) for unit, digits in _UNITS if largest >= 10**digits // 100 or not digits)
+    decimals = min(digits, max(0, _FIGURES - len(str(largest // 10**digits))))
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column("node", no_wrap=True)
+    for column in ("earned", "owed", "in tickets", "refused", "redeemed", "still out", "credit"):
+        table.add_column(column, justify="right", overflow="fold")
+    for each in nodes:
+        amounts = (_rounded(amount, digits, decimals) for amount in _amounts(each))
+        table.add_row(f"{each.node[:6]}…{each.node[-4:]}", *amounts)
+    console.print(table)
+    console.print(f"in {unit}, rounded; exact with --wide or --json\n", highlight=False)
+
+
+def _rounded(amount: int, digits: int, decimals: int) -> str:
+    step = 10 ** (digits - decimals)
+    whole, rest = divmod((abs(amount) + step // 2) // step, 10**decimals)
+    sign = "-" if amount < 0 and (whole or rest) else ""
+    return f"{sign}{whole}.{rest:0{decimals}}" if decimals else f"{sign}{whole}"
+
+
+def _amounts(each: NodeBalance) -> tuple[int, ...]:
     totals = each.totals
-    amounts = (totals.earned, totals.owed, totals.issued, totals.refused, totals.redeemed, totals.outstanding)
-    return (each.node, *map(_wei, amounts), _wei(each.credit))
+    sums = (totals.earned, totals.owed, totals.issued, totals.refused, totals.redeemed, totals.outstanding)
+    return (*sums, each.credit)
 
 
 def _fields(each: NodeBalance) -> dict[str, str]:

@@ -18,6 +18,9 @@ from tandem import logging as log
 from tandem.cli.commands import SettingsCommand, TandemGroup
 from tandem.clock import SystemClock
 
+_DIFFERENCE, _NOT_COMPARED = 1, 3
+"""Exit codes of `ledger`; 2 is click's for a wrong command."""
+
 
 @click.group(cls=TandemGroup)
 def orchestrator() -> None:
@@ -33,8 +36,15 @@ def run(settings: OrchestratorSettings) -> None:
 
 @orchestrator.command(cls=SettingsCommand, settings=OrchestratorSettings)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def ledger(settings: OrchestratorSettings, as_json: bool) -> None:
-    """Show what each node is owed, was given in tickets and was paid; exit with 1 if the books disagree with the chain.
+@click.option("--wide", is_flag=True, help="Show addresses whole and amounts to the wei.")
+def ledger(settings: OrchestratorSettings, as_json: bool, wide: bool) -> None:
+    """Show what each node is owed, was given in tickets and was paid.
+
+    Owed is what no ticket covers, below zero what was signed ahead. In tickets is all that was signed; refused, what of
+    it the node did not take. Still out are the tickets that it holds, at expected value, less its luck so far.
+
+    Exits with 1 on any difference within the books or to the contract, and with 3 if there is none within the books and
+    the chain does not answer, so that they could not be compared with it.
 
     Adds up every entry and every accepted attempt. Only reads, and may be run while the orchestrator is at work.
     """
@@ -43,9 +53,11 @@ def ledger(settings: OrchestratorSettings, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(books.as_json(found, silence)))
     else:
-        books.show(Console(), found, silence)
+        books.show(Console(), found, silence, wide=wide)
     if found.differences:
-        raise click.exceptions.Exit(1)
+        raise click.exceptions.Exit(_DIFFERENCE)
+    if silence is not None:
+        raise click.exceptions.Exit(_NOT_COMPARED)
 
 
 @orchestrator.group()

@@ -18,11 +18,15 @@ from tandem.chain.broker import SenderFunds
 from tandem.clock import Clock
 from tandem.protocol.errors import ChainError, ChainUnavailable, ConfigurationError
 from tandem.protocol.signing import Address
+from tandem.waiting import happens
 
 logger = logging.getLogger(__name__)
 
 _DAY_SECONDS = 86_400.0
 _POLL_SECONDS = 60.0
+_LEAST_PAUSE_SECONDS = 5.0
+"""However many nodes connect."""
+_IN_FLIGHT_PAUSE_SECONDS = 15.0
 _LONGEST_PAUSE_SECONDS = 600.0
 
 
@@ -47,6 +51,7 @@ class FundsWatcher:
         self._treasury = treasury
         self._advice = advice
         self._failures = 0
+        self._in_flight = False
         self._warned: frozenset[str] = frozenset()
         self._read: dict[Address, tuple[AccountRecord | None, SenderFunds]] = {}
         """What each node was promised, and how its account was then: every event that changes the one is seen in the
@@ -56,12 +61,19 @@ class FundsWatcher:
         """Until cancelled."""
         while True:
             await self.look()
-            await self._clock.sleep(min(_POLL_SECONDS * (1 << min(self._failures, 16)), _LONGEST_PAUSE_SECONDS))
+            if self._failures:
+                await self._clock.sleep(min(_POLL_SECONDS * (1 << min(self._failures, 16)), _LONGEST_PAUSE_SECONDS))
+                continue
+            await self._clock.sleep(_LEAST_PAUSE_SECONDS)
+            longest = _IN_FLIGHT_PAUSE_SECONDS if self._in_flight else _POLL_SECONDS
+            await happens(self._nodes.arrived, self._clock, longest - _LEAST_PAUSE_SECONDS)
+            self._nodes.arrived.clear()
 
     async def look(self) -> None:
         """Once. A chain that does not answer, or a transaction that it refuses, is tried again later."""
         try:
-            if self._treasury is None or await self._treasury.settle():
+            self._in_flight = self._treasury is not None and not await self._treasury.settle()
+            if not self._in_flight:
                 await self._act(await self._plan())
         except (ChainUnavailable, ChainError, ConfigurationError) as error:
             self._failures += 1

@@ -1,5 +1,6 @@
 """The nodes that are connected right now. The live session is the offer: when it goes, the capacity goes."""
 
+import asyncio
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
@@ -74,6 +75,8 @@ class Nodes:
 
     def __init__(self) -> None:
         self._connected: dict[str, ConnectedNode] = {}
+        self.arrived = asyncio.Event()
+        """Set when a node connects that was not there. Whoever waits for it clears it."""
 
     def __iter__(self) -> Iterator[ConnectedNode]:
         return iter(list(self._connected.values()))
@@ -94,6 +97,8 @@ class Nodes:
             node.reliability, node.pace, node.sources = older.reliability, older.pace, older.sources
             older.link.close("conflict", "the node has opened a newer session")
         self._connected[node.address] = node
+        if older is None:
+            self.arrived.set()
 
     def remove(self, address: str, link: NodeLink) -> None:
         """Forgets the session `link`; a newer one of the same node stays."""

@@ -148,6 +148,30 @@ async def test_winners_are_put_back_even_by_a_reorganisation_that_goes_deeper_th
     assert await world.balance() - before == 2 * FACE - found.gas_spent
 
 
+async def test_a_tx_nonce_that_is_used_again_after_a_reorganisation_takes_nothing_back_that_was_paid(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.does(deposit(world))
+    before = await world.balance()
+    await world.wins(2)
+    async with redeeming(world.store, world.chain, world.node) as bell:
+        await world.until(lambda totals: totals.redeemed == 2 * FACE)
+        await rounds(bell)
+        world.anvil.rpc("anvil_reorg", 1, [])
+        world.anvil.rpc("anvil_dropAllTransactions")
+        await world.wins(3)
+        bell.ring()
+        await world.until(lambda totals: totals.redeemed == 5 * FACE)
+        assert await world.broker.chain.transaction_count(world.node.address, "latest") == 1
+    monkeypatch.setattr(redemption, "_LOOK_BACK_SECONDS", 0.0)
+    async with redeeming(world.store, world.chain, world.node) as bell:
+        await world.until(lambda totals: totals.redeemed == 3 * FACE)
+        bell.ring()
+        found = await world.until(lambda totals: totals.redeemed == 5 * FACE)
+    assert await world.balance() - before == 5 * FACE - found.gas_spent
+    assert await world.broker.chain.transaction_count(world.node.address, "latest") == 2
+
+
 async def test_a_stuck_transaction_is_replaced_and_others_pass_it(world: World) -> None:
     await world.does(deposit(world))
     before = await world.balance()

@@ -15,7 +15,7 @@ from orchestrator.service.meters import MoneyMeters
 from tests.integration.orchestrator.chain import ETHER, FACE, Books, catch_up
 
 
-async def ledger(books: Books, folder: Path, *flags: str, **settings: str) -> Result:
+async def ledger(books: Books, folder: Path, *flags: str, columns: int = 80, **settings: str) -> Result:
     said = {
         "data": str(folder),
         "chain.rpc": books.anvil.url,
@@ -26,8 +26,8 @@ async def ledger(books: Books, folder: Path, *flags: str, **settings: str) -> Re
         "chain.password-file": "unused",
     } | {name.replace("_", "."): value for name, value in settings.items()}
     words = [word for name, value in said.items() for word in (f"--{name}", value)]
-    # The pages are as wide as the terminal.
-    return await asyncio.to_thread(CliRunner().invoke, orchestrator, ["ledger", *words, *flags], env={"COLUMNS": "240"})
+    env = {"COLUMNS": str(columns)}
+    return await asyncio.to_thread(CliRunner().invoke, orchestrator, ["ledger", *words, *flags], env=env)
 
 
 async def test_it_shows_each_node_and_that_all_is_well(books: Books, tmp_path: Path) -> None:
@@ -35,6 +35,15 @@ async def test_it_shows_each_node_and_that_all_is_well(books: Books, tmp_path: P
     await books.redeem((await books.pay(3))[:1])
     await catch_up(books.watcher())
     shown = await ledger(books, tmp_path)
+    assert max(map(len, shown.output.splitlines())) <= 80, shown.output
+    for expected in (
+        f"{books.node.address[:6]}…{books.node.address[-4:]}",
+        "in ether, rounded",
+        " 0.03000",
+        " 0.02000",
+    ):
+        assert expected in shown.output
+    shown = await ledger(books, tmp_path, "--wide")
     assert shown.exit_code == 0, shown.output
     for expected in (books.node.address, "0.01 ether", "no difference", f"reserve {ETHER // 10**18} ether"):
         assert expected in shown.output
@@ -64,7 +73,7 @@ async def test_it_says_when_the_chain_does_not_answer(books: Books, tmp_path: Pa
     await books.fund()
     await catch_up(books.watcher())
     shown = await ledger(books, tmp_path, chain_rpc="http://127.0.0.1:1")
-    assert shown.exit_code == 0, shown.output
+    assert shown.exit_code == 3, shown.output
     assert "not compared: connecting" in shown.output
     found = json.loads((await ledger(books, tmp_path, "--json", chain_rpc="http://127.0.0.1:1")).stdout)
     assert found["contract"] is None
