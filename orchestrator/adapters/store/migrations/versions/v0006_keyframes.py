@@ -11,8 +11,3 @@ def upgrade() -> None:
     with op.batch_alter_table("artifacts") as table:
         comment = "presentation times in µs; kept beside the media"
         table.add_column(sa.Column("keyframes", sa.Text(), nullable=True, comment=comment))
-
-
-def downgrade() -> None:
-    with op.batch_alter_table("artifacts") as table:
-        table.drop_column("keyframes")
