@@ -18,7 +18,6 @@ from tandem.protocol.jobs import (
     InferenceRequest,
     InferenceWork,
     JobState,
-    ModelInfo,
     TaskState,
     TranscodeRequest,
     TranscodeWork,
@@ -27,6 +26,7 @@ from tandem.protocol.jobs import (
 )
 from tandem.protocol.ladder import Container, Watermark
 from tandem.protocol.media import MAX_DURATION_US, MediaInfo, Source
+from tandem.protocol.models import ModelInfo
 from tandem.protocol.pricing import Prices, inference_cost, inference_price, transcode_price
 from tandem.protocol.tensors import Tensor, TensorSpec, check_tensors, element_size, elements, tensor_from_json
 
@@ -139,10 +139,17 @@ def plan_inference(request: InferenceRequest, model: ModelInfo, prices: Prices) 
     metas = tuple(tensor.meta for tensor in inputs)
     cost_us = inference_cost(model.cost_us, model.inputs, metas)
     work = InferenceWork(
-        model=model.artifact, model_size=model.size, inputs=metas, outputs=model.outputs, cost_us=cost_us
+        model=model.artifact,
+        model_size=model.size,
+        files=model.files,
+        inputs=metas,
+        outputs=model.outputs,
+        cost_us=cost_us,
     )
     parts = (Part(work, inference_price(prices, cost_us)),)
-    return _affordable(Plan(_without_data(request), work, parts, (model.artifact,), inputs))
+    return _affordable(
+        Plan(_without_data(request), work, parts, (model.artifact, *(file.artifact for file in model.files)), inputs)
+    )
 
 
 def _check_size(what: str, size: int) -> None:

@@ -36,8 +36,9 @@ from orchestrator.core.records import (
 )
 from tandem.chain.transactions import TransactionJournal
 from tandem.protocol.ids import AttemptRef
-from tandem.protocol.jobs import JobState, ModelInfo
+from tandem.protocol.jobs import JobState
 from tandem.protocol.media import MediaInfo, Source
+from tandem.protocol.models import ModelInfo
 from tandem.protocol.tensors import Tensor
 from tandem.protocol.webhooks import DeliveryStatus
 

@@ -7,7 +7,7 @@ from orchestrator.ports.inspection import Inspector, ModelFacts
 from orchestrator.ports.store import CatalogueStore
 from tandem.protocol.api import NewModel
 from tandem.protocol.errors import Conflict, InvalidModel, NotFound
-from tandem.protocol.jobs import ModelInfo
+from tandem.protocol.models import ModelInfo
 
 
 class Models:

@@ -18,6 +18,7 @@ from tandem.protocol.errors import AttemptReturned, NotFound, StaleAttempt
 from tandem.protocol.ids import AttemptRef, job_of
 from tandem.protocol.jobs import InferenceWork, TaskState, TranscodeWork
 from tandem.protocol.messages import MAX_SECONDS, Assign
+from tandem.protocol.models import ModelFile
 from tandem.waiting import Bell
 
 _BATCH = 64
@@ -146,6 +147,7 @@ class Scheduler:
             price=attempt.price,
             start_to_finish=self._timeouts.start_to_finish(work),
             source_url=self._urls.download(_source(work), until),
+            file_urls=tuple(self._urls.download(file.artifact, until) for file in _files(work)),
             watermark_url=self._watermark_url(work, until),
             upload_urls=self._upload_urls(attempt.ref, work, until),
         )
@@ -170,3 +172,7 @@ class Scheduler:
 def _source(work: TranscodeWork | InferenceWork) -> str:
     """The artifact that the node fetches."""
     return work.source if isinstance(work, TranscodeWork) else work.model
+
+
+def _files(work: TranscodeWork | InferenceWork) -> tuple[ModelFile, ...]:
+    return work.files if isinstance(work, InferenceWork) else ()

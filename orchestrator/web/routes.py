@@ -21,7 +21,7 @@ from tandem.protocol.api import (
     QuoteView,
     WebhookView,
 )
-from tandem.protocol.jobs import ModelInfo
+from tandem.protocol.models import ModelInfo
 
 
 class Access(Enum):

@@ -15,7 +15,8 @@ from tandem.protocol.api import (
     TranscodeResult,
     WebhookView,
 )
-from tandem.protocol.jobs import AttemptState, ModelInfo
+from tandem.protocol.jobs import AttemptState
+from tandem.protocol.models import ModelInfo
 from tandem.protocol.tensors import TensorSpec
 from tandem.protocol.units import format_amount
 

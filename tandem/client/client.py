@@ -32,7 +32,8 @@ from tandem.protocol.api import (
     WebhookView,
 )
 from tandem.protocol.errors import Unavailable
-from tandem.protocol.jobs import InferenceRequest, JobState, ModelInfo, TranscodeRequest
+from tandem.protocol.jobs import InferenceRequest, JobState, TranscodeRequest
+from tandem.protocol.models import ModelInfo
 from tandem.protocol.webhooks import DeliveryStatus
 
 Request = TranscodeRequest | InferenceRequest

@@ -7,7 +7,8 @@ from typing import Any
 
 from tandem.protocol.api import InferenceResult, JobView
 from tandem.protocol.errors import InvalidTensor
-from tandem.protocol.jobs import InferenceRequest, ModelInfo
+from tandem.protocol.jobs import InferenceRequest
+from tandem.protocol.models import ModelInfo
 from tandem.protocol.tensors import Datatype, TensorJson, TensorSpec
 from tandem.protocol.webhooks import WebhookTarget
 

@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from tandem.protocol.capacity import Capability, Capacity
 from tandem.protocol.errors import ERRORS_BY_CODE, TandemError, error_from_wire
 from tandem.protocol.ids import ArtifactId, Frozen, Name
-from tandem.protocol.jobs import AttemptState, JobState, ModelInfo, TranscodeRequest
+from tandem.protocol.jobs import AttemptState, JobState, TranscodeRequest
 from tandem.protocol.ladder import AudioRendition, Rendition
+from tandem.protocol.models import ModelInfo
 from tandem.protocol.pricing import Prices
 from tandem.protocol.tensors import Datatype, FixedShape, TensorJson
 from tandem.protocol.units import Wei

@@ -6,6 +6,7 @@ The three have states of their own.
 
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import cached_property
 from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -32,6 +33,7 @@ from tandem.protocol.ladder import (
     Window,
 )
 from tandem.protocol.media import MAX_TRACKS, Instant, MediaInfo, VideoCodec
+from tandem.protocol.models import MAX_MODEL_FILES, ModelFile, model_digest
 from tandem.protocol.tensors import MAX_TENSORS, TensorJson, TensorMeta, TensorSpec
 from tandem.protocol.units import Wei, ceil_div
 from tandem.protocol.urls import WebUrl
@@ -316,13 +318,21 @@ class TranscodeWork(Frozen):
 class InferenceWork(Frozen):
     kind: Literal["inference"] = "inference"
     model: ArtifactId
+    """The ONNX file."""
     model_size: int = Field(ge=1)
-    """Bytes."""
+    """Bytes of the ONNX file."""
+    files: tuple[ModelFile, ...] = Field(default=(), max_length=MAX_MODEL_FILES)
+    """The model's external data."""
     inputs: tuple[TensorMeta, ...] = Field(max_length=MAX_TENSORS)
     """The data travel beside the message."""
     outputs: tuple[TensorSpec, ...] = Field(max_length=MAX_TENSORS)
     cost_us: int = Field(ge=1)
     """Microseconds of model cost of this run."""
+
+    @cached_property
+    def digest(self) -> str:
+        """Names the model with all of its files."""
+        return model_digest(self.model, self.files)
 
 
 Work = Annotated[TranscodeWork | InferenceWork, Field(discriminator="kind")]
@@ -353,18 +363,3 @@ class InferenceOutput(Frozen):
 
 
 Output = Annotated[TranscodeOutput | InferenceOutput, Field(discriminator="kind")]
-
-
-class ModelInfo(Frozen):
-    """A registered model: an ONNX artifact under a name and version."""
-
-    name: Name
-    version: Name
-    artifact: ArtifactId
-    size: int = Field(ge=1)
-    inputs: tuple[TensorSpec, ...] = Field(max_length=MAX_TENSORS)
-    outputs: tuple[TensorSpec, ...] = Field(max_length=MAX_TENSORS)
-    cost_us: int = Field(ge=1)
-    """Microseconds of one run with every open dimension at 1, on one core of the orchestrator."""
-    memory: int = Field(ge=0)
-    """MiB that the loaded model takes, measured."""

@@ -14,6 +14,7 @@ from pydantic import Field
 from tandem.protocol.capacity import Capability, Capacity
 from tandem.protocol.ids import AttemptRef, Frozen, Label, Name
 from tandem.protocol.jobs import MAX_FILES, Output, Work
+from tandem.protocol.models import MAX_MODEL_FILES
 from tandem.protocol.pricing import Prices
 from tandem.protocol.signing import Address, Bytes32, Signature
 from tandem.protocol.tickets import TicketParams
@@ -138,6 +139,8 @@ class Assign(Frozen):
     start_to_finish: Seconds
     source_url: Url
     """Where to fetch the source or the model from; signed, short-lived."""
+    file_urls: tuple[Url, ...] = Field(default=(), max_length=MAX_MODEL_FILES)
+    """Where to fetch the files of a model's external data from, in the order of `work.files`."""
     watermark_url: Url | None = None
     """Where to fetch the watermark from, if the work has one."""
     upload_urls: Annotated[Mapping[Name, Url], Field(max_length=MAX_FILES)] = {}

@@ -10,8 +10,8 @@ from orchestrator.adapters.store.rows import artifact_record, key_record
 from orchestrator.adapters.store.schema import api_keys, artifacts, job_artifacts, models
 from orchestrator.core.records import ApiKeyRecord, ArtifactRecord
 from tandem.protocol.errors import Conflict, NotFound
-from tandem.protocol.jobs import ModelInfo
 from tandem.protocol.media import MediaInfo, Source
+from tandem.protocol.models import ModelInfo
 
 
 class SqlCatalogue:

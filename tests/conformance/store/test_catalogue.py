@@ -5,8 +5,8 @@ import pytest
 from orchestrator.core.records import ApiKeyRecord, ArtifactRecord
 from orchestrator.ports.store import Store
 from tandem.protocol.errors import Conflict, NotFound
-from tandem.protocol.jobs import ModelInfo
 from tandem.protocol.media import Layout, Source
+from tandem.protocol.models import ModelInfo
 from tandem.protocol.tensors import Datatype, TensorSpec
 from tests.conformance.store.samples import (
     MEDIA,

@@ -8,7 +8,7 @@ from orchestrator.adapters.artifacts import open_artifacts
 from orchestrator.adapters.store import open_store
 from orchestrator.service.janitor import Janitor
 from tandem.clock import SystemClock
-from tandem.protocol.jobs import ModelInfo
+from tandem.protocol.models import ModelInfo
 
 AGE = 1000.0
 DAY = 86_400

@@ -21,7 +21,6 @@ from tandem.protocol.jobs import (
     InferenceRequest,
     InferenceWork,
     JobState,
-    ModelInfo,
     OutputRequest,
     TaskState,
     TranscodeRequest,
@@ -30,6 +29,7 @@ from tandem.protocol.jobs import (
 )
 from tandem.protocol.ladder import Container, RenditionRequest
 from tandem.protocol.media import MAX_DURATION_US, MediaInfo, Source, VideoCodec, VideoStream
+from tandem.protocol.models import ModelInfo
 from tandem.protocol.pricing import Prices
 from tandem.protocol.tensors import Datatype, TensorJson, TensorSpec
 from tests.fixtures.protocol import offer

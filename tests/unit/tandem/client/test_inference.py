@@ -7,7 +7,7 @@ import pytest
 
 from tandem.client.inference import inference_request, nested, tensor_json
 from tandem.protocol.errors import InvalidTensor
-from tandem.protocol.jobs import ModelInfo
+from tandem.protocol.models import ModelInfo
 from tandem.protocol.tensors import Datatype, TensorJson, TensorSpec
 
 

@@ -1,0 +1,165 @@
+"""Models: an ONNX file, perhaps with files of external data, under a name and version.
+
+A model is named by its digest, which stands for all of its files: whoever has the digest knows every byte that runs.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from enum import StrEnum
+from functools import cached_property
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
+
+from tandem.protocol.ids import ArtifactId, Frozen, Label, Name
+from tandem.protocol.tensors import MAX_TENSORS, FixedShape, TensorSpec, elements
+
+MODEL_FILE = "model.onnx"
+"""What the ONNX file is called in a model's folder, whatever it was called when it was uploaded."""
+MAX_MODEL_FILES = 256
+"""Of external data."""
+MAX_BATCH = 4096
+MAX_REPLICAS = 1000
+MAX_WARM_UPS = 16
+MAX_WARM_UP_VALUES = 4096
+
+_MAX_DEPTH = 8
+_MAX_SEGMENT_BYTES = 255
+_DIGEST_PREFIX = b"tandem model\n"
+"""No ONNX file begins like this, so that no model of one file has the digest of one of several."""
+
+
+def check_file_name(name: str) -> str:
+    """The name as it came. Raises ValueError unless it is a relative path that stays in the model's folder."""
+    parts = name.split("/")
+    if any(part in {"", ".", ".."} for part in parts) or not name.isprintable() or "\\" in name:
+        raise ValueError(
+            f"expected a relative path of plain names, such as weights.bin or data/weights.bin, got {name!r}"
+        )
+    if len(parts) > _MAX_DEPTH or any(len(part.encode()) > _MAX_SEGMENT_BYTES for part in parts):
+        raise ValueError(f"expected at most {_MAX_DEPTH} names of at most {_MAX_SEGMENT_BYTES} bytes, got {name!r}")
+    if parts[0] == MODEL_FILE:
+        raise ValueError(f"expected another name than {MODEL_FILE}, which the model itself has; rename the file")
+    return name
+
+
+FileName = Annotated[str, StringConstraints(min_length=1, max_length=512), AfterValidator(check_file_name)]
+"""Where a file of external data lies, as the model says it: relative to the model, separated by `/`."""
+
+
+class ModelFile(Frozen):
+    """A file of external data that belongs to a model."""
+
+    name: FileName
+    artifact: ArtifactId
+    size: int = Field(ge=0, lt=2**63)
+    """Bytes."""
+
+
+def model_digest(artifact: str, files: Sequence[ModelFile] = ()) -> str:
+    """What names the model whole: the ONNX file's id if that is all, else the digest of the list of all its files."""
+    if not files:
+        return artifact
+    listed = [["", artifact], *sorted([file.name, file.artifact] for file in files)]
+    return f"sha256:{hashlib.sha256(_DIGEST_PREFIX + json.dumps(listed).encode()).hexdigest()}"
+
+
+class Provider(StrEnum):
+    """Where ONNX Runtime runs a model."""
+
+    TENSORRT = "tensorrt"
+    CUDA = "cuda"
+    OPENVINO = "openvino"
+    CPU = "cpu"
+
+
+class WarmUpTensor(Frozen):
+    name: Label
+    shape: FixedShape
+    data: Annotated[tuple[bool | int | float | str, ...], Field(max_length=MAX_WARM_UP_VALUES)] = ()
+    """Row-major; one value fills the tensor; none: zeros, or empty strings."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if len(self.data) not in {0, 1, elements(self.shape)}:
+            raise ValueError(
+                f"expected no data, one value or {elements(self.shape)} for {list(self.shape)}, got {len(self.data)}"
+            )
+        return self
+
+
+class Tolerance(Frozen):
+    """Two results of the same inputs are alike within `absolute` + `relative` times the expected value."""
+
+    relative: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 1e-3
+    absolute: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-4
+
+
+class ModelSettings(Frozen):
+    """How a model is served. All of it can be changed after it was registered."""
+
+    max_batch: int = Field(default=1, ge=1, le=MAX_BATCH)
+    """So many rows of several requests are run at once at most; 1: each request is run by itself."""
+    batch_window_us: int = Field(default=0, ge=0, le=1_000_000)
+    """Microseconds that a request waits for others to be run with it."""
+    provider: Provider | None = None
+    """Preferred where a node has it; None: the fastest that the node finds."""
+    replicas: int = Field(default=0, ge=0, le=MAX_REPLICAS)
+    """On so many nodes the model is kept warm, asked for or not."""
+    warm_up: Annotated[tuple[tuple[WarmUpTensor, ...], ...], Field(max_length=MAX_WARM_UPS)] = ()
+    """Inputs of runs before the first request."""
+    tolerance: Tolerance = Tolerance()
+    """Within which two runs of the same inputs agree."""
+    hedge: bool = False
+    """Whether a request that lags may be run a second time elsewhere: the model keeps no state and rolls no dice."""
+    timeout_s: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] | None = None
+    """Seconds that a request may take that names no timeout; None: as the orchestrator's settings say."""
+
+
+class ModelInfo(Frozen):
+    """A registered model, as its trial showed it."""
+
+    name: Name
+    version: Name
+    artifact: ArtifactId
+    """The ONNX file."""
+    size: int = Field(ge=1)
+    """Bytes of the ONNX file."""
+    files: tuple[ModelFile, ...] = Field(default=(), max_length=MAX_MODEL_FILES)
+    """Of external data; ascending by name."""
+    inputs: tuple[TensorSpec, ...] = Field(max_length=MAX_TENSORS)
+    outputs: tuple[TensorSpec, ...] = Field(max_length=MAX_TENSORS)
+    opset: int = Field(default=0, ge=0)
+    """Version of ONNX's operators that it is written for; 0: from before this was looked at."""
+    cost_us: int = Field(ge=1)
+    """Microseconds of one run with every open dimension at 1, on one core of the orchestrator."""
+    memory: int = Field(ge=0)
+    """MiB that the loaded model takes, measured."""
+    unbatchable: str | None = Field(default="it was registered before this was tried", max_length=1024)
+    """Why requests cannot be run as one; None: they can."""
+    settings: ModelSettings = ModelSettings()
+    owner: str = ""
+    """The API key's id; empty: from before models had owners."""
+    public: bool = True
+    """Whether every key may use it, or its owner's alone."""
+    created_at: float = Field(default=0, ge=0)
+    """When it was registered, in seconds since the epoch."""
+
+    @property
+    def batchable(self) -> bool:
+        """Whether the first dimension is open in all inputs and outputs, and rows do not depend on their neighbours."""
+        return self.unbatchable is None
+
+    @cached_property
+    def digest(self) -> str:
+        """Names the model with all of its files."""
+        return model_digest(self.artifact, self.files)
+
+    @property
+    def total_size(self) -> int:
+        """Bytes of all its files."""
+        return self.size + sum(file.size for file in self.files)
+
+    def visible_to(self, owner: str) -> bool:
+        return self.public or self.owner == owner
