@@ -2,19 +2,19 @@
 
 import asyncio
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from node.adapters.worker import ModelRun, Request, Worker
+from node.adapters.worker import Request, Worker
 from node.children.wire import Ready, WorkerSettings
+from node.ports.execution import Done, ModelFiles, ModelLoaded, ModelOptions, ModelRun, Running, WarmModel
 from tandem.clock import Clock
 from tandem.protocol.capacity import Sandbox
 from tandem.protocol.errors import AttemptTimeout, ConfigurationError, InvalidModel, TandemError, Unavailable
-from tandem.protocol.jobs import InferenceWork
 from tandem.protocol.tensors import Tensor
 
 _PACKAGES = ("onnxruntime", "onnxruntime-gpu")
@@ -74,6 +74,8 @@ class WorkerInference:
         self._starting = asyncio.Lock()
         self._group = asyncio.TaskGroup()
         self._worker: Worker | None = None
+        self._warm: dict[str, tuple[ModelFiles, WarmModel]] = {}
+        self._changed: Callable[[], None] = _nobody
 
     async def __aenter__(self) -> Self:
         installed_package()
@@ -96,20 +98,38 @@ class WorkerInference:
         """What the worker offers, once it is up. Raises Unavailable or ChildCrashed if it cannot."""
         return (await self._ready_worker())[1]
 
-    async def infer(
-        self, work: InferenceWork, model: Path, inputs: tuple[Tensor, ...]
-    ) -> tuple[tuple[Tensor, ...], str]:
-        """Runs the model once: the output tensors, and the ONNX Runtime provider that ran it. Raises as `run`."""
-        done = await self.run(model, inputs, [spec.name for spec in work.outputs])
-        return done.outputs, done.provider
+    async def load(self, files: ModelFiles, options: ModelOptions) -> ModelLoaded:
+        self._name(files.model)
+        loaded = ModelLoaded((await self.start()).providers[0], files.model.stat().st_size)
+        self._warm[files.digest] = (files, WarmModel(files.digest, loaded, options.pinned))
+        self._changed()
+        return loaded
 
-    async def run(self, model: Path, inputs: Sequence[Tensor], outputs: Sequence[str] = ()) -> ModelRun:
-        """Runs the model once for the named outputs, or for all.
+    async def unload(self, digest: str) -> None:
+        if self._warm.pop(digest, None):
+            self._changed()
 
-        Raises InvalidModel, InvalidTensor, ExecutionFailed, TooLarge for outputs that fit no message, AttemptTimeout,
-        ChildCrashed, NoCapacity for want of memory. Cancelling it ends the run.
-        """
-        name = self._name(model)
+    def submit(self, digest: str, inputs: Sequence[Tensor], outputs: Sequence[str], done: Done) -> Running:
+        return self._group.create_task(self._submitted(digest, inputs, outputs, done))
+
+    async def _submitted(self, digest: str, inputs: Sequence[Tensor], outputs: Sequence[str], done: Done) -> None:
+        try:
+            if digest not in self._warm:
+                raise Unavailable(f"expected a loaded model, but {digest} is not; load it first")
+            outcome: ModelRun | TandemError = await self.run(self._warm[digest][0], inputs, outputs)
+        except TandemError as error:
+            outcome = error
+        done(outcome)
+
+    def warm(self) -> tuple[WarmModel, ...]:
+        return tuple(model for _, model in self._warm.values())
+
+    def listen(self, changed: Callable[[], None]) -> None:
+        self._changed = changed
+
+    async def run(self, files: ModelFiles, inputs: Sequence[Tensor], outputs: Sequence[str] = ()) -> ModelRun:
+        """Runs the model once for the named outputs, or for all. Raises as the port says."""
+        name = self._name(files.model)
         async with self._slots:
             worker, _ = await self._ready_worker()
             outcome = await self._bounded(worker, worker.submit(name, inputs, outputs))
@@ -179,3 +199,7 @@ class WorkerInference:
         worker = Worker(settings, memory_mib=self._settings.memory_mib, sandbox=self._sandbox, clock=self._clock)
         worker.start(self._group)
         return worker
+
+
+def _nobody() -> None:
+    """Listens to changes until someone does."""

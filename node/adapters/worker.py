@@ -11,6 +11,7 @@ from pydantic import ValidationError
 import node
 from node.children.wire import ANSWER, PREFIX, Answer, Cancel, Done, Failed, Order, Ready, Run, WorkerSettings, lengths
 from node.children.wire import head as frame_head
+from node.ports.execution import ModelRun
 from tandem.clock import Clock
 from tandem.process import Child, Confinement, Limits, python_command, python_runtime, spawn
 from tandem.protocol.capacity import Sandbox
@@ -27,18 +28,6 @@ from tandem.protocol.tensors import Tensor, check_tensor
 
 _MODULE = "node.children.inference_worker"
 _CPU = "CPUExecutionProvider"
-
-
-@dataclass(frozen=True, slots=True)
-class ModelRun:
-    """What one run of a model gave."""
-
-    outputs: tuple[Tensor, ...]
-    provider: str
-    run_us: int
-    """Microseconds of the run itself, without moving the tensors."""
-    warm: bool
-    """Whether the model was loaded already."""
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self, assert_never
 
 from node.core.admission import Situation, refusal
-from node.ports.execution import Inference, Report, Transcoder
+from node.ports.execution import Inference, ModelFiles, Report, Transcoder
 from node.ports.transfer import Shelf, Transfer
 from node.service.books import Books
 from node.service.link import Link
@@ -246,10 +246,10 @@ class Attempts:
     async def _infer(self, assign: Assign, work: InferenceWork, tensors: tuple[Tensor, ...]) -> Frame:
         to = self._executors
         async with to.transfer.fetch(Shelf.MODELS, work.model, work.model_size, assign.source_url) as model:
-            outputs, provider = await to.inference.infer(work, model, tensors)
-        output = InferenceOutput(outputs=tuple(tensor.meta for tensor in outputs), provider=provider)
+            run = await to.inference.run(ModelFiles(model), tensors, [spec.name for spec in work.outputs])
+        output = InferenceOutput(outputs=tuple(tensor.meta for tensor in run.outputs), provider=run.provider)
         try:
-            return encode(Envelope(Finished(ref=assign.ref, output=output), outputs))
+            return encode(Envelope(Finished(ref=assign.ref, output=output), run.outputs))
         except MalformedMessage as error:
             raise TooLarge(f"expected outputs that fit into one message: {error.detail}") from error
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from node.adapters.ffmpeg import SOFTWARE, Ffmpeg, Trials, VideoEncoder
 from node.adapters.inference import InferenceSettings, WorkerInference
+from node.ports.execution import ModelFiles
 from tandem.clock import Clock
 from tandem.protocol.capacity import Sandbox
 from tandem.protocol.errors import RetryableError
@@ -90,5 +91,5 @@ async def _speed(inference: WorkerInference, folder: Path) -> int:
     image = Tensor(
         name="x", datatype=Datatype.FP32, shape=CALIBRATION_SHAPE, data=struct.pack(f"<{count}f", *[0.5] * count)
     )
-    runs = [await inference.run(model, [image]) for _ in range(_WARM_UP + _RUNS)]
+    runs = [await inference.run(ModelFiles(model), [image]) for _ in range(_WARM_UP + _RUNS)]
     return int(_MICRO / max(1, statistics.median(run.run_us for run in runs[_WARM_UP:])))
