@@ -99,7 +99,7 @@ class Worker:
         if not request.done.is_set():
             self._write(Cancel(id=request.id), [])
 
-    def _write(self, order: Order, bodies: Sequence[bytes]) -> None:
+    def _write(self, order: Order, bodies: Sequence[bytes | memoryview]) -> None:
         # A worker that has just ended is noticed where its answers are read.
         if self._child is not None and self._child.stdin is not None:
             with suppress(ConnectionError):

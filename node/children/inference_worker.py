@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from typing import Any, BinaryIO, NamedTuple, assert_never, cast
+from typing import Any, BinaryIO, NamedTuple, assert_never
 
 import numpy as np
 import onnxruntime as ort
@@ -178,7 +178,7 @@ def _array(meta: TensorMeta, data: memoryview) -> NDArray[Any]:
     """A view of the data where that is possible."""
     if meta.datatype is Datatype.BYTES:
         return _strings(meta, bytes(data))
-    check_tensor(Tensor.model_construct(**dict(meta), data=cast("bytes", data)))
+    check_tensor(Tensor(meta.name, meta.datatype, meta.shape, data))
     array = np.frombuffer(data, _DTYPES[meta.datatype]).reshape(meta.shape)
     return array if array.flags.aligned else array.copy()
 

@@ -6,11 +6,13 @@
     │   │   ├── ChainUnavailable    chain_unavailable: no RPC endpoint answers
     │   │   │   └── FeeCapExceeded      fee_cap_exceeded: gas costs more than the settings allow
     │   │   ├── NoCapacity          no_capacity: the node has no room for this attempt
-    │   │   └── UrlUnavailable      url_unavailable: the server of a URL does not answer, or not to the end
+    │   │   ├── UrlUnavailable      url_unavailable: the server of a URL does not answer, or not to the end
+    │   │   └── Overloaded          overloaded: as many requests wait as may wait; come again after `retry_after`
     │   ├── AttemptLost         attempt_lost: the lease ran out or the node went away
     │   ├── AttemptReturned     attempt_returned: a draining node handed the attempt back
     │   ├── ChildCrashed        child_crashed: an executor's process ended by a signal or without an answer
     │   ├── AttemptTimeout      attempt_timeout: `start_to_finish` ran out
+    │   ├── DeadlineExceeded    deadline_exceeded: a request on line was not answered within its timeout
     │   ├── TransferFailed      transfer_failed: an artifact could not be moved, or came with another digest
     │   ├── ResultRejected      result_rejected: verification found the result not to be what was asked
     │   └── ExposureExceeded    exposure_exceeded: unpaid work would pass the agreed bound
@@ -39,7 +41,9 @@
         │   ├── MalformedMessage    malformed_message: not a message of this version, or over the bound
         │   ├── UnknownMessage      unknown_message: a type that this side does not know
         │   ├── MessageOutOfOrder   message_out_of_order: a known message in the wrong phase
-        │   ├── VersionMismatch     version_mismatch: no common version of the protocol
+        │   ├── StreamViolation     stream_violation: a frame of a stream that is not due, or passes its bounds
+    │   │   └── CreditExceeded      credit_exceeded: more bytes than the window of a stream or the session allows
+    │   ├── VersionMismatch     version_mismatch: no common version of the protocol
         │   └── ForgedIdentity      forged_identity: the proof does not match the claimed address
         ├── TicketError         ticket_invalid: the ticket cannot be accepted
         │   ├── TicketSignatureInvalid  ticket_signature_invalid: not canonical, or not by a signer of the sender
@@ -99,6 +103,17 @@ class UrlUnavailable(Unavailable):
     code = "url_unavailable"
 
 
+class Overloaded(Unavailable):
+    """`retry_after`: seconds after which it may be worth another try."""
+
+    code = "overloaded"
+    status = 429
+
+    def __init__(self, detail: str, retry_after: float = 1.0) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
 class AttemptLost(RetryableError):
     code = "attempt_lost"
 
@@ -113,6 +128,11 @@ class ChildCrashed(RetryableError):
 
 class AttemptTimeout(RetryableError):
     code = "attempt_timeout"
+
+
+class DeadlineExceeded(RetryableError):
+    code = "deadline_exceeded"
+    status = 504
 
 
 class TransferFailed(RetryableError):
@@ -235,6 +255,14 @@ class UnknownMessage(ProtocolError):
 
 class MessageOutOfOrder(ProtocolError):
     code = "message_out_of_order"
+
+
+class StreamViolation(ProtocolError):
+    code = "stream_violation"
+
+
+class CreditExceeded(StreamViolation):
+    code = "credit_exceeded"
 
 
 class VersionMismatch(ProtocolError):

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from itertools import chain
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import AfterValidator, Field
 
@@ -96,13 +96,16 @@ class TensorJson(Frozen):
     data: list[Any]
 
 
-class Tensor(Frozen):
-    """A tensor with its data as raw bytes."""
+class Tensor(NamedTuple):
+    """A tensor with its data as raw bytes. Nothing is checked when it is made, which costs next to nothing."""
 
-    name: Label
+    name: str
     datatype: Datatype
-    shape: FixedShape
-    data: bytes = Field(repr=False)
+    shape: tuple[int, ...]
+    data: bytes | memoryview
+
+    def __repr__(self) -> str:
+        return f"Tensor({self.name!r}, {self.datatype}, {list(self.shape)}, {len(self.data)} bytes)"
 
     @property
     def meta(self) -> TensorMeta:
@@ -148,7 +151,7 @@ def split_bytes(tensor: Tensor) -> list[bytes]:
         if offset + _LENGTH.size > len(data):
             break
         (length,) = _LENGTH.unpack_from(data, offset)
-        items.append(data[offset + _LENGTH.size : offset + _LENGTH.size + length])
+        items.append(bytes(data[offset + _LENGTH.size : offset + _LENGTH.size + length]))
         offset += _LENGTH.size + length
     if offset != len(data) or len(items) != expected:
         raise InvalidTensor(

@@ -85,7 +85,7 @@ def test_no_byte_more_or_less(tensor: Tensor, extra: bytes) -> None:
     for data in (tensor.data + extra, tensor.data[:-1]):
         if data != tensor.data:
             with pytest.raises(InvalidTensor):
-                check_tensor(tensor.model_copy(update={"data": data}))
+                check_tensor(tensor._replace(data=data))
 
 
 @modest
