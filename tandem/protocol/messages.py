@@ -7,22 +7,25 @@ because attempts carry their number and tickets their nonce.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from enum import StrEnum
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tandem.protocol.capacity import Capability, Capacity
-from tandem.protocol.ids import AttemptRef, Frozen, Label, Name
+from tandem.protocol.ids import ArtifactId, AttemptRef, Frozen, Label, Name
 from tandem.protocol.jobs import MAX_FILES, Output, Work
-from tandem.protocol.models import MAX_MODEL_FILES
+from tandem.protocol.models import MAX_MODEL_FILES, ModelFile, ModelSettings
 from tandem.protocol.pricing import Prices
 from tandem.protocol.signing import Address, Bytes32, Signature
+from tandem.protocol.tensors import MAX_TENSORS, TensorSpec
 from tandem.protocol.tickets import TicketParams
 from tandem.protocol.units import UINT256_MAX, Wei
 
 PROTOCOL_VERSION = 1
 MAX_HELD = 4096
 MAX_TICKETS = 1024
+MAX_WARM = 1024
 
 Detail = Annotated[str, Field(max_length=4096)]
 Url = Annotated[str, Field(max_length=2048)]
@@ -31,6 +34,17 @@ Seconds = Annotated[float, Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False)]
 Version = Annotated[int, Field(ge=1, lt=2**31)]
 PaymentId = Annotated[int, Field(ge=1, lt=2**63)]
 Permille = Annotated[int, Field(ge=0, le=1000)]
+
+
+class WarmModel(Frozen):
+    """A model that a node has loaded, ready for requests on line."""
+
+    model: ArtifactId
+    """Its digest."""
+    provider: Label
+    """The ONNX Runtime provider that runs it."""
+    memory: int = Field(ge=0, lt=2**63)
+    """Bytes that it takes, measured."""
 
 
 class Offer(Frozen):
@@ -42,6 +56,8 @@ class Offer(Frozen):
     prices: Prices
     max_unpaid: Wei
     """The node takes no attempt that would raise what it is owed beyond this."""
+    models: tuple[WarmModel, ...] = Field(default=(), max_length=MAX_WARM)
+    """Those that are warm."""
     draining: bool = False
     """True: no new attempts."""
 
@@ -195,6 +211,71 @@ class Cancel(Frozen):
     reason: Detail
 
 
+class LoadModel(Frozen):
+    """Orchestrator to node: fetch a model, load it and keep it warm for requests on line, which name it by `model`.
+
+    Said again with other settings it is loaded anew under these. Answered by `ModelStatus`.
+    """
+
+    type: Literal["load_model"] = "load_model"
+    model: ArtifactId
+    """The digest of all of it."""
+    artifact: ArtifactId
+    """The ONNX file."""
+    size: int = Field(ge=1, lt=2**63)
+    """Bytes of the ONNX file."""
+    url: Url
+    """Where to fetch the ONNX file from; signed, short-lived."""
+    files: tuple[ModelFile, ...] = Field(default=(), max_length=MAX_MODEL_FILES)
+    """Of external data."""
+    file_urls: tuple[Url, ...] = Field(default=(), max_length=MAX_MODEL_FILES)
+    """Where to fetch each of `files` from, in their order."""
+    inputs: tuple[TensorSpec, ...] = Field(max_length=MAX_TENSORS)
+    cost_us: int = Field(ge=1, lt=2**63)
+    """Microseconds of one run with every open dimension at 1; with `inputs` it gives the price of each request."""
+    settings: ModelSettings
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        if len(self.files) != len(self.file_urls):
+            raise ValueError(f"expected a URL for each of {len(self.files)} files, got {len(self.file_urls)}")
+        return self
+
+
+class UnloadModel(Frozen):
+    """Orchestrator to node: the model need not be kept warm any more. Answered by `ModelStatus`."""
+
+    type: Literal["unload_model"] = "unload_model"
+    model: ArtifactId
+
+
+class ModelState(StrEnum):
+    """Of a model on a node."""
+
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+    """It could not be loaded."""
+    UNLOADED = "unloaded"
+    """It was asked to go, or had to make room."""
+
+
+class ModelStatus(Frozen):
+    """Node to orchestrator: how a model stands, after each change."""
+
+    type: Literal["model_status"] = "model_status"
+    model: ArtifactId
+    state: ModelState
+    provider: Label | None = None
+    """If it is ready: the ONNX Runtime provider that runs it."""
+    memory: int = Field(default=0, ge=0, lt=2**63)
+    """If it is ready: bytes that it takes, measured."""
+    code: Label | None = None
+    """If it failed: one of the error tree."""
+    detail: Detail = ""
+    retryable: bool = False
+
+
 class TicketTerms(Frozen):
     """Node to orchestrator: sign tickets under these parameters from now on, and under no others."""
 
@@ -252,9 +333,29 @@ class Problem(Frozen):
 
 
 NodeMessage = (
-    Hello | Proof | OfferUpdate | Heartbeat | Progress | Finished | Failed | TicketTerms | PaymentReceipt | Problem
+    Hello
+    | Proof
+    | OfferUpdate
+    | Heartbeat
+    | Progress
+    | Finished
+    | Failed
+    | ModelStatus
+    | TicketTerms
+    | PaymentReceipt
+    | Problem
 )
 OrchestratorMessage = (
-    Challenge | Welcome | HeartbeatReply | Assign | Verdict | Cancel | TicketTermsReply | Payment | Problem
+    Challenge
+    | Welcome
+    | HeartbeatReply
+    | Assign
+    | Verdict
+    | Cancel
+    | LoadModel
+    | UnloadModel
+    | TicketTermsReply
+    | Payment
+    | Problem
 )
 Message = NodeMessage | OrchestratorMessage

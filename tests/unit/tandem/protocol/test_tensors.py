@@ -153,7 +153,7 @@ def test_sizes_of_elements() -> None:
 def test_strings_are_bounded_in_number() -> None:
     most = Tensor(name="x", datatype=Datatype.BYTES, shape=(MAX_STRINGS,), data=bytes(4 * MAX_STRINGS))
     check_tensor(most)
-    one_more = most.model_copy(update={"shape": (MAX_STRINGS + 1,), "data": bytes(4 * MAX_STRINGS + 4)})
+    one_more = most._replace(shape=(MAX_STRINGS + 1,), data=bytes(4 * MAX_STRINGS + 4))
     with pytest.raises(InvalidTensor, match="at most 65536 elements"):
         check_tensor(one_more)
     with pytest.raises(InvalidTensor, match="at most 65536 elements"):

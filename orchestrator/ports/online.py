@@ -1,0 +1,73 @@
+"""What the web asks of requests on line."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from orchestrator.core.online import OnlineAnswer, OnlineCall
+
+BUCKETS_US = (100, 250, 500, 1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000, 10_000_000)
+"""Upper bounds of the histograms' buckets; one more takes the rest."""
+
+
+@dataclass(slots=True)
+class Histogram:
+    """Microseconds: how many fell into each bucket of `BUCKETS_US`, and their sum."""
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS_US) + 1))
+    total: int = 0
+
+    @property
+    def count(self) -> int:
+        return sum(self.counts)
+
+
+@dataclass(slots=True)
+class ModelStats:
+    """Live counters of one model since this process began; by digest, so that versions of one file share them."""
+
+    answered: int = 0
+    inferences: int = 0
+    """Rows of answered requests: the first dimension where the model batches, else one a request."""
+    executions: float = 0
+    """Runs of the model; a run of four requests counts as a quarter with each."""
+    last_at: float = 0
+    """Of the last answer, in seconds since the epoch."""
+    failures: dict[str, int] = field(default_factory=dict)
+    """Requests that failed, by error code; `cancelled` are those whose client went away."""
+    batches: dict[int, int] = field(default_factory=dict)
+    """Answers by the number of rows that were run together."""
+    queue: Histogram = field(default_factory=Histogram)
+    compute: Histogram = field(default_factory=Histogram)
+    total: Histogram = field(default_factory=Histogram)
+    """From the call to the answer."""
+    waiting: int = 0
+    running: int = 0
+    retried: int = 0
+    hedged: int = 0
+
+
+class OnlineInference(Protocol):
+    async def infer(self, call: OnlineCall) -> OnlineAnswer:
+        """The answer of a node. Cancelling it cancels the run on the node at once.
+
+        Raises Overloaded if too many wait, DeadlineExceeded, Unavailable where there is no node for the model, and
+        what the run itself raises: InvalidTensor, InvalidModel, ExecutionFailed, TooLarge.
+        """
+        ...
+
+    def stats(self, digest: str) -> ModelStats:
+        """Of one model; zeros if it was never asked for."""
+        ...
+
+    def all_stats(self) -> Mapping[str, ModelStats]:
+        """By digest."""
+        ...
+
+    def ready(self, digest: str) -> bool:
+        """Whether a node has the model warm."""
+        ...
+
+    async def unload(self, digest: str) -> None:
+        """Has every node let go of it: it was deleted, or its settings have changed."""
+        ...
