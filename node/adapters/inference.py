@@ -11,10 +11,11 @@ from typing import Self
 
 from node.adapters.worker import Request, Worker
 from node.children.wire import Ready, WorkerSettings
-from node.ports.execution import Done, ModelFiles, ModelLoaded, ModelOptions, ModelRun, Running, WarmModel
+from node.ports.execution import Done, ModelFiles, ModelLoaded, ModelRun, Running, WarmModel
 from tandem.clock import Clock
 from tandem.protocol.capacity import Sandbox
 from tandem.protocol.errors import AttemptTimeout, ConfigurationError, InvalidModel, TandemError, Unavailable
+from tandem.protocol.models import ModelSettings
 from tandem.protocol.tensors import Tensor
 
 _PACKAGES = ("onnxruntime", "onnxruntime-gpu")
@@ -98,10 +99,10 @@ class WorkerInference:
         """What the worker offers, once it is up. Raises Unavailable or ChildCrashed if it cannot."""
         return (await self._ready_worker())[1]
 
-    async def load(self, files: ModelFiles, options: ModelOptions) -> ModelLoaded:
+    async def load(self, files: ModelFiles, settings: ModelSettings, *, pinned: bool = False) -> ModelLoaded:  # noqa: ARG002
         self._name(files.model)
         loaded = ModelLoaded((await self.start()).providers[0], files.model.stat().st_size)
-        self._warm[files.digest] = (files, WarmModel(files.digest, loaded, options.pinned))
+        self._warm[files.digest] = (files, WarmModel(files.digest, loaded, pinned))
         self._changed()
         return loaded
 

@@ -10,6 +10,7 @@ from typing import Protocol
 from tandem.protocol.capacity import Capability, Capacity
 from tandem.protocol.errors import TandemError
 from tandem.protocol.jobs import TranscodeWork
+from tandem.protocol.models import ModelSettings
 from tandem.protocol.tensors import Tensor
 
 Report = Callable[[int, float | None], None]
@@ -29,29 +30,13 @@ class Transcoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """A model as it lies in the cache. All of its files are artifacts, named by the hexadecimal digits of theirs."""
+    """A model as it lies in the cache. Each of its files is an artifact, named by the hexadecimal digits of its own."""
 
+    digest: str
+    """Of all files together, as `model_digest` has it."""
     model: Path
     data: Mapping[str, Path] = field(default_factory=dict)
     """External data, by the names that the model has for them."""
-
-    @property
-    def digest(self) -> str:
-        return self.model.name
-
-
-@dataclass(frozen=True, slots=True)
-class ModelOptions:
-    """How a model is to be served."""
-
-    max_batch: int = 1
-    """Rows of the first dimension that requests are put together to; 1: each by itself."""
-    batch_window_us: int = 0
-    """Microseconds that a request may wait for others while a worker is free."""
-    provider: str | None = None
-    """The ONNX Runtime provider to try first."""
-    pinned: bool = False
-    """Not evicted to make room for another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +90,12 @@ class Running(Protocol):
 
 
 class Inference(Protocol):
-    """Models are named by their digests: 64 hexadecimal digits."""
+    """Models are named by their digests, as in ModelInfo."""
 
-    async def load(self, files: ModelFiles, options: ModelOptions) -> ModelLoaded:
-        """Makes the model ready, or ready otherwise if it was loaded with other options.
+    async def load(self, files: ModelFiles, settings: ModelSettings, *, pinned: bool = False) -> ModelLoaded:
+        """Makes the model ready, or ready otherwise if it was loaded with other settings.
+
+        A pinned one is not evicted to make room for another.
 
         Raises InvalidModel, NoCapacity for want of memory, Unavailable, ChildCrashed. The files need not be kept
         afterwards; but a worker that crashes loads its models anew, and loses those whose files are gone.

@@ -246,7 +246,7 @@ class Attempts:
     async def _infer(self, assign: Assign, work: InferenceWork, tensors: tuple[Tensor, ...]) -> Frame:
         to = self._executors
         async with to.transfer.fetch(Shelf.MODELS, work.model, work.model_size, assign.source_url) as model:
-            run = await to.inference.run(ModelFiles(model), tensors, [spec.name for spec in work.outputs])
+            run = await to.inference.run(ModelFiles(work.digest, model), tensors, [spec.name for spec in work.outputs])
         output = InferenceOutput(outputs=tuple(tensor.meta for tensor in run.outputs), provider=run.provider)
         try:
             return encode(Envelope(Finished(ref=assign.ref, output=output), run.outputs))

@@ -91,5 +91,6 @@ async def _speed(inference: WorkerInference, folder: Path) -> int:
     image = Tensor(
         name="x", datatype=Datatype.FP32, shape=CALIBRATION_SHAPE, data=struct.pack(f"<{count}f", *[0.5] * count)
     )
-    runs = [await inference.run(ModelFiles(model), [image]) for _ in range(_WARM_UP + _RUNS)]
+    files = ModelFiles(f"sha256:{model.name}", model)
+    runs = [await inference.run(files, [image]) for _ in range(_WARM_UP + _RUNS)]
     return int(_MICRO / max(1, statistics.median(run.run_us for run in runs[_WARM_UP:])))

@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 
 from models.digits.train import Digits, load
 from node.adapters.inference import InferenceSettings, WorkerInference
-from node.ports.execution import ModelFiles
 from tandem.clock import SystemClock
 from tandem.process import detect_sandbox
 from tandem.protocol.tensors import Datatype, Tensor
-from tests.fixtures.onnx_models import DIGITS, put
+from tests.fixtures.onnx_models import DIGITS, files, put
 
 ACCURACY = 0.97
 MAX_BYTES = 200_000
@@ -33,7 +32,7 @@ async def answers(
     tensor = Tensor(name="image", datatype=Datatype.FP32, shape=images.shape, data=images.tobytes())
     sandbox = await detect_sandbox()
     async with WorkerInference(folder, InferenceSettings(), sandbox=sandbox, clock=SystemClock()) as inference:
-        runs = [await inference.run(ModelFiles(put(folder, model)), [tensor]) for model in models]
+        runs = [await inference.run(files(put(folder, model)), [tensor]) for model in models]
     return (
         [np.frombuffer(run.outputs[0].data, "<i8"), np.frombuffer(run.outputs[1].data, "<f4").reshape(-1, 10)]
         for run in runs

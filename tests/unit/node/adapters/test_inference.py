@@ -12,7 +12,6 @@ import pytest
 import pytest_asyncio
 
 from node.adapters.inference import InferenceSettings, WorkerInference, installed_package
-from node.ports.execution import ModelFiles
 from tandem.clock import SystemClock
 from tandem.process import detect_sandbox
 from tandem.process.tree import descendants
@@ -28,7 +27,7 @@ from tandem.protocol.errors import (
 )
 from tandem.protocol.tensors import Datatype, Tensor, join_bytes
 from tests.fixtures import onnx_models
-from tests.fixtures.onnx_models import put
+from tests.fixtures.onnx_models import files, put
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -75,8 +74,8 @@ def pid_of(inference: WorkerInference) -> int:
 
 async def test_a_model_runs_and_stays_warm(inference: WorkerInference, models: Path) -> None:
     model = put(models, onnx_models.DIGITS.read_bytes() + b"\xba\x3e\x01!")  # an unknown field: another digest
-    first = await inference.run(ModelFiles(model), [IMAGE])
-    second = await inference.run(ModelFiles(model), [IMAGE])
+    first = await inference.run(files(model), [IMAGE])
+    second = await inference.run(files(model), [IMAGE])
     assert (first.warm, second.warm) == (False, True)
     assert first.provider == CPU
     assert [(output.name, output.datatype, output.shape) for output in first.outputs] == [
@@ -88,10 +87,10 @@ async def test_a_model_runs_and_stays_warm(inference: WorkerInference, models: P
 
 
 async def test_only_the_outputs_that_are_named_come(inference: WorkerInference, digits: Path) -> None:
-    run = await inference.run(ModelFiles(digits), [IMAGE], ["probabilities"])
+    run = await inference.run(files(digits), [IMAGE], ["probabilities"])
     assert ([output.name for output in run.outputs], run.provider) == (["probabilities"], CPU)
     with pytest.raises(InvalidModel, match="confidence"):
-        await inference.run(ModelFiles(digits), [IMAGE], ["confidence"])
+        await inference.run(files(digits), [IMAGE], ["confidence"])
 
 
 async def test_strings_flags_halves_and_empty_tensors_come_back_as_they_went(
@@ -106,7 +105,7 @@ async def test_strings_flags_halves_and_empty_tensors_come_back_as_they_went(
                 name="half", datatype=Datatype.FP16, shape=(len(halves),), data=struct.pack(f"<{len(halves)}e", *halves)
             ),
         ]
-        outputs = (await inference.run(ModelFiles(model), inputs)).outputs
+        outputs = (await inference.run(files(model), inputs)).outputs
         assert [(each.shape, each.data) for each in outputs] == [(each.shape, each.data) for each in inputs]
 
 
@@ -126,7 +125,7 @@ async def test_wrong_tensors_are_named(
     inference: WorkerInference, digits: Path, inputs: list[Tensor], expected: str
 ) -> None:
     with pytest.raises(InvalidTensor, match=expected):
-        await inference.run(ModelFiles(digits), inputs)
+        await inference.run(files(digits), inputs)
 
 
 async def test_text_that_is_not_utf8_is_refused(inference: WorkerInference, models: Path) -> None:
@@ -136,7 +135,7 @@ async def test_text_that_is_not_utf8_is_refused(inference: WorkerInference, mode
         Tensor(name="half", datatype=Datatype.FP16, shape=(0,), data=b""),
     ]
     with pytest.raises(InvalidTensor, match="UTF-8"):
-        await inference.run(ModelFiles(put(models, onnx_models.echo())), inputs)
+        await inference.run(files(put(models, onnx_models.echo())), inputs)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +151,7 @@ async def test_text_that_is_not_utf8_is_refused(inference: WorkerInference, mode
 )
 async def test_models_that_cannot_be_served_are_refused(inference: WorkerInference, models: Path, data: bytes) -> None:
     with pytest.raises(InvalidModel):
-        await inference.run(ModelFiles(put(models, data)), [X])
+        await inference.run(files(put(models, data)), [X])
 
 
 async def test_only_artifacts_of_the_folder_are_models(
@@ -162,10 +161,10 @@ async def test_only_artifacts_of_the_folder_are_models(
     link.symlink_to("/etc/passwd")
     for path in (put(tmp_path, digits.read_bytes()), models / ".." / digits.name, models / "../../etc/passwd", models):
         with pytest.raises(InvalidModel, match="expected a model artifact in"):
-            await inference.run(ModelFiles(path), [IMAGE])
+            await inference.run(files(path), [IMAGE])
     for path in (link, models / ("f" * 64)):
         with pytest.raises(Unavailable, match="in the cache"):
-            await inference.run(ModelFiles(path), [IMAGE])
+            await inference.run(files(path), [IMAGE])
 
 
 async def test_outputs_that_fit_no_message_are_too_large(inference: WorkerInference, models: Path) -> None:
@@ -175,11 +174,11 @@ async def test_outputs_that_fit_no_message_are_too_large(inference: WorkerInfere
         data = struct.pack(f"<{len(sizes)}q", *sizes)
         return Tensor(name="shape", datatype=Datatype.INT64, shape=(len(sizes),), data=data)
 
-    assert len((await inference.run(ModelFiles(model), [shape(2**22)])).outputs[0].data) == 2**24
+    assert len((await inference.run(files(model), [shape(2**22)])).outputs[0].data) == 2**24
     with pytest.raises(TooLarge, match="ask for fewer"):
-        await inference.run(ModelFiles(model), [shape(2**24)])
+        await inference.run(files(model), [shape(2**24)])
     with pytest.raises(ExecutionFailed):
-        await inference.run(ModelFiles(model), [shape(2**44)])
+        await inference.run(files(model), [shape(2**44)])
 
 
 async def test_outputs_of_too_many_dimensions_fail_their_own_request(inference: WorkerInference, models: Path) -> None:
@@ -188,17 +187,17 @@ async def test_outputs_of_too_many_dimensions_fail_their_own_request(inference: 
     def shape(rank: int) -> Tensor:
         return Tensor(name="shape", datatype=Datatype.INT64, shape=(rank,), data=struct.pack(f"<{rank}q", *[1] * rank))
 
-    assert (await inference.run(ModelFiles(model), [X, shape(16)])).outputs[0].shape == (1,) * 16
+    assert (await inference.run(files(model), [X, shape(16)])).outputs[0].shape == (1,) * 16
     before = pid_of(inference)
     with pytest.raises(ExecutionFailed, match=r"'y'.*16 items"):
-        await inference.run(ModelFiles(model), [X, shape(17)])
+        await inference.run(files(model), [X, shape(17)])
     assert pid_of(inference) == before
 
 
 async def test_a_thousand_small_requests_at_once(inference: WorkerInference, digits: Path) -> None:
     before = pid_of(inference)
     async with asyncio.TaskGroup() as group:
-        runs = [group.create_task(inference.run(ModelFiles(digits), [IMAGE])) for _ in range(1000)]
+        runs = [group.create_task(inference.run(files(digits), [IMAGE])) for _ in range(1000)]
     assert len({run.result().outputs[0].data for run in runs}) == 1
     assert pid_of(inference) == before
 
@@ -210,14 +209,14 @@ async def test_an_endless_run_is_cancelled_within_a_second_and_the_worker_stays(
     before = pid_of(inference)
     async with asyncio.timeout(10):
         async with asyncio.TaskGroup() as group:
-            running = [group.create_task(inference.run(ModelFiles(endless), [X])) for _ in range(QUICK.slots)]
+            running = [group.create_task(inference.run(files(endless), [X])) for _ in range(QUICK.slots)]
             await until_running(inference, QUICK.slots)
             async with asyncio.timeout(1):
                 for each in running:
                     each.cancel()
                 await asyncio.wait(running)
         assert all(each.cancelled() for each in running)
-        assert (await inference.run(ModelFiles(digits), [IMAGE])).provider == CPU
+        assert (await inference.run(files(digits), [IMAGE])).provider == CPU
     assert pid_of(inference) == before
 
 
@@ -233,7 +232,7 @@ async def test_a_run_beyond_its_time_is_stopped(models: Path) -> None:
         await inference.start()
         before = pid_of(inference)
         with pytest.raises(AttemptTimeout, match=r"within 0\.3 s"):
-            await inference.run(ModelFiles(endless), [X])
+            await inference.run(files(endless), [X])
         assert pid_of(inference) == before
 
 
@@ -243,10 +242,10 @@ async def test_a_worker_that_does_not_obey_is_killed(models: Path, digits: Path)
         before = pid_of(inference)
         os.kill(before, signal.SIGSTOP)
         async with asyncio.TaskGroup() as group:
-            running = group.create_task(inference.run(ModelFiles(digits), [IMAGE]))
+            running = group.create_task(inference.run(files(digits), [IMAGE]))
             await until_running(inference, 1)
             running.cancel()
-        assert (await inference.run(ModelFiles(digits), [IMAGE])).provider == CPU
+        assert (await inference.run(files(digits), [IMAGE])).provider == CPU
         assert pid_of(inference) != before
 
 
@@ -266,14 +265,14 @@ async def test_a_crash_fails_what_was_running_and_the_next_request_starts_anew(m
 
         async def run() -> None:
             with pytest.raises(ChildCrashed, match="starts it anew"):
-                await inference.run(ModelFiles(endless), [X])
+                await inference.run(files(endless), [X])
 
         async with asyncio.TaskGroup() as group:
             for _ in range(QUICK.slots):
                 group.create_task(run())
             await until_running(inference, QUICK.slots)
             os.kill(before, signal.SIGKILL)
-        assert (await inference.run(ModelFiles(digits), [IMAGE])).provider == CPU
+        assert (await inference.run(files(digits), [IMAGE])).provider == CPU
         assert pid_of(inference) != before
 
 
@@ -283,7 +282,7 @@ async def test_leaving_the_block_fails_what_is_running_and_ends_the_process(mode
 
     async def run(inference: WorkerInference) -> None:
         try:
-            await inference.run(ModelFiles(endless), [X])
+            await inference.run(files(endless), [X])
         except TandemError as error:
             outcomes.append(error)
 
@@ -300,7 +299,7 @@ async def test_leaving_the_block_fails_what_is_running_and_ends_the_process(mode
 async def test_models_are_evicted_least_recently_used_by_bytes(tmp_path: Path) -> None:
     a, b, c = (put(tmp_path, onnx_models.weighty(16, seed)) for seed in range(3))
     async with await inference_in(tmp_path, replace(QUICK, cache_mib=40)) as inference:
-        warm = [(await inference.run(ModelFiles(model), [X])).warm for model in (a, a, b, a, c, a, b)]
+        warm = [(await inference.run(files(model), [X])).warm for model in (a, a, b, a, c, a, b)]
     assert warm == [False, True, False, True, False, True, False]
 
 
@@ -310,7 +309,7 @@ async def test_a_provider_that_does_not_work_is_left_out_and_said(tmp_path: Path
         ready = await inference.start()
         assert ready.providers == (CPU,)
         assert ready.missing[0].startswith("DmlExecutionProvider")
-        assert (await inference.run(ModelFiles(model), [IMAGE])).provider == CPU
+        assert (await inference.run(files(model), [IMAGE])).provider == CPU
 
 
 async def test_without_any_provider_the_worker_does_not_start(tmp_path: Path) -> None:
