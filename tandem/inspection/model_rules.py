@@ -1,5 +1,6 @@
 """What a model file must be before ONNX Runtime sees it: what a hostile one asks for may be done while it loads."""
 
+import re
 from collections.abc import Iterator, Mapping
 
 import onnx
@@ -29,11 +30,19 @@ TENSOR_TYPES: Mapping[str, tuple[str, str]] = {
 
 _COMPILED = "EPContext"
 """An operator that holds a provider's compiled binary, or the path of one."""
+_EXTERNAL_KEYS = frozenset({"location", "offset", "length", "checksum"})
+_IN_MEMORY = "_ORT_MEM_ADDR_"
+"""Part of a location that ONNX Runtime takes for an address in its own memory."""
+_DIGITS = re.compile(r"[0-9]{1,18}")
+_LISTED = 5
 _NAME_LENGTH = 200
 
 
-def check_model(data: bytes) -> None:
-    """Raises InvalidModel unless it is an ONNX model, whole in itself, that asks only for known operators."""
+def check_model(data: bytes, files: Mapping[str, int] | None = None) -> None:
+    """Raises InvalidModel unless it is an ONNX model that asks only for known operators, and for no data but its own.
+
+    `files` are the sizes of its files of external data, by the names that it must have for them.
+    """
     try:
         model = onnx.ModelProto.FromString(data)
     except DecodeError as error:
@@ -44,9 +53,7 @@ def check_model(data: bytes) -> None:
     for message in _walk(model):
         match message:
             case onnx.TensorProto() if message.external_data or message.data_location == onnx.TensorProto.EXTERNAL:
-                raise InvalidModel(
-                    "expected all weights inside the file, got external data; save the model as one file"
-                )
+                _check_external(message, files or {})
             case onnx.NodeProto() if message.domain not in known or message.op_type == _COMPILED:
                 operator = f"{message.domain or 'ai.onnx'}.{message.op_type}"
                 raise InvalidModel(
@@ -55,6 +62,30 @@ def check_model(data: bytes) -> None:
                 )
             case _:
                 pass
+
+
+def _check_external(tensor: onnx.TensorProto, files: Mapping[str, int]) -> None:
+    """The data lie within a file that was given, so that nothing else is looked for, on disk or in memory."""
+    said = {entry.key: entry.value for entry in tensor.external_data}
+    where = f"tensor {tensor.name[:_NAME_LENGTH]!r}"
+    location = said.get("location", "")
+    if len(said) < len(tensor.external_data) or not said.keys() <= _EXTERNAL_KEYS:
+        raise InvalidModel(f"{where}: expected each of {sorted(_EXTERNAL_KEYS)} at most once, got other keys")
+    if location not in files or _IN_MEMORY in location:
+        raise InvalidModel(
+            f"{where}: expected external data in one of the model's files {sorted(files)[:_LISTED]}, got "
+            f"{location[:_NAME_LENGTH]!r}; upload that file with the model, or save the model as one file"
+        )
+    start, length = _number(said.get("offset", "0")), _number(said.get("length", "0"))
+    if start is None or length is None or start + length > files[location]:
+        raise InvalidModel(
+            f"{where}: expected an offset and a length within the {files[location]} bytes of {location!r}, got "
+            f"{said.get('offset', '0')[:_NAME_LENGTH]} and {said.get('length', '0')[:_NAME_LENGTH]}"
+        )
+
+
+def _number(text: str) -> int | None:
+    return int(text) if _DIGITS.fullmatch(text) else None
 
 
 def _walk(message: Message) -> Iterator[Message]:
