@@ -37,6 +37,7 @@ class Datatype(StrEnum):
     FP16 = "FP16"
     FP32 = "FP32"
     FP64 = "FP64"
+    BF16 = "BF16"
     BYTES = "BYTES"
 
 
@@ -53,8 +54,16 @@ _FORMATS = {
     Datatype.FP16: "e",
     Datatype.FP32: "f",
     Datatype.FP64: "d",
+    Datatype.BF16: "H",
 }
+_SIZES = {datatype: struct.calcsize(letter) for datatype, letter in _FORMATS.items()}
 _LENGTH = struct.Struct("<I")
+
+_BF16_SHIFT = 16
+"""A BF16 is the upper half of an FP32."""
+_FP32_INFINITY = 0x7F800000
+_FP32_MAGNITUDE = 0x7FFFFFFF
+_BF16_QUIET = 0x40
 
 
 def _addressable(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -114,7 +123,7 @@ class Tensor(NamedTuple):
 
 def element_size(datatype: Datatype) -> int | None:
     """Bytes an element; None for BYTES, whose elements vary."""
-    return None if datatype is Datatype.BYTES else struct.calcsize(_FORMATS[datatype])
+    return _SIZES.get(datatype)
 
 
 def elements(shape: Sequence[int]) -> int:
@@ -123,11 +132,16 @@ def elements(shape: Sequence[int]) -> int:
 
 def tensor_from_json(tensor: TensorJson) -> Tensor:
     """Raw bytes from a list; raises InvalidTensor naming the tensor, what was expected and what came."""
+    return tensor_of(tensor.name, tensor.datatype, tensor.shape, tensor.data)
+
+
+def tensor_of(name: str, datatype: Datatype, shape: tuple[int, ...], data: list[Any]) -> Tensor:
+    """Raw bytes from a list, flat or nested like the shape; raises InvalidTensor as above."""
     try:
-        data = _pack(tensor.datatype, _flat(tensor))
+        raw = _pack(datatype, _flat(name, shape, data))
     except (struct.error, TypeError, OverflowError, ValueError) as error:
-        raise InvalidTensor(f"tensor {tensor.name!r}: expected elements of {tensor.datatype}: {error}") from error
-    return Tensor(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape, data=data)
+        raise InvalidTensor(f"tensor {name!r}: expected elements of {datatype}: {error}") from error
+    return Tensor(name, datatype, shape, raw)
 
 
 def tensor_to_json(tensor: Tensor) -> TensorJson:
@@ -135,8 +149,18 @@ def tensor_to_json(tensor: Tensor) -> TensorJson:
     if tensor.datatype is Datatype.BYTES:
         data: list[Any] = [_text(item) for item in split_bytes(tensor)]
     else:
-        data = list(struct.unpack(f"<{elements(tensor.shape)}{_FORMATS[tensor.datatype]}", tensor.data))
+        data = numbers_of(tensor)
     return TensorJson(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape, data=data)
+
+
+def numbers_of(tensor: Tensor) -> list[Any]:
+    """The elements of a tensor that is not of BYTES: int, float or bool."""
+    count = elements(tensor.shape)
+    found = struct.unpack(f"<{count}{_FORMATS[tensor.datatype]}", tensor.data)
+    if tensor.datatype is Datatype.BF16:
+        words = struct.pack(f"<{count}I", *(half << _BF16_SHIFT for half in found))
+        return list(struct.unpack(f"<{count}f", words))
+    return list(found)
 
 
 def split_bytes(tensor: Tensor) -> list[bytes]:
@@ -201,17 +225,16 @@ def _check_spec(spec: TensorSpec, tensor: Tensor) -> None:
         )
 
 
-def _flat(tensor: TensorJson) -> list[Any]:
+def _flat(name: str, shape: tuple[int, ...], data: list[Any]) -> list[Any]:
     """The elements, row-major, of data that are flat or nested like the shape."""
-    nested = any(isinstance(item, list) for item in tensor.data)
-    shape = tensor.shape if nested else (elements(tensor.shape),)
-    rows: list[Any] = [tensor.data]
-    for size in shape:
+    nested = any(isinstance(item, list) for item in data)
+    rows: list[Any] = [data]
+    for size in shape if nested else (elements(shape),):
         for row in rows:
             if not isinstance(row, list) or len(row) != size:
                 got = f"a list of {len(row)}" if isinstance(row, list) else "a single element"
                 raise InvalidTensor(
-                    f"tensor {tensor.name!r}: expected data for shape {list(tensor.shape)}, flat or nested like it, "
+                    f"tensor {name!r}: expected data for shape {list(shape)}, flat or nested like it, "
                     f"got {got} in place of {size} elements"
                 )
         rows = list(chain.from_iterable(rows))
@@ -219,13 +242,26 @@ def _flat(tensor: TensorJson) -> list[Any]:
 
 
 def _pack(datatype: Datatype, flat: list[Any]) -> bytes:
+    kinds = set(map(type, flat))
     if datatype is Datatype.BYTES:
-        return join_bytes(_encode(item) for item in flat)
+        _demand(kinds <= {str}, f"strings, got {_names(kinds)}")
+        return join_bytes(item.encode() for item in flat)
     if datatype is Datatype.BOOL:
-        _demand(all(isinstance(item, bool) for item in flat), "true or false")
+        _demand(kinds <= {bool}, f"true or false, got {_names(kinds)}")
     else:
-        _demand(not any(isinstance(item, bool) for item in flat), "numbers, not true or false")
+        _demand(bool not in kinds, "numbers, not true or false")
+    if datatype is Datatype.BF16:
+        words = struct.unpack(f"<{len(flat)}I", struct.pack(f"<{len(flat)}f", *flat))
+        return struct.pack(f"<{len(flat)}H", *map(_bf16, words))
     return struct.pack(f"<{len(flat)}{_FORMATS[datatype]}", *flat)
+
+
+def _bf16(word: int) -> int:
+    """The nearest BF16 to an FP32, both as bits; of two as near, the even one."""
+    upper = word >> _BF16_SHIFT
+    if word & _FP32_MAGNITUDE > _FP32_INFINITY:
+        return upper | _BF16_QUIET  # else rounding could make an infinity of it
+    return (word + 0x7FFF + (upper & 1)) >> _BF16_SHIFT
 
 
 def _demand(condition: bool, expected: str) -> None:
@@ -233,10 +269,8 @@ def _demand(condition: bool, expected: str) -> None:
         raise TypeError(f"expected {expected}")
 
 
-def _encode(item: Any) -> bytes:
-    if not isinstance(item, str):
-        raise TypeError(f"expected strings, got {type(item).__name__}")
-    return item.encode()
+def _names(kinds: Iterable[type]) -> str:
+    return " and ".join(sorted(kind.__name__ for kind in kinds))
 
 
 def _text(item: bytes) -> str:

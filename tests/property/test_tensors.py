@@ -2,6 +2,7 @@
 
 import json
 import math
+import struct
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ ELEMENTS: dict[Datatype, st.SearchStrategy[Any]] = {
     Datatype.FP16: st.floats(width=16),
     Datatype.FP32: st.floats(width=32),
     Datatype.FP64: st.floats(),
+    Datatype.BF16: st.integers(0, 2**16 - 1).map(lambda half: struct.unpack("<f", struct.pack("<I", half << 16))[0]),
 } | {
     kind: st.integers(-(2 ** (bits - 1)) if signed else 0, 2 ** (bits - signed) - 1)
     for bits in (8, 16, 32, 64)

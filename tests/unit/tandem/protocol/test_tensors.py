@@ -158,3 +158,24 @@ def test_strings_are_bounded_in_number() -> None:
         check_tensor(one_more)
     with pytest.raises(InvalidTensor, match="at most 65536 elements"):
         tensor_to_json(one_more)
+
+
+@pytest.mark.parametrize(
+    ("number", "bits"),
+    [
+        (1.0, 0x3F80),
+        (1 + 2**-8, 0x3F80),
+        (1 + 3 * 2**-8, 0x3F82),
+        (1 + 2**-8 + 2**-16, 0x3F81),
+        (-2.0, 0xC000),
+        (3.4e38, 0x7F80),
+        (float("inf"), 0x7F80),
+    ],
+)
+def test_bf16_is_the_nearest_and_of_two_the_even_one(number: float, bits: int) -> None:
+    assert tensor_from_json(written("BF16", (1,), [number])).data == struct.pack("<H", bits)
+
+
+def test_nan_stays_nan_in_bf16() -> None:
+    (number,) = tensor_to_json(tensor_from_json(written("BF16", (1,), [float("nan")]))).data
+    assert number != number  # noqa: PLR0124 - as only NaN is
