@@ -6,7 +6,6 @@ from typing import Any
 
 from aiohttp import web
 
-from orchestrator.web.auth import owner_of
 from orchestrator.web.call import Call, Handler, Services
 from orchestrator.web.openapi import document
 from orchestrator.web.operation import measured
@@ -48,7 +47,7 @@ def _guarded(route: Route, services: Services) -> Callable[[web.Request], Awaita
     async def handle(request: web.Request) -> web.StreamResponse:
         owner = ""
         if route.access is Access.KEY:
-            owner = await owner_of(request, services.keys, allow_anonymous_loopback=services.allow_anonymous_loopback)
+            owner = await services.owner(request.headers, request.remote or "")
         return await route.handler(Call(request, owner, services))
 
     return handle

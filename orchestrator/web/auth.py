@@ -1,37 +1,36 @@
 """Who makes a request: the bearer of an API key, or, where the settings allow it, somebody on this very machine."""
 
+from collections.abc import Mapping
 from ipaddress import IPv6Address, ip_address
 from urllib.parse import urlsplit
-
-from aiohttp import web
 
 from orchestrator.service.keys import LOCAL_OWNER, Keys
 from tandem.protocol.errors import Unauthorized
 
 _SCHEME = "bearer "
-_FORWARDING = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via")
+_FORWARDING = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
 
 
-async def owner_of(request: web.Request, keys: Keys, *, allow_anonymous_loopback: bool) -> str:
-    """The key's id, or `local`. Raises Unauthorized."""
-    header = request.headers.get("Authorization")
+async def owner_of(headers: Mapping[str, str], peer: str, keys: Keys, *, allow_anonymous_loopback: bool) -> str:
+    """The key's id, or `local`. Headers are found by names in lower case. Raises Unauthorized."""
+    header = headers.get("authorization")
     if header is not None:
         return (await keys.authenticate(_bearer(header))).id
-    if allow_anonymous_loopback and is_local(request):
+    if allow_anonymous_loopback and is_local(headers, peer):
         return LOCAL_OWNER
     raise Unauthorized("expected an API key as `Authorization: Bearer tdm_…`, got none")
 
 
-def is_local(request: web.Request) -> bool:
+def is_local(headers: Mapping[str, str], peer: str) -> bool:
     """Whether the request was made on this machine, by a program rather than a foreign web page.
 
     A proxy on this machine passes on strangers' requests, and says so in a header. A page from elsewhere that is shown
     by a browser here gives itself away by its `Origin`, or by the name it had to put into `Host`.
     """
-    if any(name in request.headers for name in _FORWARDING) or not _is_loopback(request.remote or ""):
+    if any(name in headers for name in _FORWARDING) or not _is_loopback(peer):
         return False
-    host = request.headers.get("Host", "")
-    origin = request.headers.get("Origin")
+    host = headers.get("host", "")
+    origin = headers.get("origin")
     return _is_loopback(_host_name(f"//{host}")) and (origin is None or urlsplit(origin).netloc == host)
 
 

@@ -1,6 +1,6 @@
 """What a handler gets: the request, who makes it, and the services behind it."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
 
 from orchestrator.core.views import NodeView
+from orchestrator.ports.online import OnlineInference
 from orchestrator.service.artifacts import Artifacts
 from orchestrator.service.events import JobEvents
 from orchestrator.service.folders import Folders
@@ -17,6 +18,9 @@ from orchestrator.service.models import Models
 from orchestrator.service.retrying import Retries
 from orchestrator.service.submission import Submissions
 from orchestrator.service.webhooks import Webhooks
+from orchestrator.web.auth import owner_of
+from orchestrator.web.oip.inferences import Inferences
+from orchestrator.web.oip.memory import Memory
 from orchestrator.web.signing import UrlSigner
 
 
@@ -28,6 +32,15 @@ class Limits:
     """Seconds that a client may leave a transfer standing."""
     heartbeat: float = 15.0
     """Seconds between signs of life on an event stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenInference:
+    """What the Open Inference Protocol stands on."""
+
+    online: OnlineInference
+    inferences: Inferences
+    memory: Memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +57,7 @@ class Services:
     folders: Folders
     events: JobEvents
     signer: UrlSigner
+    oip: OpenInference
     nodes: Callable[[], Awaitable[Sequence[NodeView]]]
     ready: Callable[[], Awaitable[object]]
     """Raises a TandemError if jobs cannot be taken now."""
@@ -52,6 +66,10 @@ class Services:
     """Brings the registry's gauges up to date."""
     allow_anonymous_loopback: bool = False
     limits: Limits = Limits()
+
+    async def owner(self, headers: Mapping[str, str], peer: str) -> str:
+        """Whose a request with these headers is, from this address. Raises Unauthorized."""
+        return await owner_of(headers, peer, self.keys, allow_anonymous_loopback=self.allow_anonymous_loopback)
 
 
 @dataclass(frozen=True, slots=True)

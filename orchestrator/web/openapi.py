@@ -9,8 +9,9 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode
 
+from orchestrator.web.problems import PROTOCOL_PATH
 from orchestrator.web.routes import Access, Route
-from tandem.protocol.api import PROBLEM_MEDIA_TYPE, Problem
+from tandem.protocol.api import PROBLEM_MEDIA_TYPE, InferenceError, Problem
 from tandem.protocol.errors import ERRORS_BY_CODE
 
 _REF = "#/components/schemas/{model}"
@@ -48,7 +49,8 @@ def _schemas(routes: Sequence[Route]) -> tuple[dict[Any, Any], dict[Any, Any]]:
         for model in route.answers.values():
             if isinstance(model, type):
                 wanted[model] = (model, "serialization", model.__pydantic_core_schema__)
-    wanted[Problem] = (Problem, "serialization", Problem.__pydantic_core_schema__)
+    for error in (Problem, InferenceError):
+        wanted[error] = (error, "serialization", error.__pydantic_core_schema__)
     generator = GenerateJsonSchema(by_alias=True, ref_template=_REF)
     references, definitions = generator.generate_definitions(list(wanted.values()))
     return {key: reference for (key, _mode), reference in references.items()}, definitions
@@ -95,6 +97,8 @@ def _responses(route: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
     responses = {str(status): _answer(status, model, schemas) for status, model in route.answers.items()}
     gate = {Access.KEY: (401,), Access.SIGNATURE: (403,), Access.PUBLIC: ()}[route.access]
     problem = {PROBLEM_MEDIA_TYPE: {"schema": schemas[Problem]}}
+    if route.path.startswith(PROTOCOL_PATH):
+        problem = {"application/json": {"schema": schemas[InferenceError]}}
     for status in sorted({*route.errors, *gate, 500}):
         responses[str(status)] = {"description": HTTPStatus(status).phrase, "content": problem}
     return responses
@@ -109,4 +113,5 @@ def _answer(status: int, model: type[BaseModel] | str, schemas: dict[Any, Any]) 
 
 def _error_table() -> str:
     codes = ", ".join(sorted(ERRORS_BY_CODE))
-    return f"Every error is a problem as in RFC 9457. The `code` of one is stable, and out of: {codes}."
+    form = "Every error is a problem as in RFC 9457, or under /v2 as its protocol has it."
+    return f"{form} The `code` of one is stable, and out of: {codes}."

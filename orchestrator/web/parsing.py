@@ -26,7 +26,7 @@ _CHUNK_BYTES = 2**18
 
 async def body(call: Call, adapter: TypeAdapter[T]) -> T:
     """The JSON body; raises TooLarge, or InvalidRequest, InvalidLadder, InvalidTensor naming each wrong field."""
-    raw = await _read(call.request, call.services.limits)
+    raw = await read(call.request, call.services.limits)
     try:
         if len(raw) <= _INLINE_BYTES:
             return adapter.validate_json(raw)
@@ -69,7 +69,8 @@ def _follows(problem: ErrorDetails, found: list[ErrorDetails]) -> bool:
     return problem["type"] == "too_short" and any(len(each["loc"]) > len(at) for each in inside)
 
 
-async def _read(request: web.Request, limits: Limits) -> bytes:
+async def read(request: web.Request, limits: Limits) -> bytes:
+    """The whole body. Raises TooLarge, TimeoutError if nothing comes for too long, InvalidRequest if it is encoded."""
     parts, size = [], 0
     async with aclosing(chunks(request, limits.idle)) as stream:
         async for chunk in stream:
@@ -90,10 +91,13 @@ def media_type(request: web.Request) -> str:
     return UNKNOWN_TYPE if kind == "application/x-www-form-urlencoded" else plain_media_type(kind)
 
 
-async def chunks(request: web.Request, idle: float) -> AsyncGenerator[bytes, None]:
-    """The body as it comes; raises TimeoutError if nothing does for `idle` seconds, InvalidRequest if it is encoded."""
+async def chunks(request: web.Request, idle: float, *, encoded: bool = False) -> AsyncGenerator[bytes, None]:
+    """The body as it comes; raises TimeoutError if nothing does for `idle` seconds.
+
+    Raises InvalidRequest if it is compressed, unless that is for the caller to see to.
+    """
     encoding = request.headers.get("Content-Encoding", "identity")
-    if encoding.lower() != "identity":
+    if encoding.lower() != "identity" and not encoded:
         raise InvalidRequest(f"Content-Encoding: expected the body as it is, got it as {encoding!r}")
     while True:
         async with asyncio.timeout(idle):

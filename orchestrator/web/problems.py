@@ -1,10 +1,11 @@
-"""Every error as an RFC 9457 problem: raised on purpose, by the router, or by accident."""
+"""Every error as an RFC 9457 problem, under /v2 as the Open Inference Protocol has it: raised on purpose or by accident."""
 
 import logging
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from orchestrator.web.oip.replies import JSON, error_body, error_headers
 from tandem.protocol.api import PROBLEM_MEDIA_TYPE, Problem
 from tandem.protocol.errors import InvalidRequest, NotFound, TandemError
 
@@ -13,7 +14,10 @@ logger = logging.getLogger(__name__)
 STARTED: web.RequestKey[bool] = web.RequestKey("started", bool)
 """Whether the head of the response is out; from then on an error can only cut the connection."""
 
+PROTOCOL_PATH = "/v2"
+
 _SERVER_ERROR = 500
+_KEPT = ("Allow", "Retry-After", "WWW-Authenticate")
 
 
 def problem_response(problem: Problem, headers: dict[str, str] | None = None) -> web.Response:
@@ -34,7 +38,17 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a problem and the log the rest
         if STARTED in request:
             return _cut(request, error)
+        if request.path.startswith(PROTOCOL_PATH):
+            return _protocol_error(_answer(error))
         return _answer(error)
+
+
+def _protocol_error(problem: web.Response) -> web.Response:
+    """The same, as clients of the Open Inference Protocol know errors."""
+    said = Problem.model_validate_json(problem.body or b"")  # type: ignore[arg-type] - of bytes, as made above
+    headers = {name: value for name, value in problem.headers.items() if name in _KEPT}
+    body = error_body(said.code, said.detail)
+    return web.Response(body=body, status=problem.status, content_type=JSON, headers=headers)
 
 
 def _answer(error: Exception) -> web.Response:
@@ -42,7 +56,7 @@ def _answer(error: Exception) -> web.Response:
         case TandemError():
             if error.status >= _SERVER_ERROR and not error.retryable:
                 logger.error("request failed", exc_info=error)
-            return problem_response(Problem.of(error.code, error.detail, error.status), _headers(error))
+            return problem_response(Problem.of(error.code, error.detail, error.status), error_headers(error))
         case web.HTTPException():
             return _from_router(error)
         case web.RequestPayloadError():
@@ -53,16 +67,6 @@ def _answer(error: Exception) -> web.Response:
         case _:
             logger.error("request failed", exc_info=error)
             return problem_response(Problem.of(TandemError.code, "an unexpected error; it has been logged"))
-
-
-def _headers(error: TandemError) -> dict[str, str]:
-    match error.status:
-        case 401:
-            return {"WWW-Authenticate": "Bearer"}
-        case 503:
-            return {"Retry-After": "5"}
-        case _:
-            return {}
 
 
 def _from_router(error: web.HTTPException) -> web.Response:

@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
 from orchestrator.web import artifacts, catalogue, folders, jobs, operation, stream, webhooks
 from orchestrator.web.call import Handler
+from orchestrator.web.oip import handlers as oip
 from tandem.protocol.api import (
     ArtifactView,
     DeliveryList,
@@ -58,6 +60,111 @@ _UPLOAD_ERRORS = (400, 408, 413)
 _REQUEST: TypeAdapter[object] = jobs.REQUEST  # type: ignore[assignment]
 _NEW_MODEL: TypeAdapter[object] = catalogue.NEW_MODEL  # type: ignore[assignment]
 _WEBHOOK: TypeAdapter[object] = webhooks.SETTINGS  # type: ignore[assignment]
+
+_TENSORS = {
+    "Inference-Header-Content-Length": "Bytes of JSON at the body's beginning, if tensors follow it as bytes.",
+    "Content-Encoding": "`gzip` or `deflate`.",
+}
+_ANY = "application/json"
+
+
+def _of_model(method: str, path: str, handler: Handler, summary: str, **more: Any) -> tuple[Route, Route]:
+    """A path of a model, and the same of one of its versions."""
+    more = {"answers": {200: _ANY}, "errors": (404,)} | more
+    versions = "/v2/models/{model}/versions/{version}"
+    return (
+        Route(method=method, path=f"/v2/models/{{model}}{path}", handler=handler, summary=summary, **more),
+        Route(method=method, path=f"{versions}{path}", handler=handler, summary=f"{summary} Of one version.", **more),
+    )
+
+
+_OPEN_INFERENCE: tuple[Route, ...] = (
+    Route(
+        method="GET",
+        path="/v2",
+        handler=oip.server,
+        summary="The server's name and the extensions of the Open Inference Protocol that it has.",
+        access=Access.PUBLIC,
+        answers={200: _ANY},
+    ),
+    Route(
+        method="GET",
+        path="/v2/health/live",
+        handler=oip.live,
+        summary="Whether the process turns.",
+        access=Access.PUBLIC,
+        answers={200: ""},
+    ),
+    Route(
+        method="GET",
+        path="/v2/health/ready",
+        handler=oip.ready,
+        summary="Whether requests can be taken.",
+        access=Access.PUBLIC,
+        answers={200: ""},
+        errors=(503,),
+    ),
+    Route(
+        method="GET",
+        path="/v2/models/stats",
+        handler=oip.all_stats,
+        summary="Live counters of all models.",
+        answers={200: _ANY},
+    ),
+    *_of_model("GET", "", oip.model, "What the model takes and gives."),
+    *_of_model(
+        "GET", "/ready", oip.model_ready, "Whether the model can be asked.", answers={200: ""}, errors=(404, 503)
+    ),
+    *_of_model("GET", "/config", oip.config, "How the model is served, as Triton's configuration."),
+    *_of_model("GET", "/stats", oip.stats, "Live counters of the model."),
+    *_of_model(
+        "POST",
+        "/infer",
+        oip.infer,
+        "Run the model: tensors in and out as JSON, or as bytes behind it.",
+        body=_BYTES,
+        headers=_TENSORS,
+        answers={200: _BYTES},
+        errors=(400, 404, 408, 413, 429, 503, 504),
+    ),
+    Route(
+        method="POST",
+        path="/v2/repository/index",
+        handler=oip.repository_index,
+        summary="All models, and whether they are warm.",
+        body=_ANY,
+        answers={200: _ANY},
+        errors=(400, 413),
+    ),
+    Route(
+        method="POST",
+        path="/v2/repository/models/{model}/load",
+        handler=oip.load,
+        summary="Have a model loaded now.",
+        body=_ANY,
+        answers={200: _ANY},
+        errors=(400, 404, 413, 429, 503),
+    ),
+    Route(
+        method="POST",
+        path="/v2/repository/models/{model}/unload",
+        handler=oip.unload,
+        summary="Have all nodes let go of your model.",
+        body=_ANY,
+        answers={200: _ANY},
+        errors=(403, 404),
+    ),
+    *(
+        Route(
+            method=method,
+            path="/v2/{rest:.+}",
+            handler=oip.unsupported,
+            summary="Extensions that are not served: shared memory, tracing, logging.",
+            errors=(400, 404),
+        )
+        for method in ("GET", "POST")
+    ),
+)
 
 ROUTES: tuple[Route, ...] = (
     Route(
@@ -306,4 +413,5 @@ ROUTES: tuple[Route, ...] = (
         access=Access.PUBLIC,
         answers={200: "text/plain"},
     ),
+    *_OPEN_INFERENCE,
 )

@@ -55,6 +55,13 @@ class Problem(View):
         return error_from_wire(self.code, self.detail, retryable=retryable)
 
 
+class InferenceError(View):
+    """An error as the Open Inference Protocol has it, with a code of the error tree beside it."""
+
+    error: str
+    code: str
+
+
 class ArtifactView(View):
     id: ArtifactId
     size: int
