@@ -1,4 +1,6 @@
-"""Every error as an RFC 9457 problem, under /v2 as the Open Inference Protocol has it: raised on purpose or by accident."""
+"""Every error as an RFC 9457 problem, and under /v2 as the Open Inference Protocol has it: raised on purpose, by the
+router, or by accident.
+"""
 
 import logging
 

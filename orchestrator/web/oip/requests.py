@@ -54,7 +54,7 @@ def parse_request(served: Served, owner: str, body: memoryview, header_length: i
         )
     request = _object(_json(body[:header_length]), "the request")
     parameters = _parameters(request, "the request")
-    if "sequence_id" in parameters and parameters["sequence_id"] not in {0, ""}:
+    if parameters.get("sequence_id"):
         raise InvalidRequest("parameters.sequence_id: expected none, since models keep no state between requests")
     inputs = _inputs(served, request, body[header_length:])
     wanted = _wanted(served, request, parameters)
@@ -126,7 +126,7 @@ def _inputs(served: Served, request: Mapping[str, Any], binary: memoryview) -> t
 
 
 def _unexpected(served: Served, name: Any) -> InvalidTensor:
-    if name in served.inputs:
+    if type(name) is str and name in served.inputs:
         return InvalidTensor(f"tensor {name!r}: expected it once, got it again")
     return InvalidTensor(
         f"expected inputs out of {sorted(served.inputs)}, got one of the name {_shown(name)}; "
@@ -260,5 +260,9 @@ def _shown(value: Any) -> str:
     """A value of the client's in a message: short, whatever it is."""
     if value is None:
         return "none"
-    text = repr(value) if not isinstance(value, (list, dict)) else str(value)[: 2 * _SHOWN]
+    if isinstance(value, list):
+        items = [repr(each) if not isinstance(each, (list, dict)) else "…" for each in value[:MAX_RANK]]
+        text = f"[{', '.join(items)}{', …' if len(value) > MAX_RANK else ''}]"
+    else:
+        text = "an object" if isinstance(value, dict) else repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
