@@ -58,6 +58,7 @@ lock: setup-test  ## Compiles requirements/ anew, to the newest versions that fi
 	@$(COMPILE) pyproject.toml requirements/build.in --extra gpu -c requirements/cpu.txt -o requirements/gpu.txt
 	@$(COMPILE) pyproject.toml --extra dev -c requirements/cpu.txt -o requirements/dev.txt
 	@$(COMPILE) requirements/slither.in -o requirements/slither.txt
+	@$(COMPILE:--universal=--python-platform x86_64-manylinux_2_39) requirements/perf.in -o requirements/perf.txt
 
 clean:  ## Removes what was installed, built and cached
 	rm -rf .venv contracts/node_modules tests/players/node_modules contracts/out contracts/cache var dist .mypy_cache .ruff_cache .pytest_cache \

@@ -90,6 +90,21 @@ slither() {
   echo "$stamp" > "$home/.installed"
 }
 
+# NVIDIA's load generator, whose binary wants a newer C library than Debian 12 has.
+perf_analyzer() {
+  local stamp
+  stamp=$(sha256sum < requirements/perf.txt)
+  if grep -qsxF "$stamp" "$VENV/.perf"; then return; fi
+  if "$VENV/bin/python" -c 'import platform, sys
+name, version = platform.libc_ver()
+sys.exit(name != "glibc" or tuple(map(int, version.split("."))) < (2, 38))'; then
+    pip install --no-deps --require-hashes --requirement=requirements/perf.txt
+  else
+    say "no perf_analyzer here, which wants glibc 2.38: its test will be skipped"
+  fi
+  echo "$stamp" > "$VENV/.perf"
+}
+
 system_programs() {
   local missing=()
   have ffmpeg || missing+=(ffmpeg)
@@ -131,7 +146,7 @@ players() {
 
 make_venv
 python_packages
-if [ "$MODE" = test ]; then slither; fi
+if [ "$MODE" = test ]; then slither; perf_analyzer; fi
 system_programs
 npm_packages
 [ "$MODE" != test ] || players
