@@ -31,6 +31,7 @@ from node.service.payments import Account, Payments
 from node.service.redemption import Redeemer
 from node.service.session import Services, Sessions
 from node.service.terms import Surroundings, Terms
+from node.service.usage import Usage
 from node.settings import CapacitySection, NodeSettings
 from tandem import logging as log
 from tandem.chain.keystore import create_keystore, load_keystore
@@ -82,17 +83,18 @@ async def serve(
         policy = _terms_policy(settings)
         terms = Terms(store, around, link, clock, recipient=key.address, policy=policy, agreed_bell=bell)
         payments = Payments(store, books, around, terms, link, clock, Account(key.address, domain))
+        usage = Usage(store, books, link, clock, settings.tickets.max_unpaid)
         redeemer = Redeemer(store, around, terms, clock, policy=_redemption_policy(settings), bell=bell)
         async with Attempts(offer_of(settings, detected), executors, books, link, clock) as attempts:
             sessions = Sessions(
                 WebSocketDialler(settings.orchestrator.url),
                 Expectation(settings.orchestrator.url, domain, settings.orchestrator.sender),
                 key,
-                Services(attempts, payments, terms, books, link, notes),
+                Services(attempts, payments, usage, terms, books, link, notes),
                 clock,
             )
             async with asyncio.TaskGroup() as intake:
-                loops = (sessions.run(), payments.run(), terms.run(), redeemer.run(), notes.run())
+                loops = (sessions.run(), payments.run(), usage.run(), terms.run(), redeemer.run(), notes.run())
                 tasks = [intake.create_task(loop) for loop in loops]
                 log.event(logger, "node_ready", address=key.address, orchestrator=settings.orchestrator.url)
                 await stop.wait()

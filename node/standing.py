@@ -34,7 +34,9 @@ class _Look:
 
 Shown = Wei | int | str | Mapping[str, int] | tuple[str, ...]
 
-_WEI = frozenset({"earned", "received", "outstanding", "in_flight", "expired", "redeemed", "gas_spent"})
+_WEI = frozenset(
+    {"earned", "on_line", "lost", "received", "outstanding", "in_flight", "expired", "redeemed", "gas_spent"}
+)
 
 
 async def standing(settings: NodeSettings, key: SigningKey, clock: Clock) -> dict[str, Shown]:

@@ -51,6 +51,7 @@ from orchestrator.service.sessions import Collaborators, Sessions
 from orchestrator.service.sources import Sources
 from orchestrator.service.submission import Submissions
 from orchestrator.service.tracking import Tracker
+from orchestrator.service.usage import Usage
 from orchestrator.service.verification import Verifier
 from orchestrator.service.webhooks import Webhooks
 from orchestrator.settings import OrchestratorSettings
@@ -142,6 +143,7 @@ def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, o
     signer = UrlSigner(_url_secret(settings.data), settings.http.origin, clock)
     scheduler = Scheduler(store, nodes, lifecycle, tracker, signer, tasks_waiting, timeouts)
     payer = Payer(store, nodes, identity, outside.accounting.paying, money_owed)
+    usage = Usage(store, nodes, clock, settings.usage.window, money_owed.ring)
     verifier = Verifier(store, content, inspector, lifecycle, clock)
     planning = Planning(store, content, inspector, settings.prices, nodes.states)
     artifacts = Artifacts(store, content, settings.limits.upload)
@@ -150,7 +152,7 @@ def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, o
         store, planning, sources, events, lifecycle.apply, to_prepare, _backlog_policy(settings)
     )
     collaborators = Collaborators(
-        store, nodes, lifecycle, verifier, payer, events, tracker, tasks_waiting, clock, timeouts
+        store, nodes, lifecycle, verifier, payer, usage, events, tracker, tasks_waiting, clock, timeouts
     )
     sessions = NodeSessions(identity, Sessions(collaborators), heartbeat=timeouts.lease / 2)
     exports = Exports(store, artifacts, outside.visitor, events, lifecycle.apply, to_export, _backlog_policy(settings))
@@ -186,6 +188,7 @@ def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, o
             scheduler.run(),
             leases.run(),
             payer.run(),
+            usage.run(),
             verifier.run(),
             janitor.run(),
             assembly.run(),

@@ -156,6 +156,11 @@ class WebhookSettings(_Section):
     """Of them to one scheme, host and port, so that one that is dead does not hold up the others."""
 
 
+class UsageSettings(_Section):
+    window: float = Field(default=1.0, ge=0.05, le=60)
+    """Seconds of on-line usage that are settled at once: what may be lost if the process is killed."""
+
+
 class AuthSettings(_Section):
     anonymous_loopback: bool = True
     """Whether requests from this machine may come without an API key."""
@@ -195,6 +200,7 @@ class OrchestratorSettings(BaseSettings):
     prices: PriceSettings = PriceSettings()
     """What submitters pay; a node that asks more gets no work."""
     payment: PaymentSettings = PaymentSettings()
+    usage: UsageSettings = UsageSettings()
     ledger: LedgerSettings = LedgerSettings()
     funding: FundingSettings = FundingSettings()
     leases: LeaseSettings = LeaseSettings()

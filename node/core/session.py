@@ -33,6 +33,7 @@ from tandem.protocol.messages import (
     Problem,
     Proof,
     TicketTermsReply,
+    UsageWindow,
     Verdict,
     Welcome,
 )
@@ -102,7 +103,7 @@ class Close:
 
 Effect = Send | Challenged | Opened | Deliver | Close
 
-_DELIVERED = (HeartbeatReply, Assign, Verdict, Cancel, TicketTermsReply, Payment, Problem)
+_DELIVERED = (HeartbeatReply, Assign, Verdict, Cancel, TicketTermsReply, Payment, UsageWindow, Problem)
 
 
 class NodeSession:

@@ -281,12 +281,13 @@ class Attempts:
             offer=self.offer,
             running=tuple(self._taken.values()),
             balance=self._books.balance,
-            held=sum(held.assign.price for held in self._held.values()),
+            held=self._books.at_stake,
             unjudged=sum(len(held.frame) for held in self._held.values() if held.frame is not None),
             count=len(self._held),
         )
 
     def _note(self) -> None:
+        self._books.held = sum(held.assign.price for held in self._held.values())
         _set(self._idle, all(held.frame is not None for held in self._held.values()))
         _set(self._judged, not self._held)
 

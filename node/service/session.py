@@ -27,6 +27,7 @@ from node.service.link import Link
 from node.service.notes import Notes
 from node.service.payments import Payments
 from node.service.terms import Terms
+from node.service.usage import Usage
 from tandem import logging as log
 from tandem.clock import Clock
 from tandem.protocol.codec import Envelope, Frame, decode, encode
@@ -39,6 +40,7 @@ from tandem.protocol.messages import (
     Payment,
     Problem,
     TicketTermsReply,
+    UsageWindow,
     Verdict,
     Welcome,
 )
@@ -74,6 +76,7 @@ class Services:
 
     attempts: Attempts
     payments: Payments
+    usage: Usage
     terms: Terms
     books: Books
     link: Link
@@ -193,6 +196,7 @@ class _Conversation:
         self.opened = True
         self._to.link.attach(self._queue)
         self._to.attempts.resume(welcome.keep)
+        self._to.usage.opened(self._sender, welcome.usage)
         self._to.terms.opened(self._sender, welcome.limits)
         self._to.notes.say(Topic.SESSION)
         self._to.notes.say(Topic.PROBLEM)
@@ -212,6 +216,8 @@ class _Conversation:
                 self._to.attempts.lost(lost)
             case Payment() | TicketTermsReply() as message:
                 self._to.payments.receive(self._sender, message)
+            case UsageWindow() as window:
+                self._to.usage.receive(self._sender, window)
             case Problem(code=code, detail=detail):
                 self._to.notes.say(Topic.PROBLEM, detail)
                 log.event(logger, "problem", level=logging.WARNING, code=code, detail=detail)

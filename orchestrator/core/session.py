@@ -27,6 +27,7 @@ from tandem.protocol.messages import (
     Progress,
     Proof,
     TicketTerms,
+    UsageReceipt,
     Welcome,
 )
 from tandem.protocol.signing import SigningKey
@@ -84,7 +85,7 @@ class Identity:
     """The public URL that nodes dial: scheme, host and port."""
 
 
-_DELIVERED = (OfferUpdate, Heartbeat, Progress, Finished, Failed, TicketTerms, PaymentReceipt, Problem)
+_DELIVERED = (OfferUpdate, Heartbeat, Progress, Finished, Failed, TicketTerms, PaymentReceipt, UsageReceipt, Problem)
 
 
 class OrchestratorSession:

@@ -27,6 +27,10 @@ class ConnectedNode:
     connected_at: float
     loads: dict[AttemptRef, Load] = field(default_factory=dict)
     unpaid: int = 0
+    in_flight: int = 0
+    """Wei of on-line requests that are on their way."""
+    unsettled: int = 0
+    """Wei of on-line requests that were accepted and are in no window yet."""
     open_payments: int = 0
     """Sent or to be sent again, and not answered."""
     has_terms: bool = False
@@ -44,7 +48,7 @@ class ConnectedNode:
             address=self.address,
             offer=self.offer,
             loads=dict(self.loads),
-            unpaid=self.unpaid,
+            unpaid=self.unpaid + self.in_flight + self.unsettled,
             has_terms=self.has_terms,
             withheld=self.withheld,
             reliability=self.reliability,
@@ -55,6 +59,12 @@ class ConnectedNode:
     @property
     def is_payable(self) -> bool:
         return self.has_terms and self.withheld is None
+
+    @property
+    def room(self) -> int:
+        """Wei of further work before the node would be owed more than it allows; below zero beyond that."""
+        owed = self.unpaid + self.in_flight + self.unsettled
+        return self.offer.max_unpaid - owed - sum(load.price for load in self.loads.values())
 
     def score(self, *, accepted: bool) -> None:
         self.reliability = _DECAY * self.reliability + (1 - _DECAY) * accepted

@@ -16,6 +16,7 @@ from orchestrator.service.nodes import ConnectedNode, Nodes
 from orchestrator.service.paying import Payer
 from orchestrator.service.scheduling import Timeouts
 from orchestrator.service.tracking import Tracker
+from orchestrator.service.usage import Usage
 from orchestrator.service.verification import Verifier
 from tandem import logging as log
 from tandem.clock import Clock
@@ -41,6 +42,7 @@ class Collaborators:
     lifecycle: Lifecycle
     verifier: Verifier
     payer: Payer
+    usage: Usage
     events: JobEvents
     tracker: Tracker
     tasks_waiting: Bell
@@ -68,7 +70,11 @@ class Sessions:
         await self._restore(node, kept)
         log.event(logger, "node_connected", node=proven.node, held=len(held), kept=len(kept))
         return Welcome(
-            heartbeat=lease / _HEARTBEATS_A_LEASE, lease=lease, limits=self._to.payer.limits, keep=_keep(held, kept)
+            heartbeat=lease / _HEARTBEATS_A_LEASE,
+            lease=lease,
+            limits=self._to.payer.limits,
+            keep=_keep(held, kept),
+            usage=await self._to.usage.resume(proven.node),
         )
 
     async def resumed(self, address: str) -> None:
@@ -82,6 +88,7 @@ class Sessions:
 
     def closed(self, address: str, link: NodeLink) -> None:
         self._to.nodes.remove(address, link)
+        self._to.usage.settle_soon()
         log.event(logger, "node_disconnected", node=address)
 
     async def receive(self, address: str, link: NodeLink, envelope: Envelope) -> None:  # noqa: C901 - one arm a message
@@ -111,6 +118,8 @@ class Sessions:
             case messages.PaymentReceipt() as receipt:
                 await self._to.payer.receipt(node, receipt)
                 self._to.tasks_waiting.ring()
+            case messages.UsageReceipt(id=window):
+                await self._to.usage.receipt(node, window)
             case messages.Problem() as problem:
                 log.event(logger, "node_problem", node=address, code=problem.code, detail=problem.detail)
             case _:

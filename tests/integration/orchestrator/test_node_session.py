@@ -23,6 +23,7 @@ from orchestrator.service.paying import Payer
 from orchestrator.service.scheduling import Timeouts
 from orchestrator.service.sessions import Collaborators, Sessions
 from orchestrator.service.tracking import Tracker
+from orchestrator.service.usage import Usage
 from orchestrator.service.verification import Verifier
 from orchestrator.web.call import Call
 from orchestrator.web.session import NodeSessions
@@ -79,9 +80,10 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
         lifecycle = Lifecycle(store, nodes, events, tracker, RetryPolicy(), Bells(waiting.ring, owed.ring))
         verifier = Verifier(store, disk, ChildInspector(sandbox=Sandbox.LIMITS, clock=clock), lifecycle, clock)
         payer = Payer(store, nodes, IDENTITY, PAYING, owed)
+        usage = Usage(store, nodes, clock, 1.0, owed.ring)
         timeouts = Timeouts(lease=30, start_to_finish_base=60, start_to_finish_factor=1)
         doors = Doors(
-            Collaborators(store, nodes, lifecycle, verifier, payer, events, tracker, waiting, clock, timeouts)
+            Collaborators(store, nodes, lifecycle, verifier, payer, usage, events, tracker, waiting, clock, timeouts)
         )
         endpoint = NodeSessions(IDENTITY, doors, heartbeat=15)
 

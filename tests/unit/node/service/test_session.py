@@ -31,7 +31,7 @@ async def test_an_orchestrator_that_does_not_read_is_left(
     monkeypatch.setattr(session, "_MAX_UNSENT", 100)
     async with SqliteTicketStore(tmp_path / "tickets.db", NODE.address, DOMAIN) as store:
         node, till = Node(store, clock, tmp_path), Till(store, clock)
-        services = Services(node.attempts, till.payments, till.terms, till.books, till.link, till.notes)
+        services = Services(node.attempts, till.payments, till.usage, till.terms, till.books, till.link, till.notes)
         machine = NodeSession(Expectation("http://o", DOMAIN), NODE, bytes(32))
         conversation = session._Conversation(services, clock, machine)
         with pytest.raises(ExceptionGroup) as caught:
