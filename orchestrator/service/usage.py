@@ -15,8 +15,8 @@ from orchestrator.ports.store import Store
 from orchestrator.service.nodes import ConnectedNode, Nodes
 from tandem.clock import Clock
 from tandem.protocol.ids import window_id
-from tandem.protocol.jobs import ModelInfo
 from tandem.protocol.messages import MAX_WINDOWS, UsageWindow
+from tandem.protocol.models import ModelInfo
 from tandem.waiting import Bell
 
 _ENTROPY_BYTES = 8
