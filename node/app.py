@@ -83,7 +83,7 @@ async def serve(
         policy = _terms_policy(settings)
         terms = Terms(store, around, link, clock, recipient=key.address, policy=policy, agreed_bell=bell)
         payments = Payments(store, books, around, terms, link, clock, Account(key.address, domain))
-        usage = Usage(store, books, link, clock, settings.tickets.max_unpaid)
+        usage = Usage(books, link, clock, settings.tickets.max_unpaid)
         redeemer = Redeemer(store, around, terms, clock, policy=_redemption_policy(settings), bell=bell)
         async with Attempts(offer_of(settings, detected), executors, books, link, clock) as attempts:
             sessions = Sessions(

@@ -143,7 +143,7 @@ def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, o
     signer = UrlSigner(_url_secret(settings.data), settings.http.origin, clock)
     scheduler = Scheduler(store, nodes, lifecycle, tracker, signer, tasks_waiting, timeouts)
     payer = Payer(store, nodes, identity, outside.accounting.paying, money_owed)
-    usage = Usage(store, nodes, clock, settings.usage.window, money_owed.ring)
+    usage = Usage(store, nodes, clock, settings.usage.window, money_owed.ring, outside.accounting.registry)
     verifier = Verifier(store, content, inspector, lifecycle, clock)
     planning = Planning(store, content, inspector, settings.prices, nodes.states)
     artifacts = Artifacts(store, content, settings.limits.upload)
@@ -173,6 +173,7 @@ def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, o
         events=events,
         signer=signer,
         nodes=lambda: _node_views(nodes, store),
+        usage=store.usage,
         ready=store.now,
         registry=outside.accounting.registry,
         measure=outside.accounting.meters.measure,

@@ -99,8 +99,8 @@ class SqliteTicketStore:
     async def book(self, sender: Address, window: str, requests: int, price: int) -> Balance | None:
         return await self._run(self._book, sender, window, requests, price)
 
-    async def lose(self, sender: Address, requests: int, price: int) -> None:
-        await self._run(self._lose, sender, requests, price)
+    async def lose(self, sender: Address, requests: int, price: int) -> Balance:
+        return await self._run(self._lose, sender, requests, price)
 
     # --- payments
 
@@ -203,7 +203,9 @@ class SqliteTicketStore:
 
     def _balance(self, sender: Address) -> Balance:
         row = self._db.execute("SELECT earned, received FROM accounts WHERE sender = ?", (sender,)).fetchone()
-        return Balance(int(row[0]), int(row[1])) if row else Balance()
+        earned, received = row or ("0", "0")
+        row = self._db.execute("SELECT lost FROM usage WHERE sender = ?", (sender,)).fetchone()
+        return Balance(int(earned), int(received), int(row[0]) if row else 0)
 
     def _write_balance(self, sender: Address, balance: Balance) -> None:
         values = (sender, str(balance.earned), str(balance.received))
@@ -229,9 +231,10 @@ class SqliteTicketStore:
             self._forget_oldest("windows")
         return balance
 
-    def _lose(self, sender: Address, requests: int, price: int) -> None:
+    def _lose(self, sender: Address, requests: int, price: int) -> Balance:
         with self._transaction():
             self._count("lost_requests", "lost", sender, requests, price)
+        return self._balance(sender)
 
     def _count(self, requests_column: str, price_column: str, sender: Address, requests: int, price: int) -> None:
         self._db.execute("INSERT OR IGNORE INTO usage (sender) VALUES (?)", (sender,))

@@ -67,10 +67,9 @@ class Tally:
         self.carried = self.carried.plus(self.requests, self.served)
         self.served = self.requests = 0
 
-    def give_up(self) -> Count:
-        """What was carried and no window has settled: the sender has lost count of it."""
-        lost, self.carried = self.carried, Count()
-        return lost
+    def give_up(self) -> None:
+        """What was carried and no window has settled is lost: the sender has lost count of it."""
+        self.carried = Count()
 
 
 class Lateness:

@@ -74,7 +74,7 @@ class TicketStore(Protocol):
         """
         ...
 
-    async def lose(self, sender: Address, requests: int, price: int) -> None:
+    async def lose(self, sender: Address, requests: int, price: int) -> Balance:
         """On-line work was served and no window will come for it: it was never earned."""
         ...
 

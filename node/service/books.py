@@ -49,6 +49,10 @@ class Books:
             self._show(sender, balance)
         return balance is not None
 
+    async def lose(self, sender: Address, requests: int, price: int) -> None:
+        """Served, and no window will come for it."""
+        self._show(sender, await self._store.lose(sender, requests, price))
+
     async def take(self, accepted: AcceptedPayment, digest: bytes) -> None:
         """Raises a TicketError, as the store does."""
         self._show(accepted.checked.params.sender, await self._store.take(accepted, digest))

@@ -9,8 +9,8 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from node.core.exposure import headroom
 from node.core.usage import LATE_SECONDS, Lateness
-from node.ports.tickets import TicketStore
 from node.service.books import Books
 from node.service.link import Link
 from tandem import logging as log
@@ -34,8 +34,7 @@ class _Opened:
 class Usage:
     """`begin` comes before each request, and `served` or `failed` after it, with the same price in wei."""
 
-    def __init__(self, store: TicketStore, books: Books, link: Link, clock: Clock, max_unpaid: int) -> None:
-        self._store = store
+    def __init__(self, books: Books, link: Link, clock: Clock, max_unpaid: int) -> None:
         self._books = books
         self._link = link
         self._clock = clock
@@ -47,7 +46,8 @@ class Usage:
 
     def room(self, sender: Address) -> int:
         """Wei of further on-line work before `max_unpaid` is passed; below zero where it was already."""
-        return self._max_unpaid - self._books.balance.unpaid - self._books.held - self._books.tally(sender).exposure
+        books = self._books
+        return headroom(books.balance, books.held + books.tally(sender).exposure, self._max_unpaid)
 
     def begin(self, sender: Address, price: int) -> None:
         """Raises ExposureExceeded for a request that there is no room for."""
@@ -55,8 +55,8 @@ class Usage:
         if price > room:
             raise ExposureExceeded(
                 f"expected work for at most {max(0, room)} wei until more is settled and paid (max_unpaid is "
-                f"{self._max_unpaid}, of which {self._books.tally(sender).unsettled} is served and in no window), got "
-                f"{price}; pay first"
+                f"{self._max_unpaid}, {self._books.tally(sender).unsettled} is served and in no window, and "
+                f"{self._books.balance.missed} was lost count of), got {price}; pay first"
             )
         self._books.tally(sender).begin(price)
 
@@ -85,14 +85,23 @@ class Usage:
     async def run(self) -> None:
         """Until cancelled. Beside the session, which a write to the disk would hold up."""
         while True:
-            sender, said = await self._queue.get()
-            if isinstance(said, UsageWindow):
-                await self._book(sender, said)
-                self._miss(sender)
-            else:
-                for window in said.windows:
-                    await self._book(sender, window)
-                await self._give_up(sender)
+            await self.step()
+
+    async def step(self) -> None:
+        """Waits for the next thing that is said, and writes it down."""
+        sender, said = await self._queue.get()
+        if isinstance(said, UsageWindow):
+            await self._book(sender, said)
+            self._miss(sender)
+        else:
+            for window in said.windows:
+                await self._book(sender, window)
+            await self._give_up(sender)
+        self._queue.task_done()
+
+    async def written(self) -> None:
+        """Returns once all that was said so far is in the books."""
+        await self._queue.join()
 
     async def _book(self, sender: Address, window: UsageWindow) -> None:
         if await self._books.book(sender, window):
@@ -102,9 +111,10 @@ class Usage:
     async def _give_up(self, sender: Address) -> None:
         """The orchestrator was killed and remembers no more: what it owed for it is gone, and the books say so."""
         self._late = Lateness()
-        lost = self._books.tally(sender).give_up()
+        lost = self._books.tally(sender).carried
         if lost.requests:
-            await self._store.lose(sender, lost.requests, lost.price)
+            await self._books.lose(sender, lost.requests, lost.price)
+            self._books.tally(sender).give_up()
             log.event(logger, "usage_lost", level=logging.WARNING, requests=lost.requests, price=lost.price)
 
     def _miss(self, sender: Address) -> None:

@@ -192,7 +192,7 @@ class UsageStore(Protocol):
         """The node has it in its books. Repeats change nothing."""
         ...
 
-    async def usage(self, owner: str | None, *, after: str | None = None, limit: int = 50) -> UsagePage:
+    async def usage(self, owner: str | None, after: str | None = None, limit: int = 50) -> UsagePage:
         """By day, the newest first, and model; `owner` None: everybody's.
 
         Raises ValueError for an `after` that no page ended with.

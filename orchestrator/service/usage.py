@@ -10,6 +10,8 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from prometheus_client import CollectorRegistry, Counter
+
 from orchestrator.core.records import UsageShare, UsageWindowRecord
 from orchestrator.ports.store import Store
 from orchestrator.service.nodes import ConnectedNode, Nodes
@@ -39,7 +41,15 @@ class _Pending:
 class Usage:
     """`seconds`: the length of a window. `owed` is called when nodes are owed more."""
 
-    def __init__(self, store: Store, nodes: Nodes, clock: Clock, seconds: float, owed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        nodes: Nodes,
+        clock: Clock,
+        seconds: float,
+        owed: Callable[[], None],
+        registry: CollectorRegistry,
+    ) -> None:
         self._store = store
         self._nodes = nodes
         self._clock = clock
@@ -48,6 +58,10 @@ class Usage:
         self._bell = Bell(clock)
         self._lock = asyncio.Lock()
         self._pending: dict[str, _Pending] = {}
+        self._requests, self._price = (
+            Counter(f"tandem_usage_{name}", f"{text}, by model.", ["model", "version"], registry=registry)
+            for name, text in (("requests", "Accepted on-line requests"), ("wei", "Wei owed for on-line requests"))
+        )
         self._settling: dict[str, UsageWindowRecord] = {}
         """By id: ended, and not known to be in the store."""
 
@@ -85,9 +99,9 @@ class Usage:
         try:
             while True:
                 await self._bell.wait(self._seconds)
-                await self._settle()
+                await self.settle()
         finally:
-            await self._settle()
+            await self.settle()
 
     def settle_soon(self) -> None:
         """A session has ended: its node will not hear more of it than what is settled."""
@@ -95,13 +109,14 @@ class Usage:
 
     async def resume(self, node: str) -> tuple[UsageWindow, ...]:
         """All that the node served in earlier sessions and has not answered for."""
-        await self._settle()
+        await self.settle()
         return tuple(map(_message, await self._store.open_windows(node, MAX_WINDOWS)))
 
     async def receipt(self, node: ConnectedNode, window: str) -> None:
         await self._store.close_window(node.address, window)
 
-    async def _settle(self) -> None:
+    async def settle(self) -> None:
+        """Ends the window, and returns once all that was accepted so far is in the store."""
         async with self._lock:
             self._end_windows()
             windows = tuple(self._settling.values())
@@ -111,6 +126,9 @@ class Usage:
             for window in windows:
                 del self._settling[window.id]
                 self._said(window)
+                for share in window.shares:
+                    self._requests.labels(share.model, share.version).inc(share.requests)
+                    self._price.labels(share.model, share.version).inc(share.price)
         self._owed()
 
     def _end_windows(self) -> None:

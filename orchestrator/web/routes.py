@@ -6,7 +6,7 @@ from enum import Enum
 
 from pydantic import BaseModel, TypeAdapter
 
-from orchestrator.web import artifacts, catalogue, folders, jobs, operation, stream, webhooks
+from orchestrator.web import artifacts, catalogue, folders, jobs, operation, stream, usage, webhooks
 from orchestrator.web.call import Handler
 from tandem.protocol.api import (
     ArtifactView,
@@ -19,6 +19,7 @@ from tandem.protocol.api import (
     ModelList,
     NodeList,
     QuoteView,
+    UsageList,
     WebhookView,
 )
 from tandem.protocol.models import ModelInfo
@@ -253,6 +254,15 @@ ROUTES: tuple[Route, ...] = (
         summary="One version of a model.",
         answers={200: ModelInfo},
         errors=(404,),
+    ),
+    Route(
+        method="GET",
+        path="/v1/usage",
+        handler=usage.page,
+        summary="What you used on line, by day and model, the newest day first.",
+        query=usage.UsageQuery,
+        answers={200: UsageList},
+        errors=(400,),
     ),
     Route(
         method="GET",

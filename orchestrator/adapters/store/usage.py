@@ -53,7 +53,7 @@ class SqlUsage:
         statement = delete(windows).where(windows.c.id == window, windows.c.node == node)
         await self._database.write(lambda connection: connection.execute(statement))
 
-    async def usage(self, owner: str | None, *, after: str | None = None, limit: int = 50) -> UsagePage:
+    async def usage(self, owner: str | None, after: str | None = None, limit: int = 50) -> UsagePage:
         query = select(usage).order_by(usage.c.day.desc(), usage.c.model, usage.c.version)
         if owner is not None:
             query = query.where(usage.c.owner == owner)

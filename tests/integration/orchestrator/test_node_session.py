@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType, web
+from prometheus_client import CollectorRegistry
 
 from node.core.session import Challenged, Expectation, NodeSession
 from orchestrator.adapters.artifacts import open_artifacts
@@ -80,7 +81,7 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
         lifecycle = Lifecycle(store, nodes, events, tracker, RetryPolicy(), Bells(waiting.ring, owed.ring))
         verifier = Verifier(store, disk, ChildInspector(sandbox=Sandbox.LIMITS, clock=clock), lifecycle, clock)
         payer = Payer(store, nodes, IDENTITY, PAYING, owed)
-        usage = Usage(store, nodes, clock, 1.0, owed.ring)
+        usage = Usage(store, nodes, clock, 1.0, owed.ring, CollectorRegistry())
         timeouts = Timeouts(lease=30, start_to_finish_base=60, start_to_finish_factor=1)
         doors = Doors(
             Collaborators(store, nodes, lifecycle, verifier, payer, usage, events, tracker, waiting, clock, timeouts)

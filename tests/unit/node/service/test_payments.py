@@ -62,7 +62,7 @@ class Till:
             store, self.around, self.link, clock, recipient=NODE.address, policy=policy, agreed_bell=self.bell
         )
         account = Account(NODE.address, DOMAIN)
-        self.usage = Usage(store, self.books, self.link, clock, policy.max_unpaid)
+        self.usage = Usage(self.books, self.link, clock, policy.max_unpaid)
         self.payments = Payments(store, self.books, self.around, self.terms, self.link, clock, account)
 
     async def open(self) -> None:
