@@ -6,7 +6,7 @@ import secrets
 import shutil
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from node.adapters.cache import ArtifactCache
 from node.adapters.contract import EthereumTicketContract
@@ -27,6 +27,7 @@ from node.service.books import Books
 from node.service.gas import GasMeter
 from node.service.link import Link
 from node.service.notes import Notes
+from node.service.online import Online
 from node.service.payments import Account, Payments
 from node.service.redemption import Redeemer
 from node.service.session import Services, Sessions
@@ -85,12 +86,26 @@ async def serve(
         payments = Payments(store, books, around, terms, link, clock, Account(key.address, domain))
         usage = Usage(books, link, clock, settings.tickets.max_unpaid)
         redeemer = Redeemer(store, around, terms, clock, policy=_redemption_policy(settings), bell=bell)
-        async with Attempts(offer_of(settings, detected), executors, books, link, clock) as attempts:
+        async with AsyncExitStack() as running:
+            attempts = await running.enter_async_context(
+                Attempts(offer_of(settings, detected), executors, books, link, clock)
+            )
+            online = await running.enter_async_context(
+                Online(
+                    executors.inference,
+                    executors.transfer,
+                    usage,
+                    link,
+                    clock,
+                    prices=attempts.offer.prices,
+                    offer=attempts.offer_models,
+                )
+            )
             sessions = Sessions(
                 WebSocketDialler(settings.orchestrator.url),
                 Expectation(settings.orchestrator.url, domain, settings.orchestrator.sender),
                 key,
-                Services(attempts, payments, usage, terms, books, link, notes),
+                Services(attempts, online, payments, usage, terms, books, link, notes),
                 clock,
             )
             async with asyncio.TaskGroup() as intake:
@@ -98,15 +113,17 @@ async def serve(
                 tasks = [intake.create_task(loop) for loop in loops]
                 log.event(logger, "node_ready", address=key.address, orchestrator=settings.orchestrator.url)
                 await stop.wait()
-                await _drain(attempts, link, settings.grace)
+                await _drain(attempts, online, link, settings.grace)
                 for task in tasks:
                     task.cancel()
     log.event(logger, "node_stopped")
 
 
-async def _drain(attempts: Attempts, link: Link, grace: float) -> None:
+async def _drain(attempts: Attempts, online: Online, link: Link, grace: float) -> None:
     log.event(logger, "draining", running=len(attempts.running()), grace=grace)
-    await attempts.drain(grace)
+    async with asyncio.TaskGroup() as draining:
+        draining.create_task(attempts.drain(grace))
+        draining.create_task(online.drain(grace))
     with suppress(TimeoutError):
         async with asyncio.timeout(_FLUSH_SECONDS):
             await link.flush()

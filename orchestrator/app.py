@@ -8,6 +8,7 @@ import signal
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,11 @@ from orchestrator.service.leases import Leases
 from orchestrator.service.lifecycle import Bells, Lifecycle
 from orchestrator.service.models import Models
 from orchestrator.service.nodes import Nodes
+from orchestrator.service.online import Online, OnlinePolicy
 from orchestrator.service.paying import Payer
 from orchestrator.service.planning import Planning
 from orchestrator.service.preparation import Preparations
+from orchestrator.service.replicas import ReplicaPolicy, Replicas
 from orchestrator.service.retrying import Retries
 from orchestrator.service.scheduling import Scheduler, Timeouts
 from orchestrator.service.sessions import Collaborators, Sessions
@@ -151,8 +154,17 @@ def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, o
     preparations = Preparations(
         store, planning, sources, events, lifecycle.apply, to_prepare, _backlog_policy(settings)
     )
+    online = Online(
+        nodes,
+        partial(Replicas, nodes, signer, clock, ReplicaPolicy(settings.prices.inference_second)),
+        usage,
+        store.models,
+        clock,
+        price=settings.prices.inference_second,
+        policy=OnlinePolicy(**settings.online.model_dump()),
+    )
     collaborators = Collaborators(
-        store, nodes, lifecycle, verifier, payer, usage, events, tracker, tasks_waiting, clock, timeouts
+        store, nodes, lifecycle, verifier, payer, usage, online, events, tracker, tasks_waiting, clock, timeouts
     )
     sessions = NodeSessions(identity, Sessions(collaborators), heartbeat=timeouts.lease / 2)
     exports = Exports(store, artifacts, outside.visitor, events, lifecycle.apply, to_export, _backlog_policy(settings))
@@ -190,6 +202,7 @@ def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, o
             leases.run(),
             payer.run(),
             usage.run(),
+            online.run(),
             verifier.run(),
             janitor.run(),
             assembly.run(),

@@ -43,6 +43,7 @@ from tandem.protocol.messages import (
     OfferUpdate,
     Progress,
     Verdict,
+    WarmModel,
 )
 from tandem.protocol.placement import need
 from tandem.protocol.signing import Address
@@ -152,6 +153,11 @@ class Attempts:
         self.drop([ref for ref in refs if ref in self._held and self._held[ref].frame is None])
 
     # --- what the session asks
+
+    def offer_models(self, models: tuple[WarmModel, ...]) -> None:
+        """The warm set has changed."""
+        self.offer = self.offer.model_copy(update={"models": models})
+        self._link.send(OfferUpdate(offer=self.offer))
 
     def held(self) -> tuple[HeldAttempt, ...]:
         return tuple(HeldAttempt(ref=ref, finished=held.frame is not None) for ref, held in self._held.items())

@@ -110,11 +110,13 @@ class Nodes:
         if older is None:
             self.arrived.set()
 
-    def remove(self, address: str, link: NodeLink) -> None:
-        """Forgets the session `link`; a newer one of the same node stays."""
+    def remove(self, address: str, link: NodeLink) -> bool:
+        """Forgets the session `link`; False: a newer one of the same node stays, or it was gone already."""
         node = self._connected.get(address)
-        if node is not None and node.link is link:
-            del self._connected[address]
+        if node is None or node.link is not link:
+            return False
+        del self._connected[address]
+        return True
 
     def promised(self, addresses: Iterable[str]) -> None:
         """Their allocations have changed: tickets that they refused for want of backing are tried again."""

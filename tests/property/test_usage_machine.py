@@ -34,6 +34,7 @@ from tandem.protocol.messages import OrchestratorMessage, UsageReceipt, UsageWin
 from tandem.protocol.models import ModelInfo
 from tandem.waiting import Bell
 from tests.fixtures.clock import ManualClock
+from tests.fixtures.links import NoRequests
 from tests.fixtures.node import DOMAIN, NODE, OFFER, SENDER
 
 T = TypeVar("T")
@@ -59,7 +60,7 @@ def empty() -> Path:
     return folder
 
 
-class Wire:
+class Wire(NoRequests):
     """What the orchestrator has said and the node has not heard yet."""
 
     def __init__(self) -> None:

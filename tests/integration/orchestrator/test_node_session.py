@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,9 @@ from orchestrator.ports.nodes import NodeLink
 from orchestrator.service.events import JobEvents
 from orchestrator.service.lifecycle import Bells, Lifecycle
 from orchestrator.service.nodes import Nodes
+from orchestrator.service.online import Online, OnlinePolicy
 from orchestrator.service.paying import Payer
+from orchestrator.service.replicas import ReplicaPolicy, Replicas
 from orchestrator.service.scheduling import Timeouts
 from orchestrator.service.sessions import Collaborators, Sessions
 from orchestrator.service.tracking import Tracker
@@ -28,6 +31,7 @@ from orchestrator.service.usage import Usage
 from orchestrator.service.verification import Verifier
 from orchestrator.web.call import Call
 from orchestrator.web.session import NodeSessions
+from orchestrator.web.signing import UrlSigner
 from tandem.clock import SystemClock
 from tandem.protocol.capacity import Sandbox
 from tandem.protocol.codec import Envelope, Frame, decode, encode
@@ -82,9 +86,13 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
         verifier = Verifier(store, disk, ChildInspector(sandbox=Sandbox.LIMITS, clock=clock), lifecycle, clock)
         payer = Payer(store, nodes, IDENTITY, PAYING, owed)
         usage = Usage(store, nodes, clock, 1.0, owed.ring, CollectorRegistry())
+        replicas = partial(Replicas, nodes, UrlSigner(bytes(32), ORIGIN, clock), clock, ReplicaPolicy(1))
+        online = Online(nodes, replicas, usage, store.models, clock, price=1, policy=OnlinePolicy())
         timeouts = Timeouts(lease=30, start_to_finish_base=60, start_to_finish_factor=1)
         doors = Doors(
-            Collaborators(store, nodes, lifecycle, verifier, payer, usage, events, tracker, waiting, clock, timeouts)
+            Collaborators(
+                store, nodes, lifecycle, verifier, payer, usage, online, events, tracker, waiting, clock, timeouts
+            )
         )
         endpoint = NodeSessions(IDENTITY, doors, heartbeat=15)
 

@@ -15,6 +15,7 @@ from orchestrator.service.usage import Usage
 from tandem.protocol.messages import OrchestratorMessage, UsageWindow
 from tandem.protocol.models import ModelInfo
 from tests.fixtures.clock import ManualClock
+from tests.fixtures.links import NoRequests
 from tests.fixtures.protocol import NODE, STRANGER, offer
 
 DIGITS = ModelInfo(
@@ -22,7 +23,7 @@ DIGITS = ModelInfo(
 )
 
 
-class Wire:
+class Wire(NoRequests):
     def __init__(self) -> None:
         self.said: list[OrchestratorMessage] = []
         self.heard = asyncio.Event()
