@@ -12,10 +12,11 @@ from node.adapters.cache import ArtifactCache
 from node.adapters.contract import EthereumTicketContract
 from node.adapters.detection import detect
 from node.adapters.ffmpeg import SOFTWARE, FfmpegTranscoder, find_ffmpeg
-from node.adapters.inference import InferenceSettings, WorkerInference
+from node.adapters.inference import WorkerInference
 from node.adapters.ticket_store import SqliteTicketStore
 from node.adapters.transfer import HttpTransfer
 from node.adapters.websocket import WebSocketDialler
+from node.adapters.workers import InferenceSettings
 from node.core.redemption import RedemptionPolicy
 from node.core.session import Expectation
 from node.core.terms import TermsPolicy
