@@ -6,16 +6,17 @@ import secrets
 import shutil
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from node.adapters.cache import ArtifactCache
 from node.adapters.contract import EthereumTicketContract
 from node.adapters.detection import detect
 from node.adapters.ffmpeg import SOFTWARE, FfmpegTranscoder, find_ffmpeg
-from node.adapters.inference import InferenceSettings, WorkerInference
+from node.adapters.inference import WorkerInference
 from node.adapters.ticket_store import SqliteTicketStore
 from node.adapters.transfer import HttpTransfer
 from node.adapters.websocket import WebSocketDialler
+from node.adapters.workers import InferenceSettings
 from node.core.redemption import RedemptionPolicy
 from node.core.session import Expectation
 from node.core.terms import TermsPolicy
@@ -27,10 +28,12 @@ from node.service.books import Books
 from node.service.gas import GasMeter
 from node.service.link import Link
 from node.service.notes import Notes
+from node.service.online import Online
 from node.service.payments import Account, Payments
 from node.service.redemption import Redeemer
 from node.service.session import Services, Sessions
 from node.service.terms import Surroundings, Terms
+from node.service.usage import Usage
 from node.settings import CapacitySection, NodeSettings
 from tandem import logging as log
 from tandem.chain.keystore import create_keystore, load_keystore
@@ -82,29 +85,46 @@ async def serve(
         policy = _terms_policy(settings)
         terms = Terms(store, around, link, clock, recipient=key.address, policy=policy, agreed_bell=bell)
         payments = Payments(store, books, around, terms, link, clock, Account(key.address, domain))
+        usage = Usage(books, link, clock, settings.tickets.max_unpaid)
         redeemer = Redeemer(store, around, terms, clock, policy=_redemption_policy(settings), bell=bell)
-        async with Attempts(offer_of(settings, detected), executors, books, link, clock) as attempts:
+        async with AsyncExitStack() as running:
+            attempts = await running.enter_async_context(
+                Attempts(offer_of(settings, detected), executors, books, link, clock)
+            )
+            online = await running.enter_async_context(
+                Online(
+                    executors.inference,
+                    executors.transfer,
+                    usage,
+                    link,
+                    clock,
+                    prices=attempts.offer.prices,
+                    offer=attempts.offer_models,
+                )
+            )
             sessions = Sessions(
                 WebSocketDialler(settings.orchestrator.url),
                 Expectation(settings.orchestrator.url, domain, settings.orchestrator.sender),
                 key,
-                Services(attempts, payments, terms, books, link, notes),
+                Services(attempts, online, payments, usage, terms, books, link, notes),
                 clock,
             )
             async with asyncio.TaskGroup() as intake:
-                loops = (sessions.run(), payments.run(), terms.run(), redeemer.run(), notes.run())
+                loops = (sessions.run(), payments.run(), usage.run(), terms.run(), redeemer.run(), notes.run())
                 tasks = [intake.create_task(loop) for loop in loops]
                 log.event(logger, "node_ready", address=key.address, orchestrator=settings.orchestrator.url)
                 await stop.wait()
-                await _drain(attempts, link, settings.grace)
+                await _drain(attempts, online, link, settings.grace)
                 for task in tasks:
                     task.cancel()
     log.event(logger, "node_stopped")
 
 
-async def _drain(attempts: Attempts, link: Link, grace: float) -> None:
+async def _drain(attempts: Attempts, online: Online, link: Link, grace: float) -> None:
     log.event(logger, "draining", running=len(attempts.running()), grace=grace)
-    await attempts.drain(grace)
+    async with asyncio.TaskGroup() as draining:
+        draining.create_task(attempts.drain(grace))
+        draining.create_task(online.drain(grace))
     with suppress(TimeoutError):
         async with asyncio.timeout(_FLUSH_SECONDS):
             await link.flush()

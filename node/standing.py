@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from node.adapters.contract import EthereumTicketContract
 from node.adapters.ticket_store import SqliteTicketStore
 from node.core.acceptance import Backing
+from node.core.exposure import Balance
 from node.core.standing import Exposure, Note, Topic, chain_standing, obstacles
 from node.settings import NodeSettings
 from tandem.clock import Clock
@@ -34,7 +35,9 @@ class _Look:
 
 Shown = Wei | int | str | Mapping[str, int] | tuple[str, ...]
 
-_WEI = frozenset({"earned", "received", "outstanding", "in_flight", "expired", "redeemed", "gas_spent"})
+_WEI = frozenset(
+    {"earned", "on_line", "lost", "received", "outstanding", "in_flight", "expired", "redeemed", "gas_spent"}
+)
 
 
 async def standing(settings: NodeSettings, key: SigningKey, clock: Clock) -> dict[str, Shown]:
@@ -46,17 +49,24 @@ async def standing(settings: NodeSettings, key: SigningKey, clock: Clock) -> dic
         notes = {note.topic: note for note in await store.notes()}
         totals = asdict(await store.totals(clock.now()))
         sender = settings.orchestrator.sender or _sender(notes)
-        unpaid = (await store.balance(sender)).unpaid if sender else 0
+        balance = await store.balance(sender) if sender else Balance()
         look = await _look(settings, key, store, clock, sender)
     shown: dict[str, Shown] = {"address": key.address}
     shown |= {name: Wei(value) if name in _WEI else value for name, value in totals.items()}
-    shown |= {"unpaid": Wei(max(0, unpaid)), "chain": chain_standing(notes, look.failure)}
+    shown |= {"unpaid": Wei(max(0, balance.unpaid)), "chain": chain_standing(notes, look.failure)}
     if look.backing is not None:
         shown["allocation"] = Wei(look.backing.promised)
     if look.credit:
         shown["credit"] = Wei(look.credit)
     tickets, promised = settings.tickets, look.backing.promised if look.backing else None
-    exposure = Exposure(unpaid, tickets.max_unpaid, totals["outstanding"], promised, tickets.min_face_value)
+    exposure = Exposure(
+        unpaid=balance.unpaid,
+        most=tickets.max_unpaid,
+        missed=balance.missed,
+        outstanding=totals["outstanding"],
+        promised=promised,
+        face_value=tickets.min_face_value,
+    )
     return shown | {"problems": obstacles(notes, exposure, clock.now())}
 
 

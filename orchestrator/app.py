@@ -8,6 +8,7 @@ import signal
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +43,18 @@ from orchestrator.service.leases import Leases
 from orchestrator.service.lifecycle import Bells, Lifecycle
 from orchestrator.service.models import Models
 from orchestrator.service.nodes import Nodes
+from orchestrator.service.online import Online, OnlinePolicy
 from orchestrator.service.paying import Payer
 from orchestrator.service.planning import Planning
 from orchestrator.service.preparation import Preparations
+from orchestrator.service.replicas import ReplicaPolicy, Replicas
 from orchestrator.service.retrying import Retries
 from orchestrator.service.scheduling import Scheduler, Timeouts
 from orchestrator.service.sessions import Collaborators, Sessions
 from orchestrator.service.sources import Sources
 from orchestrator.service.submission import Submissions
 from orchestrator.service.tracking import Tracker
+from orchestrator.service.usage import Usage
 from orchestrator.service.verification import Verifier
 from orchestrator.service.webhooks import Webhooks
 from orchestrator.settings import OrchestratorSettings
@@ -142,6 +146,7 @@ def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, o
     signer = UrlSigner(_url_secret(settings.data), settings.http.origin, clock)
     scheduler = Scheduler(store, nodes, lifecycle, tracker, signer, tasks_waiting, timeouts)
     payer = Payer(store, nodes, identity, outside.accounting.paying, money_owed)
+    usage = Usage(store, nodes, clock, settings.usage.window, money_owed.ring, outside.accounting.registry)
     verifier = Verifier(store, content, inspector, lifecycle, clock)
     planning = Planning(store, content, inspector, settings.prices, nodes.states)
     artifacts = Artifacts(store, content, settings.limits.upload)
@@ -149,8 +154,17 @@ def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, o
     preparations = Preparations(
         store, planning, sources, events, lifecycle.apply, to_prepare, _backlog_policy(settings)
     )
+    online = Online(
+        nodes,
+        partial(Replicas, nodes, signer, clock, ReplicaPolicy(settings.prices.inference_second)),
+        usage,
+        store.models,
+        clock,
+        price=settings.prices.inference_second,
+        policy=OnlinePolicy(**settings.online.model_dump()),
+    )
     collaborators = Collaborators(
-        store, nodes, lifecycle, verifier, payer, events, tracker, tasks_waiting, clock, timeouts
+        store, nodes, lifecycle, verifier, payer, usage, online, events, tracker, tasks_waiting, clock, timeouts
     )
     sessions = NodeSessions(identity, Sessions(collaborators), heartbeat=timeouts.lease / 2)
     exports = Exports(store, artifacts, outside.visitor, events, lifecycle.apply, to_export, _backlog_policy(settings))
@@ -171,6 +185,7 @@ def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, o
         events=events,
         signer=signer,
         nodes=lambda: _node_views(nodes, store),
+        usage=store.usage,
         ready=store.now,
         registry=outside.accounting.registry,
         measure=outside.accounting.meters.measure,
@@ -186,6 +201,8 @@ def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, o
             scheduler.run(),
             leases.run(),
             payer.run(),
+            usage.run(),
+            online.run(),
             verifier.run(),
             janitor.run(),
             assembly.run(),

@@ -11,12 +11,15 @@ from rich.console import Console
 
 from orchestrator import accounting, app, books
 from orchestrator.adapters.store import open_store
-from orchestrator.core.records import ApiKeyRecord
+from orchestrator.core.records import ApiKeyRecord, UsagePage
+from orchestrator.core.views import usage_view
 from orchestrator.service.keys import Keys
 from orchestrator.settings import OrchestratorSettings
 from tandem import logging as log
+from tandem.cli import tables
 from tandem.cli.commands import SettingsCommand, TandemGroup
 from tandem.clock import SystemClock
+from tandem.protocol.api import UsageList
 
 _DIFFERENCE, _NOT_COMPARED = 1, 3
 """Exit codes of `ledger`; 2 is click's for a wrong command."""
@@ -60,6 +63,15 @@ def ledger(settings: OrchestratorSettings, as_json: bool, wide: bool) -> None:
         raise click.exceptions.Exit(_NOT_COMPARED)
 
 
+@orchestrator.command(cls=SettingsCommand, settings=OrchestratorSettings)
+@click.option("--key", "key_id", help="Of one API key, by its id, or of `local`; else of all together.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="Days and models.")
+def usage(settings: OrchestratorSettings, key_id: str | None, limit: int) -> None:
+    """Show what was used on line, by day and model, the newest day first."""
+    found = asyncio.run(_usage(settings, key_id, limit))
+    tables.usage(Console(), UsageList(usage=tuple(map(usage_view, found.records)), next=found.next_cursor))
+
+
 @orchestrator.group()
 def key() -> None:
     """API keys of submitters."""
@@ -101,6 +113,11 @@ async def _all(settings: OrchestratorSettings) -> list[ApiKeyRecord]:
 async def _revoke(settings: OrchestratorSettings, key_id: str) -> None:
     async with _keys(settings) as keys:
         await keys.revoke(key_id)
+
+
+async def _usage(settings: OrchestratorSettings, key_id: str | None, limit: int) -> UsagePage:
+    async with open_store(accounting.store_url(settings.data), SystemClock()) as store:
+        return await store.usage(key_id, None, limit)
 
 
 @asynccontextmanager

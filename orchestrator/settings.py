@@ -114,6 +114,21 @@ class LimitSettings(_Section):
     """Seconds that an artifact to which nothing refers is kept."""
 
 
+class OnlineSettings(_Section):
+    queue: int = Field(default=256, ge=1)
+    """Requests on line that may wait for one model; one more is answered by 429."""
+    queue_bytes: Bytes = 2**28
+    """Bytes of inputs that may wait for all models."""
+    timeout: Seconds = 30.0
+    """Seconds that a request may take, unless it or its model says otherwise."""
+    attempts: int = Field(default=3, ge=1)
+    """Nodes that a request is tried on, one after the other, within its time."""
+    grow: Seconds = 1.0
+    """Seconds for which requests have to wait before one more node loads their model."""
+    idle: Seconds = 300.0
+    """Seconds without a request after which nodes let go of a model, but for the replicas that its settings ask for."""
+
+
 class FetchSettings(_Section):
     ports: Annotated[tuple[Annotated[int, Field(ge=1, le=65535)], ...], Field(min_length=1)] = (80, 443)
     """Ports of URLs that are visited for submitters: inputs, webhooks."""
@@ -156,6 +171,11 @@ class WebhookSettings(_Section):
     """Of them to one scheme, host and port, so that one that is dead does not hold up the others."""
 
 
+class UsageSettings(_Section):
+    window: float = Field(default=1.0, ge=0.05, le=60)
+    """Seconds of on-line usage that are settled at once: what may be lost if the process is killed."""
+
+
 class AuthSettings(_Section):
     anonymous_loopback: bool = True
     """Whether requests from this machine may come without an API key."""
@@ -195,9 +215,11 @@ class OrchestratorSettings(BaseSettings):
     prices: PriceSettings = PriceSettings()
     """What submitters pay; a node that asks more gets no work."""
     payment: PaymentSettings = PaymentSettings()
+    usage: UsageSettings = UsageSettings()
     ledger: LedgerSettings = LedgerSettings()
     funding: FundingSettings = FundingSettings()
     leases: LeaseSettings = LeaseSettings()
+    online: OnlineSettings = OnlineSettings()
     limits: LimitSettings = LimitSettings()
     fetch: FetchSettings = FetchSettings()
     webhooks: WebhookSettings = WebhookSettings()

@@ -15,7 +15,7 @@ from tandem.protocol.errors import ConfigurationError
 from tandem.protocol.signing import Address
 from tandem.protocol.tickets import Domain, Ticket, TicketParams, recover_signer
 
-VERSION = 3
+VERSION = 4
 _BUSY_MS = 10_000
 _VERSION_1 = """
 CREATE TABLE node (
@@ -88,6 +88,14 @@ UPDATE tickets SET tx_nonce = NULL, paid_by = (
 ) WHERE state = 'redeemed' AND tx_nonce IS NOT NULL;
 CREATE INDEX tickets_paid ON tickets (paid_by) WHERE paid_by IS NOT NULL;
 """
+# Windows have row numbers in the order in which they came: the oldest are forgotten, and `usage` keeps their sums.
+_VERSION_4 = """
+CREATE TABLE windows (sender TEXT NOT NULL, id TEXT NOT NULL, PRIMARY KEY (sender, id)) STRICT;
+CREATE TABLE usage (
+    sender TEXT PRIMARY KEY, requests INTEGER NOT NULL DEFAULT 0, price TEXT NOT NULL DEFAULT '0',
+    lost_requests INTEGER NOT NULL DEFAULT 0, lost TEXT NOT NULL DEFAULT '0'
+) STRICT;
+"""
 _TRACES = ("accounts", "params", "receipts", "transactions", "redemptions")
 """Tables in which everything is about one key, chain and contract."""
 
@@ -148,8 +156,10 @@ def _bring_up(db: sqlite3.Connection, path: Path, recipient: Address, domain: Do
     secret = _secret(db, path, identity)
     if version < 2:  # noqa: PLR2004 - as it says
         _to_version_2(db, recipient, domain)
-    if version < VERSION:
+    if version < 3:  # noqa: PLR2004
         _run(db, _VERSION_3)
+    if version < VERSION:
+        _run(db, _VERSION_4)
         db.execute(f"PRAGMA user_version = {VERSION}")
     return secret
 

@@ -37,8 +37,8 @@ _PRUNE_AFTER = 86_400.0
 _AT_ONCE = 10_000
 """Tickets that are forgotten in one step: payments come in between."""
 _REMEMBERED = 100_000
-"""Answers to payments, and verdicts, that are known again. What is said again was among the last few to be said: an
-orchestrator has two payments open at a time, and a node so many attempts as it has room for."""
+"""Answers to payments, verdicts and windows of usage that are known again. What is said again was among the last few
+to be said: an orchestrator has two payments open at a time, and a node so many attempts as it has room for."""
 _FORGOTTEN = 100
 """Of each, as one is added."""
 _MEASURED = 20
@@ -95,6 +95,12 @@ class SqliteTicketStore:
 
     async def earn(self, sender: Address, ref: AttemptRef, price: int) -> Balance:
         return await self._run(self._earn, sender, str(ref), price)
+
+    async def book(self, sender: Address, window: str, requests: int, price: int) -> Balance | None:
+        return await self._run(self._book, sender, window, requests, price)
+
+    async def lose(self, sender: Address, requests: int, price: int) -> Balance:
+        return await self._run(self._lose, sender, requests, price)
 
     # --- payments
 
@@ -197,7 +203,9 @@ class SqliteTicketStore:
 
     def _balance(self, sender: Address) -> Balance:
         row = self._db.execute("SELECT earned, received FROM accounts WHERE sender = ?", (sender,)).fetchone()
-        return Balance(int(row[0]), int(row[1])) if row else Balance()
+        earned, received = row or ("0", "0")
+        row = self._db.execute("SELECT lost FROM usage WHERE sender = ?", (sender,)).fetchone()
+        return Balance(int(earned), int(received), int(row[0]) if row else 0)
 
     def _write_balance(self, sender: Address, balance: Balance) -> None:
         values = (sender, str(balance.earned), str(balance.received))
@@ -212,6 +220,28 @@ class SqliteTicketStore:
                 db.execute("UPDATE counts SET attempts = attempts + 1")
                 self._forget_oldest("earnings")
         return self._balance(sender)
+
+    def _book(self, sender: Address, window: str, requests: int, price: int) -> Balance | None:
+        with self._transaction() as db:
+            if not db.execute("INSERT OR IGNORE INTO windows VALUES (?, ?)", (sender, window)).rowcount:
+                return None
+            balance = self._balance(sender).earn(price)
+            self._write_balance(sender, balance)
+            self._count("requests", "price", sender, requests, price)
+            self._forget_oldest("windows")
+        return balance
+
+    def _lose(self, sender: Address, requests: int, price: int) -> Balance:
+        with self._transaction():
+            self._count("lost_requests", "lost", sender, requests, price)
+        return self._balance(sender)
+
+    def _count(self, requests_column: str, price_column: str, sender: Address, requests: int, price: int) -> None:
+        self._db.execute("INSERT OR IGNORE INTO usage (sender) VALUES (?)", (sender,))
+        query = f"SELECT {price_column} FROM usage WHERE sender = ?"  # noqa: S608 - two of the constants above
+        (before,) = self._db.execute(query, (sender,)).fetchone()
+        query = f"UPDATE usage SET {requests_column} = {requests_column} + ?, {price_column} = ? WHERE sender = ?"  # noqa: S608 - the same
+        self._db.execute(query, (requests, str(int(before) + price), sender))
 
     def _receipt(self, sender: Address, payment_id: int, digest: bytes) -> PaymentReceipt | None:
         query = "SELECT receipt FROM receipts WHERE (sender, payment, digest) = (?, ?, ?)"
@@ -270,7 +300,7 @@ class SqliteTicketStore:
     def _forget_oldest(self, table: str) -> None:
         """Never many at once, and more than are added."""
         old = f"SELECT rowid FROM {table} WHERE rowid <= (SELECT max(rowid) FROM {table}) - ? ORDER BY rowid LIMIT ?"  # noqa: S608
-        self._db.execute(f"DELETE FROM {table} WHERE rowid IN ({old})", (_REMEMBERED, _FORGOTTEN))  # noqa: S608 - one of two names above
+        self._db.execute(f"DELETE FROM {table} WHERE rowid IN ({old})", (_REMEMBERED, _FORGOTTEN))  # noqa: S608 - one of three names above
 
     def _winners(self, now: float) -> tuple[WinningSet, ...]:
         query = """
@@ -396,10 +426,14 @@ class SqliteTicketStore:
         redemptions = [
             (int(amount), int(gas)) for amount, gas in db.execute("SELECT amount, gas_cost FROM redemptions")
         ]
+        usage = db.execute("SELECT requests, price, lost FROM usage").fetchall()
         tickets, winners, attempts = db.execute("SELECT tickets, winners, attempts FROM counts").fetchone()
         return TicketTotals(
             attempts=attempts,
+            requests=sum(requests for requests, _, _ in usage),
             earned=sum(earned for earned, _ in balances),
+            on_line=sum(int(price) for _, price, _ in usage),
+            lost=sum(int(lost) for *_, lost in usage),
             received=sum(received for _, received in balances),
             tickets=tickets,
             winners=winners,

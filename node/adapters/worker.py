@@ -1,67 +1,79 @@
 """One inference worker as the daemon sees it: a process that takes orders and answers them by number."""
 
 import asyncio
+import contextlib
 import itertools
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from pydantic import ValidationError
 
 import node
-from node.children.wire import ANSWER, PREFIX, Answer, Cancel, Done, Failed, Order, Ready, Run, WorkerSettings, lengths
-from node.children.wire import head as frame_head
-from node.ports.execution import ModelRun
+from node.adapters.shared import SharedLanes
+from node.children.wire import (
+    HEAD,
+    MAX_MESSAGE_BYTES,
+    NUMBER,
+    Failed,
+    Head,
+    Kind,
+    Layout,
+    Ready,
+    WorkerSettings,
+    read_outputs,
+)
+from node.core.providers import ON_GPU
 from tandem.clock import Clock
 from tandem.process import Child, Confinement, Limits, python_command, python_runtime, spawn
 from tandem.protocol.capacity import Sandbox
-from tandem.protocol.errors import (
-    ChildCrashed,
-    InvalidTensor,
-    MalformedMessage,
-    ProtocolError,
-    TandemError,
-    Unavailable,
-    error_from_wire,
-)
-from tandem.protocol.tensors import Tensor, check_tensor
+from tandem.protocol.errors import ChildCrashed, InvalidTensor, TandemError, Unavailable, error_from_wire
+from tandem.protocol.tensors import Datatype, Tensor, check_tensor
 
 _MODULE = "node.children.inference_worker"
-_CPU = "CPUExecutionProvider"
+_NO_LANE = -1
 
 
-@dataclass(slots=True)
-class Request:
-    """An order that waits for its answer: set once `done` is."""
+@dataclass(slots=True, eq=False)
+class Order:
+    """What the worker was told to do, until it answers."""
 
-    id: int
-    outcome: ModelRun | TandemError | None = None
-    done: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def settle(self, outcome: ModelRun | TandemError) -> None:
-        self.outcome = outcome
-        self.done.set()
+    number: int
+    answer: Callable[[Head, bytes | TandemError], None]
+    """Called once: with the text of the answer, or with why there is none or a bad one."""
+    lane: int
+    due: float
+    """When it should have been answered, by the clock's monotonic seconds."""
+    late: Callable[[], None]
+    """Called when it is due and not answered; then it is cancelled."""
+    cancelled_at: float | None = None
+    inputs: int = 0
+    """Bytes in the lane."""
 
 
 class Worker:
-    """Lives as long as `serve` runs; then every request that is left has failed, and it takes no more."""
+    """Lives as long as `serve` runs; then every order that is left has failed, and it takes no more."""
 
-    def __init__(self, settings: WorkerSettings, *, memory_mib: int, sandbox: Sandbox, clock: Clock) -> None:
+    def __init__(
+        self, settings: WorkerSettings, *, memory_mib: int, sandbox: Sandbox, clock: Clock, freed: Callable[[], None]
+    ) -> None:
         self._settings = settings
         self._limits = Limits(memory_mib=memory_mib, wall_seconds=None)
         self._confinement = Confinement(
             sandbox,
             readable=(*python_runtime(node), settings.models),
-            gpu=any(provider != _CPU for provider in settings.providers),
+            gpu=any(provider in ON_GPU for provider in settings.providers),
         )
         self._clock = clock
+        self._freed = freed
         self._numbers = itertools.count(1)
-        self._pending: dict[int, Request] = {}
-        self._child: Child | None = None
+        self._orders: dict[int, Order] = {}
+        self._lanes = list(range(settings.lanes))
+        self._buffer = memoryview(bytearray(MAX_MESSAGE_BYTES))
         self._serving: asyncio.Task[None] | None = None
-        self._started = asyncio.Event()
-        self._failure: TandemError | None = None
+        self._started, self._closed = asyncio.Event(), asyncio.Event()
         self.facts: Ready | None = None
+        self.failure: TandemError | None = None
         self.pid: int | None = None
         self.stopped = False
         """True from the moment it was told to stop, or ended by itself."""
@@ -70,9 +82,10 @@ class Worker:
     def start(self, group: asyncio.TaskGroup) -> None:
         self._serving = group.create_task(self._serve())
 
-    def kill(self) -> None:
+    def kill(self, failure: TandemError | None = None) -> None:
         """Ends the process; what was pending fails."""
         self.stopped = True
+        self.failure = self.failure or failure
         if self._serving is not None:
             self._serving.cancel()
 
@@ -80,99 +93,172 @@ class Worker:
         """What the worker found when it started. Raises why it did not start."""
         await self._started.wait()
         if self.facts is None:
-            raise self._failure or Unavailable("expected the inference worker to start, but it was stopped")
+            raise self.failure or Unavailable("expected the inference worker to start, but it was stopped")
         return self.facts
 
-    def submit(self, model: str, inputs: Sequence[Tensor], outputs: Sequence[str]) -> Request:
-        request = Request(next(self._numbers))
-        if self.stopped:
-            request.settle(self._crashed())
-            return request
-        self._pending[request.id] = request
-        metas = tuple(tensor.meta for tensor in inputs)
-        self._write(
-            Run(id=request.id, model=model, inputs=metas, outputs=tuple(outputs)), [each.data for each in inputs]
-        )
-        return request
+    # --- orders
 
-    def cancel(self, request: Request) -> None:
-        if not request.done.is_set():
-            self._write(Cancel(id=request.id), [])
+    def lane(self) -> int | None:
+        """A free lane for a request's tensors, which the answer to its order frees again."""
+        return self._lanes.pop() if self._lanes and not self.stopped else None
 
-    def _write(self, order: Order, bodies: Sequence[bytes | memoryview]) -> None:
-        # A worker that has just ended is noticed where its answers are read.
-        if self._child is not None and self._child.stdin is not None:
-            with suppress(ConnectionError):
-                self._child.stdin.writelines([frame_head(order, sum(map(len, bodies))), *bodies])
+    def write(self, lane: int, offsets: Sequence[int], pieces: Sequence[Sequence[bytes | memoryview]]) -> None:
+        for offset, each in zip(offsets, pieces, strict=True):
+            self._shared.write(lane, offset, each)
+
+    def order(
+        self,
+        kind: Kind,
+        text: bytes,
+        answer: Callable[[Head, bytes | TandemError], None],
+        *,
+        due: float,
+        late: Callable[[], None],
+        lane: int = _NO_LANE,
+        inputs: int = 0,
+    ) -> Order:
+        """`answer` is called once, never before this returns."""
+        number = next(self._numbers)
+        order = self._orders[number] = Order(number, answer, lane, due, late, inputs=inputs)
+        if not self._send(Head(kind, max(lane, 0), 0, number), text):
+            # What does not read its orders any more is beyond help; the end of its process fails this one too.
+            self.kill(ChildCrashed("the inference worker took no more orders"))
+        return order
+
+    def tell(self, kind: Kind, text: bytes) -> None:
+        """An order that has no answer."""
+        self._send(Head(kind, 0, 0, 0), text)
+
+    def cancel(self, order: Order) -> None:
+        """Asks the worker to end the order; it is answered all the same, or the worker is killed by `check`."""
+        if order.number in self._orders and order.cancelled_at is None:
+            order.cancelled_at = self._clock.monotonic()
+            # A worker that has just ended is noticed by its socket.
+            if self._child is not None and self._child.stdin is not None:
+                with contextlib.suppress(ConnectionError):
+                    self._child.stdin.write(NUMBER.pack(order.number))
+
+    def check(self, now: float, grace: float) -> None:
+        """Cancels orders that are due, and kills a worker that does not obey within `grace` seconds."""
+        for order in list(self._orders.values()):
+            if order.cancelled_at is None and now >= order.due:
+                self.cancel(order)
+                order.late()
+            elif order.cancelled_at is not None and now >= order.cancelled_at + grace:
+                self.kill(ChildCrashed(f"the inference worker did not end a run within {grace:g} s"))
+                return
+
+    def read(self, order: Order, layout: Layout) -> tuple[Tensor, ...]:
+        """The outputs in the order's lane. Raises InvalidTensor for strings that are not what they should be."""
+        tensors = self._shared.read(order.lane, layout)
+        for tensor in tensors:
+            if tensor.datatype is Datatype.BYTES:
+                check_tensor(tensor)
+        return tensors
+
+    # --- the process
+
+    def _send(self, head: Head, text: bytes) -> bool:
+        if self.stopped or self._child is None:
+            return False
+        try:
+            self._socket.send(HEAD.pack(*head) + text)
+        except OSError:  # BlockingIOError among them
+            return False
+        return True
+
+    _child: Child | None = None
 
     async def _serve(self) -> None:
+        self._shared = SharedLanes(self._settings.lanes)
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket.setblocking(False)  # noqa: FBT003 - socket's own
+        loop = asyncio.get_running_loop()
         try:
-            async with spawn(
-                python_command(_MODULE, self._settings.model_dump_json()),
-                limits=self._limits,
-                confinement=self._confinement,
-                clock=self._clock,
-                stdin=True,
-            ) as child:
+            async with self._spawned(theirs) as child:
+                theirs.close()
                 self._child, self.pid = child, child.pid
-                await self._read(child)
+                loop.add_reader(self._socket, self._readable)
+                await self._closed.wait()
+                if self.failure is None:
+                    status = await child.wait()
+                    self.failure = ChildCrashed(
+                        f"the inference worker ended with status {status}: {child.stderr[-500:]}"
+                    )
         except TandemError as error:
-            self._failure = error
+            self.failure = self.failure or error
         finally:
             self.stopped = True
-            self._fail_pending()
+            loop.remove_reader(self._socket)
+            theirs.close()
+            self._socket.close()
+            self._fail_orders()
+            self._shared.close()
             self._started.set()
             self.ended.set()
 
-    async def _read(self, child: Child) -> None:
+    def _spawned(self, theirs: socket.socket) -> contextlib.AbstractAsyncContextManager[Child]:
+        descriptors = (theirs.fileno(), self._shared.descriptor)
+        settings = self._settings.model_copy(update={"socket": descriptors[0], "shared": descriptors[1]})
+        return spawn(
+            python_command(_MODULE, settings.model_dump_json()),
+            limits=self._limits,
+            confinement=self._confinement,
+            clock=self._clock,
+            stdin=True,
+            pass_fds=descriptors,
+        )
+
+    def _readable(self) -> None:
         try:
-            while True:
-                text, body = lengths(await child.stdout.readexactly(PREFIX.size))
-                answer = ANSWER.validate_json(await child.stdout.readexactly(text))
-                self._take(answer, await child.stdout.readexactly(body))
-        except asyncio.IncompleteReadError:
-            status = await child.wait()
-            raise ChildCrashed(f"the inference worker ended with status {status}: {child.stderr[-500:]}") from None
-        except (ValidationError, ProtocolError, InvalidTensor) as error:
-            raise ChildCrashed(f"the inference worker broke its protocol: {error}") from error
+            size = self._socket.recv_into(self._buffer)
+        except BlockingIOError:
+            return
+        except OSError:
+            size = 0
+        if size < HEAD.size:
+            asyncio.get_running_loop().remove_reader(self._socket)
+            self._closed.set()
+            return
+        head = Head._make(HEAD.unpack_from(self._buffer))
+        text = bytes(self._buffer[HEAD.size : size])
+        try:
+            self._take(head, text)
+        except (ValidationError, ValueError, InvalidTensor) as error:
+            self.failure = ChildCrashed(f"the inference worker broke its protocol: {error}")
+            self.stopped = True
+            self._closed.set()
 
-    def _take(self, answer: Answer, body: bytes) -> None:
-        match answer:
-            case Ready():
-                self.facts = answer
-                self._started.set()
-            case Done():
-                run = ModelRun(_tensors(answer, body), answer.provider, answer.run_us, answer.warm)
-                self._settle(answer.id, run)
-            case Failed():
-                error = error_from_wire(answer.code, answer.detail, retryable=answer.retryable)
-                self._settle(answer.id, error)
+    def _take(self, head: Head, text: bytes) -> None:
+        if head.kind == Kind.READY and self.facts is None:
+            self.facts = Ready.model_validate_json(text)
+            self._started.set()
+            return
+        order = self._orders.get(head.number)
+        if order is None:
+            raise ValueError(f"expected an answer to an order, got one to {head.number}")
+        outcome: bytes | TandemError = text
+        if head.kind == Kind.FAILED:
+            failed = Failed.model_validate_json(text)
+            outcome = error_from_wire(failed.code, failed.detail, retryable=failed.retryable)
+        used = read_outputs(text).end if head.kind == Kind.DONE else 0
+        order.answer(head, outcome)
+        del self._orders[head.number]
+        self._release(order, used)
+        self._freed()
 
-    def _settle(self, number: int, outcome: ModelRun | TandemError) -> None:
-        request = self._pending.pop(number, None)
-        if request is None:
-            raise MalformedMessage(f"expected an answer to a pending request, got one to {number}")
-        request.settle(outcome)
+    def _release(self, order: Order, used: int) -> None:
+        if order.lane != _NO_LANE:
+            self._shared.trim(order.lane, order.inputs, used)
+            self._lanes.append(order.lane)
 
-    def _fail_pending(self) -> None:
-        for request in self._pending.values():
-            request.settle(self._crashed())
-        self._pending.clear()
+    def _fail_orders(self) -> None:
+        orders, self._orders = list(self._orders.values()), {}
+        for order in orders:
+            order.answer(Head(Kind.FAILED, 0, 0, order.number), self._crashed())
 
     def _crashed(self) -> TandemError:
-        reason = self._failure.detail if self._failure else "it was stopped"
+        reason = self.failure.detail if self.failure else "it was stopped"
         return ChildCrashed(
             f"expected an answer from the inference worker, but {reason}; another attempt starts it anew"
         )
-
-
-def _tensors(answer: Done, body: bytes) -> tuple[Tensor, ...]:
-    if sum(meta.size for meta in answer.outputs) != len(body):
-        raise MalformedMessage(f"expected tensors of {len(body)} bytes, got metadata of another size")
-    tensors, offset = [], 0
-    for meta in answer.outputs:
-        data = body[offset : offset + meta.size]
-        tensors.append(Tensor(name=meta.name, datatype=meta.datatype, shape=meta.shape, data=data))
-        check_tensor(tensors[-1])
-        offset += meta.size
-    return tuple(tensors)

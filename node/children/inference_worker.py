@@ -1,186 +1,233 @@
 """The inference worker: the one process of a node that loads ONNX Runtime. `python -m node.children.inference_worker`.
 
-Its threads take turns to read orders from standard input, and each carries out what it has read: a request is never
-handed from thread to thread, and while all slots are taken one thread is left to hear of cancellations.
+Each of its threads takes an order from the socket and carries it out itself: a request is never handed from thread to
+thread. One more thread hears of cancellations, by standard input, so that they do not wait behind orders; and each load
+has a thread of its own, so that runs do not wait for it.
 """
 
+import mmap
 import os
+import resource
+import socket
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
-from typing import Any, BinaryIO, NamedTuple, assert_never
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from node.children.sessions import Cancellation, Cancelled, Loaded, SessionCache
-from node.children.wire import (
-    MAX_BODY_BYTES,
-    ORDER,
-    PREFIX,
-    Answer,
-    Cancel,
-    Done,
-    Failed,
-    Order,
-    Ready,
-    Run,
-    WorkerSettings,
-    head,
-    lengths,
+from node.children.sessions import (
+    DTYPES,
+    Cancellation,
+    Cancelled,
+    Session,
+    Sessions,
+    address_space,
+    give_back,
+    pin_allocator,
 )
-from tandem.inspection.model_rules import TENSOR_TYPES
+from node.children.wire import (
+    HALF_LANE,
+    HEAD,
+    MAX_BODY_BYTES,
+    MAX_MESSAGE_BYTES,
+    NUMBER,
+    Call,
+    Facts,
+    Failed,
+    Head,
+    Kind,
+    Load,
+    Loaded,
+    Ready,
+    WorkerSettings,
+    offsets_of,
+    outputs_text,
+    read_call,
+)
+from node.core.providers import ON_GPU
 from tandem.protocol.errors import (
     ExecutionFailed,
     InvalidModel,
     InvalidTensor,
+    MalformedMessage,
     NoCapacity,
     TandemError,
     TooLarge,
 )
-from tandem.protocol.tensors import Datatype, Tensor, TensorMeta, check_tensor, join_bytes, split_bytes
+from tandem.protocol.tensors import Datatype, Tensor, TensorMeta, join_bytes, split_bytes
 
-_DTYPES: Mapping[Datatype, str] = {
-    Datatype(name): dtype for name, dtype in TENSOR_TYPES.values() if name != Datatype.BYTES
-}
-_CANCELLED = Failed(id=0, code="cancelled", detail="cancelled", retryable=True)
+_CANCELLED = Failed(code="cancelled", detail="cancelled", retryable=True)
 _BUG = 70
 _NAME_LENGTH = 100
-
-
-class Task(NamedTuple):
-    """One request on its way through a thread."""
-
-    order: Run
-    body: memoryview
-    cancellation: Cancellation
+_DETAIL_LENGTH = 2000
+_MAX_EARLY = 1024
+_SLACK_BYTES = 256 * 2**20
+"""Of address space for what is no model's: stacks of threads, buffers."""
 
 
 class Worker:
     """Orders in, answers out, until standard input ends."""
 
-    def __init__(self, sessions: SessionCache, orders: BinaryIO, answers: BinaryIO) -> None:
+    def __init__(self, sessions: Sessions, settings: WorkerSettings) -> None:
         self._sessions = sessions
-        self._orders = orders
-        self._answers = answers
-        self._reading = threading.Lock()
-        self._writing = threading.Lock()
+        self._slots = settings.slots
+        self._socket = socket.socket(fileno=settings.socket)
+        self._shared = mmap.mmap(settings.shared, settings.lanes * 2 * HALF_LANE)
+        self._changing = threading.Lock()
         self._running: dict[int, Cancellation] = {}
+        self._early: set[int] = set()
+        """Cancellations that came before their orders."""
 
-    def serve(self, slots: int) -> None:
-        self._write(
-            Ready(
-                providers=self._sessions.providers,
-                version=ort.__version__,
-                missing=tuple(self._sessions.missing),
-            )
+    def serve(self) -> None:
+        ready = Ready(
+            providers=self._sessions.providers, version=ort.__version__, missing=tuple(self._sessions.missing)
         )
-        for _ in range(slots):
-            threading.Thread(target=self._loop).start()
-        self._loop()
+        self._answer(Head(Kind.READY, 0, 0, 0), ready.model_dump_json().encode())
+        for _ in range(self._slots):
+            self._thread(self._orders)
+        self._guarded(self._cancellations)
 
-    def _loop(self) -> None:
+    def _thread(self, work: Callable[[], None]) -> None:
+        threading.Thread(target=self._guarded, args=(work,)).start()
+
+    def _guarded(self, work: Callable[[], None]) -> None:
         try:
-            while True:
-                task = self._next()
-                if task is not None:
-                    self._carry_out(task)
-        except EOFError:
-            os._exit(0)  # the daemon is done with us; runs under way are nobody's
+            work()
         except BaseException:  # noqa: BLE001 - a bug: the daemon must see the process end, not hang
             traceback.print_exc()
             os._exit(_BUG)
 
-    def _next(self) -> Task | None:
-        with self._reading:
-            order, body = self._read()
-            match order:
-                case Run():
-                    # Before another thread can read its cancellation.
-                    cancellation = self._running[order.id] = Cancellation()
-                    return Task(order, body, cancellation)
-                case Cancel():
-                    if (running := self._running.get(order.id)) is not None:
-                        running.cancel()
-                    return None
+    def _cancellations(self) -> None:
+        while len(data := os.read(sys.stdin.fileno(), NUMBER.size)) == NUMBER.size:
+            (number,) = NUMBER.unpack(data)
+            with self._changing:
+                cancellation = self._running.get(number)
+                if cancellation is None:
+                    self._early = {number} if len(self._early) >= _MAX_EARLY else self._early | {number}
+            if cancellation is not None:
+                cancellation.cancel()
+        os._exit(0)  # the daemon is done with us; runs under way are nobody's
+
+    def _orders(self) -> None:
+        buffer = memoryview(bytearray(MAX_MESSAGE_BYTES))
+        while size := self._socket.recv_into(buffer):
+            head = Head._make(HEAD.unpack_from(buffer))
+            text = bytes(buffer[HEAD.size : size])
+            match head.kind:
+                case Kind.RUN:
+                    self._carry_out(head, text, self._run)
+                case Kind.LOAD:
+                    self._thread(lambda head=head, text=text: self._carry_out(head, text, self._load))  # type: ignore[misc]
+                case Kind.UNLOAD:
+                    self._sessions.unload(text.decode())
                 case _:
-                    assert_never(order)
+                    raise MalformedMessage(f"expected an order, got a message of kind {head.kind}")
 
-    def _read(self) -> tuple[Order, memoryview]:
-        text, body = lengths(bytes(self._exactly(PREFIX.size)))
-        return ORDER.validate_json(bytes(self._exactly(text))), self._exactly(body)
-
-    def _exactly(self, size: int) -> memoryview:
-        view = memoryview(bytearray(size))
-        if self._orders.readinto(view) < size:  # type: ignore[attr-defined]
-            raise EOFError
-        return view
-
-    def _carry_out(self, task: Task) -> None:
+    def _carry_out(
+        self, head: Head, text: bytes, order: Callable[[Head, bytes, Cancellation], tuple[Head, bytes]]
+    ) -> None:
+        cancellation = self._begin(head.number)
         try:
-            answer, bodies = self._run(task)
+            answer, said = order(head, text, cancellation)
         except (Cancelled, TandemError, MemoryError) as error:
-            answer, bodies = _failure(task.order.id, error), ()
-        del self._running[task.order.id]
-        self._write(answer, bodies)
+            answer, said = Head(Kind.FAILED, head.lane, 0, head.number), _failure(error).model_dump_json().encode()
+        with self._changing:
+            del self._running[head.number]
+        self._answer(answer, said)
 
-    def _run(self, task: Task) -> tuple[Answer, Sequence[Any]]:
-        order = task.order
-        with self._sessions.use(order.model, task.cancellation) as (loaded, warm):
-            feeds = _feeds(loaded, order.inputs, task.body)
-            names = _wanted(loaded, order.outputs)
-            started = time.perf_counter_ns()
-            arrays = _execute(loaded, names, feeds, task.cancellation)
-            run_us = (time.perf_counter_ns() - started) // 1000
-            results = [_result(name, loaded.outputs[name], array) for name, array in zip(names, arrays, strict=True)]
-        metas = tuple(meta for meta, _ in results)
-        _check_size(metas)
-        answer = Done(id=order.id, outputs=metas, provider=loaded.provider, run_us=run_us, warm=warm)
-        return answer, [data for _, data in results]
+    def _begin(self, number: int) -> Cancellation:
+        cancellation = Cancellation()
+        with self._changing:
+            self._running[number] = cancellation
+            early = number in self._early
+            self._early.discard(number)
+        if early:
+            cancellation.cancel()
+        return cancellation
 
-    def _write(self, answer: Answer, bodies: Sequence[Any] = ()) -> None:
-        with self._writing:
-            self._answers.write(head(answer, sum(len(body) for body in bodies)))
-            for body in bodies:
-                self._answers.write(body)
-            self._answers.flush()
+    def _load(self, head: Head, text: bytes, cancellation: Cancellation) -> tuple[Head, bytes]:
+        session = self._sessions.load(Load.model_validate_json(text), cancellation)
+        loaded = Loaded(
+            provider=session.provider,
+            memory=session.memory,
+            vram=session.vram,
+            partial=session.partial,
+            batchable=session.batchable,
+        )
+        return Head(Kind.LOADED, 0, 0, head.number), loaded.model_dump_json().encode()
+
+    def _run(self, head: Head, text: bytes, cancellation: Cancellation) -> tuple[Head, bytes]:
+        call, offsets = read_call(text)
+        session = self._sessions.get(call.model)
+        inputs = head.lane * 2 * HALF_LANE
+        _check_names(session, call)
+        feeds = {
+            meta.name: _array(session, meta, self._shared, inputs + offset)
+            for meta, offset in zip(call.inputs, offsets, strict=True)
+        }
+        names = _wanted(session, call.outputs)
+        cancellation.check()
+        started = time.perf_counter_ns()
+        arrays = _execute(session, names, feeds, cancellation)
+        run_us = (time.perf_counter_ns() - started) // 1000
+        said = self._place(inputs + HALF_LANE, session, names, arrays)
+        return Head(Kind.DONE, head.lane, min(run_us, 2**32 - 1), head.number), said
+
+    def _place(self, base: int, session: Session, names: Sequence[str], arrays: Sequence[Any]) -> bytes:
+        """Lays the outputs into the lane, and describes them."""
+        results = [_result(name, session.outputs[name], array) for name, array in zip(names, arrays, strict=True)]
+        offsets, end = offsets_of([facts[3] for facts, _ in results])
+        if sum(facts[3] for facts, _ in results) > MAX_BODY_BYTES:
+            raise TooLarge(
+                f"expected outputs of at most {MAX_BODY_BYTES} bytes in all, got {end}; ask for fewer at once"
+            )
+        try:
+            text = outputs_text(tuple(facts for facts, _ in results))
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise ExecutionFailed(
+                f"outputs {[name[:_NAME_LENGTH] for name in names]}: expected shapes within bounds: {reason}"
+            ) from error
+        for offset, (facts, data) in zip(offsets, results, strict=True):
+            self._shared[base + offset : base + offset + facts[3]] = data
+        return text
+
+    def _answer(self, head: Head, text: bytes) -> None:
+        self._socket.send(HEAD.pack(*head) + text)
 
 
-def _failure(number: int, error: Exception) -> Failed:
+def _failure(error: Exception) -> Failed:
     match error:
         case TandemError():
-            return Failed(id=number, code=error.code, detail=error.detail[:2000], retryable=error.retryable)
+            return Failed(code=error.code, detail=error.detail[:_DETAIL_LENGTH], retryable=error.retryable)
         case Cancelled():
-            return _CANCELLED.model_copy(update={"id": number})
+            return _CANCELLED
         case _:
-            return _failure(number, NoCapacity(f"expected memory for the model and its tensors, got none: {error}"))
+            give_back()
+            return _failure(NoCapacity(f"expected memory for the model and its tensors, got none: {error}"))
 
 
-def _feeds(loaded: Loaded, metas: Sequence[TensorMeta], body: memoryview) -> dict[str, NDArray[Any]]:
-    names = [meta.name for meta in metas]
-    if sorted(names) != sorted(loaded.inputs):
-        raise InvalidTensor(f"expected the tensors {sorted(loaded.inputs)}, each once, got {sorted(names)}")
-    feeds, offset = {}, 0
-    for meta in metas:
-        expected = loaded.inputs[meta.name]
-        if meta.datatype is not expected:
-            raise InvalidTensor(f"tensor {meta.name!r}: expected datatype {expected}, got {meta.datatype}")
-        feeds[meta.name] = _array(meta, body[offset : offset + meta.size])
-        offset += meta.size
-    return feeds
+def _check_names(session: Session, call: Call) -> None:
+    names = [meta.name for meta in call.inputs]
+    if len(names) != len(session.inputs) or session.inputs.keys() != set(names):
+        raise InvalidTensor(f"expected the tensors {sorted(session.inputs)}, each once, got {sorted(names)}")
 
 
-def _array(meta: TensorMeta, data: memoryview) -> NDArray[Any]:
-    """A view of the data where that is possible."""
+def _array(session: Session, meta: TensorMeta, shared: mmap.mmap, offset: int) -> NDArray[Any]:
+    """The tensor where it lies, or the texts of one."""
+    expected = session.inputs[meta.name]
+    if meta.datatype is not expected:
+        raise InvalidTensor(f"tensor {meta.name!r}: expected datatype {expected}, got {meta.datatype}")
     if meta.datatype is Datatype.BYTES:
-        return _strings(meta, bytes(data))
-    check_tensor(Tensor(meta.name, meta.datatype, meta.shape, data))
-    array = np.frombuffer(data, _DTYPES[meta.datatype]).reshape(meta.shape)
-    return array if array.flags.aligned else array.copy()
+        return _strings(meta, shared[offset : offset + meta.size])
+    dtype = DTYPES[meta.datatype]
+    return np.frombuffer(shared, dtype, meta.size // dtype.itemsize, offset).reshape(meta.shape)
 
 
 def _strings(meta: TensorMeta, data: bytes) -> NDArray[Any]:
@@ -192,18 +239,18 @@ def _strings(meta: TensorMeta, data: bytes) -> NDArray[Any]:
     return np.array(texts, dtype=object).reshape(meta.shape)
 
 
-def _wanted(loaded: Loaded, names: Sequence[str]) -> list[str]:
-    unknown = set(names) - loaded.outputs.keys()
+def _wanted(session: Session, names: Sequence[str]) -> list[str]:
+    unknown = set(names) - session.outputs.keys()
     if unknown:
-        raise InvalidModel(f"expected outputs among {sorted(loaded.outputs)}, was asked for {sorted(unknown)}")
-    return list(names or loaded.outputs)
+        raise InvalidModel(f"expected outputs among {sorted(session.outputs)}, was asked for {sorted(unknown)}")
+    return list(names or session.outputs)
 
 
 def _execute(
-    loaded: Loaded, names: list[str], feeds: Mapping[str, NDArray[Any]], cancellation: Cancellation
+    session: Session, names: list[str], feeds: Mapping[str, NDArray[Any]], cancellation: Cancellation
 ) -> list[Any]:
     try:
-        return list(loaded.session.run(names, feeds, cancellation.options))
+        return list(session.session.run(names, feeds, cancellation.options))
     except ort.capi.onnxruntime_pybind11_state.InvalidArgument as error:
         raise InvalidTensor(f"expected tensors that the model takes, got: {error}") from error
     except MemoryError:
@@ -213,35 +260,28 @@ def _execute(
         raise ExecutionFailed(f"expected the model to run on these tensors, got: {error}") from error
 
 
-def _result(name: str, datatype: Datatype, value: Any) -> tuple[TensorMeta, Any]:
+def _result(name: str, datatype: Datatype, value: Any) -> tuple[Facts, Any]:
     if not isinstance(value, np.ndarray):
         raise ExecutionFailed(f"output {name!r}: expected a tensor, got {type(value).__name__}")
     if datatype is Datatype.BYTES:
         data: Any = join_bytes(str(item).encode() for item in value.flat)
     else:
         data = np.ascontiguousarray(value).reshape(-1).view(np.uint8).data
-    try:
-        return TensorMeta(name=name, datatype=datatype, shape=value.shape, size=len(data)), data
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"]
-        raise ExecutionFailed(f"output {name[:_NAME_LENGTH]!r}: expected a shape within bounds: {reason}") from error
-
-
-def _check_size(metas: Sequence[TensorMeta]) -> None:
-    size = sum(meta.size for meta in metas)
-    if size > MAX_BODY_BYTES:
-        raise TooLarge(f"expected outputs of at most {MAX_BODY_BYTES} bytes in all, got {size}; ask for fewer at once")
+    return (name, datatype, value.shape, len(data)), data
 
 
 def main() -> None:
     settings = WorkerSettings.model_validate_json(sys.argv[1])
-    # What libraries print must not end up between the frames.
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    pin_allocator()
+    # Nothing reads what libraries print there; standard error is kept.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    sessions = SessionCache(settings)
+    sessions = Sessions(settings)
     if not sessions.providers:
         sys.exit("; ".join(sessions.missing))
-    Worker(sessions, sys.stdin.buffer, answers).serve(settings.slots)
+    if not any(provider in ON_GPU for provider in settings.providers):  # CUDA maps more than there is
+        bound = address_space() + settings.lanes * 2 * HALF_LANE + settings.memory_bytes + _SLACK_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
+    Worker(sessions, settings).serve()
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ class Situation:
     """What each running attempt takes up."""
     balance: Balance
     held: int
-    """Wei that all attempts held, running or unjudged, would earn."""
+    """Wei of all that is taken on and not in the books: attempts running or unjudged, and on-line work."""
     unjudged: int
     """Bytes of outcomes kept until they are judged."""
     count: int

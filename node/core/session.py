@@ -27,12 +27,15 @@ from tandem.protocol.messages import (
     HeartbeatReply,
     HeldAttempt,
     Hello,
+    LoadModel,
     NodeMessage,
     Offer,
     Payment,
     Problem,
     Proof,
     TicketTermsReply,
+    UnloadModel,
+    UsageWindow,
     Verdict,
     Welcome,
 )
@@ -102,7 +105,18 @@ class Close:
 
 Effect = Send | Challenged | Opened | Deliver | Close
 
-_DELIVERED = (HeartbeatReply, Assign, Verdict, Cancel, TicketTermsReply, Payment, Problem)
+_DELIVERED = (
+    HeartbeatReply,
+    Assign,
+    Verdict,
+    Cancel,
+    LoadModel,
+    UnloadModel,
+    TicketTermsReply,
+    Payment,
+    UsageWindow,
+    Problem,
+)
 
 
 class NodeSession:

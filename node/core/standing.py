@@ -45,6 +45,8 @@ class Exposure:
     unpaid: int
     """Of work that no ticket covers."""
     most: int
+    missed: int = 0
+    """Of on-line work that the orchestrator lost count of, beyond what is mishap."""
     outstanding: int = 0
     """Of winners that are not paid yet."""
     promised: int | None = None
@@ -85,9 +87,10 @@ def obstacles(notes: Mapping[str, Note], exposure: Exposure, now: float) -> tupl
 
 
 def _full(exposure: Exposure) -> Iterator[str]:
-    if exposure.unpaid >= exposure.most:
+    if exposure.unpaid + exposure.missed >= exposure.most:
+        lost = f", the orchestrator lost count of {format_amount(exposure.missed)} more," if exposure.missed else ""
         yield (
-            f"{format_amount(exposure.unpaid)} of work is unpaid and tickets.max_unpaid is "
+            f"{format_amount(exposure.unpaid)} of work is unpaid{lost} and tickets.max_unpaid is "
             f"{format_amount(exposure.most)}: no work is taken until tickets come"
         )
     if exposure.is_full:

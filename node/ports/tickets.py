@@ -23,7 +23,13 @@ class TicketTotals:
 
     attempts: int
     """Accepted attempts."""
+    requests: int
+    """On line, that were settled."""
     earned: int
+    on_line: int
+    """The part of it that is for requests."""
+    lost: int
+    """Price of requests that were served and never settled."""
     received: int
     tickets: int
     winners: int
@@ -59,6 +65,17 @@ class TicketStore(Protocol):
 
     async def earn(self, sender: Address, ref: AttemptRef, price: int) -> Balance:
         """An attempt was accepted; the second time changes nothing."""
+        ...
+
+    async def book(self, sender: Address, window: str, requests: int, price: int) -> Balance | None:
+        """A window of on-line work is owed; None, and nothing changes, if it is there already.
+
+        The oldest of very many windows are forgotten.
+        """
+        ...
+
+    async def lose(self, sender: Address, requests: int, price: int) -> Balance:
+        """On-line work was served and no window will come for it: it was never earned."""
         ...
 
     async def receipt(self, sender: Address, payment_id: int, digest: bytes) -> PaymentReceipt | None:

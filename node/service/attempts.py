@@ -43,6 +43,7 @@ from tandem.protocol.messages import (
     OfferUpdate,
     Progress,
     Verdict,
+    WarmModel,
 )
 from tandem.protocol.placement import need
 from tandem.protocol.signing import Address
@@ -152,6 +153,11 @@ class Attempts:
         self.drop([ref for ref in refs if ref in self._held and self._held[ref].frame is None])
 
     # --- what the session asks
+
+    def offer_models(self, models: tuple[WarmModel, ...]) -> None:
+        """The warm set has changed."""
+        self.offer = self.offer.model_copy(update={"models": models})
+        self._link.send(OfferUpdate(offer=self.offer))
 
     def held(self) -> tuple[HeldAttempt, ...]:
         return tuple(HeldAttempt(ref=ref, finished=held.frame is not None) for ref, held in self._held.items())
@@ -281,12 +287,13 @@ class Attempts:
             offer=self.offer,
             running=tuple(self._taken.values()),
             balance=self._books.balance,
-            held=sum(held.assign.price for held in self._held.values()),
+            held=self._books.at_stake,
             unjudged=sum(len(held.frame) for held in self._held.values() if held.frame is not None),
             count=len(self._held),
         )
 
     def _note(self) -> None:
+        self._books.held = sum(held.assign.price for held in self._held.values())
         _set(self._idle, all(held.frame is not None for held in self._held.values()))
         _set(self._judged, not self._held)
 

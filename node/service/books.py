@@ -2,8 +2,10 @@
 
 from node.core.acceptance import AcceptedPayment
 from node.core.exposure import Balance
+from node.core.usage import Tally
 from node.ports.tickets import TicketStore
 from tandem.protocol.ids import AttemptRef
+from tandem.protocol.messages import UsageWindow
 from tandem.protocol.signing import Address
 from tandem.waiting import Bell
 
@@ -15,7 +17,22 @@ class Books:
         self._store = store
         self._bell = bell
         self._sender: Address | None = None
+        self._tallies: dict[Address, Tally] = {}
         self.balance = Balance()
+        self.held = 0
+        """Wei that the attempts would earn that are running or not judged yet."""
+
+    @property
+    def at_stake(self) -> int:
+        """Wei of work that was taken on and is not in the books yet."""
+        return self.held + (self.tally(self._sender).exposure if self._sender else 0)
+
+    def tally(self, sender: Address) -> Tally:
+        """Of on-line work. There is one for each orchestrator that the node was ever told to work for."""
+        found = self._tallies.get(sender)
+        if found is None:
+            found = self._tallies[sender] = Tally()
+        return found
 
     async def open(self, sender: Address) -> None:
         """Turns to the account of this sender."""
@@ -24,6 +41,17 @@ class Books:
 
     async def earn(self, sender: Address, ref: AttemptRef, price: int) -> None:
         self._show(sender, await self._store.earn(sender, ref, price))
+
+    async def book(self, sender: Address, window: UsageWindow) -> bool:
+        """Whether the window was not there yet."""
+        balance = await self._store.book(sender, window.id, window.requests, window.price)
+        if balance is not None:
+            self._show(sender, balance)
+        return balance is not None
+
+    async def lose(self, sender: Address, requests: int, price: int) -> None:
+        """Served, and no window will come for it."""
+        self._show(sender, await self._store.lose(sender, requests, price))
 
     async def take(self, accepted: AcceptedPayment, digest: bytes) -> None:
         """Raises a TicketError, as the store does."""

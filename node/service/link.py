@@ -1,9 +1,19 @@
 """Where services put what they have to say to the orchestrator, session or no session."""
 
-import asyncio
+from typing import Protocol
 
 from tandem.protocol.codec import Envelope, Frame, encode
 from tandem.protocol.messages import NodeMessage
+
+
+class Outgoing(Protocol):
+    """What an open session takes."""
+
+    def put_nowait(self, frame: Frame, /) -> None: ...
+
+    async def join(self) -> None:
+        """Returns once all that was put is handed to the connection."""
+        ...
 
 
 class Link:
@@ -14,7 +24,7 @@ class Link:
     """
 
     def __init__(self) -> None:
-        self._queue: asyncio.Queue[Frame] | None = None
+        self._queue: Outgoing | None = None
 
     @property
     def open(self) -> bool:
@@ -33,11 +43,11 @@ class Link:
         if self._queue is not None:
             await self._queue.join()
 
-    def attach(self, queue: asyncio.Queue[Frame]) -> None:
+    def attach(self, queue: Outgoing) -> None:
         """A session is open: what is said goes to this queue."""
         self._queue = queue
 
-    def detach(self, queue: asyncio.Queue[Frame]) -> None:
+    def detach(self, queue: Outgoing) -> None:
         """Its session is over; one that was never attached changes nothing."""
         if self._queue is queue:
             self._queue = None

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import random
 import secrets
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import assert_never
@@ -25,10 +26,13 @@ from node.service.attempts import Attempts
 from node.service.books import Books
 from node.service.link import Link
 from node.service.notes import Notes
+from node.service.online import Online, Requests
 from node.service.payments import Payments
 from node.service.terms import Terms
+from node.service.usage import Usage
 from tandem import logging as log
 from tandem.clock import Clock
+from tandem.outbox import Outbox
 from tandem.protocol.codec import Envelope, Frame, decode, encode
 from tandem.protocol.errors import TandemError, Unavailable, error_from_wire
 from tandem.protocol.messages import (
@@ -36,13 +40,17 @@ from tandem.protocol.messages import (
     Cancel,
     Heartbeat,
     HeartbeatReply,
+    LoadModel,
     Payment,
     Problem,
     TicketTermsReply,
+    UnloadModel,
+    UsageWindow,
     Verdict,
     Welcome,
 )
 from tandem.protocol.signing import Address, SigningKey
+from tandem.protocol.streams import Streams, is_stream
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +81,9 @@ class Services:
     """Who hears what the orchestrator says."""
 
     attempts: Attempts
+    online: Online
     payments: Payments
+    usage: Usage
     terms: Terms
     books: Books
     link: Link
@@ -136,28 +146,36 @@ class _Conversation:
         self._to = services
         self._clock = clock
         self._machine = machine
-        self._queue: asyncio.Queue[Frame] = asyncio.Queue()
+        self._streams = Streams(requests=False)
+        self._queue = Outbox(self._streams)
         self._sender: Address | None = None
+        self._requests: Requests | None = None
+        """Once the session is open."""
 
     async def hold(self, connection: Connection, deadline: asyncio.Timeout) -> None:
         """Until it breaks, with the error that broke it; `deadline` is lifted once the session is open."""
         self._say(self._machine.hello())
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._write(connection))
+                group.create_task(self._queue.write(connection.send))
                 while True:
                     for effect in self._receive(await connection.receive()):
                         await self._perform(effect, group, deadline)
                     self._check_unsent()
         finally:
             self._to.link.detach(self._queue)
+            if self._requests is not None:
+                self._requests.close()
 
     def _check_unsent(self) -> None:
-        if self._queue.qsize() > _MAX_UNSENT:
+        if max(len(self._queue), self._streams.unsent) > _MAX_UNSENT:
             raise Unavailable(f"expected the orchestrator to read what it is told, {_MAX_UNSENT} messages wait")
 
-    def _receive(self, frame: Frame) -> list[Effect]:
+    def _receive(self, frame: Frame) -> Sequence[Effect]:
         try:
+            if self._requests is not None and not isinstance(frame, str) and is_stream(frame):
+                self._requests.receive(frame)
+                return ()
             return self._machine.receive(decode(frame))
         except TandemError as error:
             return self._machine.refuse(error)
@@ -192,14 +210,16 @@ class _Conversation:
         assert self._sender is not None  # noqa: S101 - the challenge came before
         self.opened = True
         self._to.link.attach(self._queue)
+        self._requests = self._to.online.opened(self._sender, self._streams, self._queue.ring)
         self._to.attempts.resume(welcome.keep)
+        self._to.usage.opened(self._sender, welcome.usage)
         self._to.terms.opened(self._sender, welcome.limits)
         self._to.notes.say(Topic.SESSION)
         self._to.notes.say(Topic.PROBLEM)
         self._to.notes.say(Topic.SENDER, self._sender)
         log.event(logger, "session_opened", sender=self._sender, kept=len(welcome.keep))
 
-    async def _deliver(self, envelope: Envelope) -> None:
+    async def _deliver(self, envelope: Envelope) -> None:  # noqa: C901 - one arm a message
         assert self._sender is not None  # noqa: S101 - the challenge came before
         match envelope.message:
             case Assign() as assign:
@@ -208,10 +228,16 @@ class _Conversation:
                 await self._to.attempts.judged(self._sender, verdict)
             case Cancel() as cancel:
                 await self._to.attempts.cancelled(self._sender, cancel)
+            case LoadModel() as load:
+                self._to.online.load(load)
+            case UnloadModel(model=model):
+                self._to.online.unload(model)
             case HeartbeatReply(lost=lost):
                 self._to.attempts.lost(lost)
             case Payment() | TicketTermsReply() as message:
                 self._to.payments.receive(self._sender, message)
+            case UsageWindow() as window:
+                self._to.usage.receive(self._sender, window)
             case Problem(code=code, detail=detail):
                 self._to.notes.say(Topic.PROBLEM, detail)
                 log.event(logger, "problem", level=logging.WARNING, code=code, detail=detail)
@@ -222,12 +248,6 @@ class _Conversation:
         while True:
             await self._clock.sleep(seconds)
             self._to.link.send(Heartbeat(attempts=self._to.attempts.running()))
-
-    async def _write(self, connection: Connection) -> None:
-        while True:
-            frame = await self._queue.get()
-            await connection.send(frame)
-            self._queue.task_done()
 
     def _say(self, effect: Send) -> None:
         self._queue.put_nowait(encode(Envelope(effect.message)))

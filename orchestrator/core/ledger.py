@@ -3,6 +3,7 @@
 | what | debit | credit |
 |---|---|---|
 | an attempt is accepted | `work` | `owed:<node>` |
+| a window of on-line usage is settled | `work` | `owed:<node>` |
 | tickets are signed, at their expected value | `owed:<node>` | `tickets:<node>` |
 | a node refuses tickets | `tickets:<node>` | `owed:<node>` |
 | refused tickets are redeemed all the same | `owed:<node>` | `tickets:<node>` |
@@ -26,6 +27,7 @@ _OWED, _TICKETS, _CHAIN = "owed:", "tickets:", "chain:"
 
 class EntryKind(StrEnum):
     EARNED = "earned"
+    USED = "used"
     ISSUED = "issued"
     REFUSED = "refused"
     REFUSAL_VOIDED = "refusal_voided"
@@ -63,6 +65,10 @@ def earned(node: str, amount: int, attempt: str) -> Entry:
     return Entry(EntryKind.EARNED, WORK, owed(node), amount, attempt)
 
 
+def used(node: str, amount: int, window: str) -> Entry:
+    return Entry(EntryKind.USED, WORK, owed(node), amount, window)
+
+
 def issued(node: str, amount: int, payment: int) -> Entry:
     return Entry(EntryKind.ISSUED, owed(node), tickets(node), amount, str(payment))
 
@@ -97,7 +103,7 @@ class Totals:
     """What has passed between the orchestrator and one node since the beginning, in wei."""
 
     earned: int = 0
-    """By accepted attempts."""
+    """By accepted attempts, and by on-line work."""
     issued: int = 0
     """Expected value of tickets that were signed."""
     refused: int = 0

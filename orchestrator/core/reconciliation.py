@@ -67,12 +67,15 @@ def _own(books: Books, source: str) -> Iterator[str]:
         added_up = books.balance.totals(account.node)
         if account.totals != added_up:
             yield f"the account of {account.node} says {account.totals}, its entries add up to {added_up}"
-        accepted = books.accepted.get(account.node, 0)
-        if account.earned != accepted:
-            yield f"{account.node} earned {account.earned} wei by its account, and {accepted} by its accepted attempts"
-    strangers = (books.balance.nodes() | books.accepted.keys()) - {account.node for account in books.accounts}
-    for node in sorted(strangers):
-        yield f"there are entries or paid attempts of {node}, which has no account"
+        accepted, used = books.accepted.get(account.node, 0), books.usage.get(account.node, 0)
+        if account.earned != accepted + used:
+            yield (
+                f"{account.node} earned {account.earned} wei by its account, and {accepted} by its accepted attempts "
+                f"with {used} by its on-line work"
+            )
+    known = {account.node for account in books.accounts}
+    for node in sorted((books.balance.nodes() | books.accepted.keys() | books.usage.keys()) - known):
+        yield f"there are entries or paid work of {node}, which has no account"
     kept = books.cursor.balance if books.cursor else 0
     added_up_chain = books.balance.balance(chain_account(source))
     if kept != added_up_chain:

@@ -239,6 +239,52 @@ class PaymentRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class UsageShare:
+    """What one owner used of one model."""
+
+    owner: str
+    """The API key's id, or `local`."""
+    model: str
+    version: str
+    requests: int
+    price: int
+    """Wei."""
+
+
+@dataclass(frozen=True, slots=True)
+class UsageWindowRecord:
+    """Accepted on-line work of one node in a short time, which is owed to it; kept until the node has answered."""
+
+    id: str
+    node: str
+    shares: tuple[UsageShare, ...] = ()
+    """While it is being settled: they are added to the usage of the day, and not kept with the window."""
+    requests: int = 0
+    price: int = 0
+    """Wei, of all shares."""
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRecord:
+    """What one owner used of one model on one day."""
+
+    day: str
+    """As in 2026-11-24, in UTC."""
+    model: str
+    version: str
+    requests: int
+    price: int
+    """Wei."""
+
+
+@dataclass(frozen=True, slots=True)
+class UsagePage:
+    records: tuple[UsageRecord, ...]
+    next_cursor: str | None = None
+    """To continue after; None at the end."""
+
+
+@dataclass(frozen=True, slots=True)
 class AccountRecord:
     """What stands between the orchestrator and one node: running totals of the ledger, in wei, and the terms in force.
 
@@ -346,7 +392,9 @@ class Books:
     findings: tuple[Finding, ...]
     """Redemptions of tickets that were never issued here."""
     accepted: Mapping[str, int]
-    """The prices of all accepted attempts, in wei, by node: each of them is owed, and nothing else is."""
+    """The prices of all accepted attempts, in wei, by node: each of them is owed."""
+    usage: Mapping[str, int] = field(default_factory=dict)
+    """The prices of all accepted requests, in wei, by node: they are owed too, and nothing else is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,7 @@ class NodeState:
     offer: Offer
     loads: Mapping[AttemptRef, Load]
     unpaid: int = 0
-    """Wei of accepted work that no receipted ticket covers yet."""
+    """Wei of accepted work that no receipted ticket covers yet, and of on-line requests on their way."""
     has_terms: bool = True
     withheld: Reason | None = None
     """Why it gets neither work nor tickets, whatever its terms."""

@@ -19,6 +19,7 @@ from tandem.protocol.messages import (
     Heartbeat,
     HeldAttempt,
     Hello,
+    ModelStatus,
     Offer,
     OfferUpdate,
     OrchestratorMessage,
@@ -27,6 +28,7 @@ from tandem.protocol.messages import (
     Progress,
     Proof,
     TicketTerms,
+    UsageReceipt,
     Welcome,
 )
 from tandem.protocol.signing import SigningKey
@@ -84,7 +86,18 @@ class Identity:
     """The public URL that nodes dial: scheme, host and port."""
 
 
-_DELIVERED = (OfferUpdate, Heartbeat, Progress, Finished, Failed, TicketTerms, PaymentReceipt, Problem)
+_DELIVERED = (
+    OfferUpdate,
+    Heartbeat,
+    Progress,
+    Finished,
+    Failed,
+    ModelStatus,
+    TicketTerms,
+    PaymentReceipt,
+    UsageReceipt,
+    Problem,
+)
 
 
 class OrchestratorSession:

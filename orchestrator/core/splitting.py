@@ -53,8 +53,8 @@ class _Sizes:
     most: int
     share: float
     """Of what is left."""
-    streamed: bool
-    """Begins with short ones, so that players may begin soon."""
+    first: int | None
+    """Of the shortest one, where it begins with short ones, so that players may begin soon."""
 
 
 def split(
@@ -96,25 +96,37 @@ def _indivisible(work: TranscodeWork, keyframes: Sequence[int], speeds: Sequence
 
 def _sizes(work: TranscodeWork, speeds: Sequence[float], cell_us: int) -> _Sizes:
     able = [speed for speed in speeds if speed >= _SLOW * max(speeds)] or [1.0]
-    shortest = max(_SHORTEST_US, int(_SHORTEST_SECONDS * median(able) * _MICRO), work.duration_us // _MOST_WINDOWS)
+    shortest = max(
+        _SHORTEST_US,
+        int(_SHORTEST_SECONDS * median(able) * _MICRO),
+        work.duration_us // _MOST_WINDOWS,
+        2 * _longest(work),  # each must have a picture
+    )
     longest = max(shortest, _LONGEST_US if work.direct else _LONGEST_STREAMED_US)
+    least = ceil_div(shortest, cell_us)
     return _Sizes(
-        least=ceil_div(shortest, cell_us),
+        least=least,
         most=ceil_div(longest, cell_us),
         share=min(able) / sum(able) / 2 if len(able) > 1 else 1.0,
-        streamed=not work.direct,
+        first=None if work.direct else 1 if _longest(work) <= cell_us else least,
     )
+
+
+def _longest(work: TranscodeWork) -> int:
+    """Microseconds that a picture is shown at most."""
+    return work.media.video.longest_us if work.media.video else 0
 
 
 def _cuts(work: TranscodeWork, keyframes: Sequence[int], sizes: _Sizes, cell_us: int) -> Iterator[int]:
     """Where windows begin, and where the last one ends."""
-    cells, done = ceil_div(work.duration_us, cell_us), 0
+    # The last one must have a picture too, and may be nothing but the end of one that began before.
+    cells, done = ceil_div(max(1, work.duration_us - _longest(work)), cell_us), 0
     while done < cells:
         yield work.origin_us + done * cell_us
         left = cells - done
         size = min(sizes.most, max(sizes.least, int(left * sizes.share)))
-        if sizes.streamed:
-            size = min(size, max(1, done))
+        if sizes.first is not None:
+            size = min(size, max(sizes.first, done))
         if left - size < ceil_div(min(size, sizes.least), 2):
             break
         done = _near_keyframe(work, keyframes, cell_us, done, size)

@@ -213,7 +213,7 @@ def _stills(request: TranscodeRequest, media: MediaInfo, clip: Window | None) ->
     return Stills(
         thumbnails=_thumbnails(request.thumbnails, source, span) if request.thumbnails else None,
         sprite=_sprite(request.sprite, source, span) if request.sprite else None,
-        poster=_poster(request.poster, source, span) if request.poster else None,
+        poster=_poster(request.poster, media.video, span) if request.poster else None,
     )
 
 
@@ -239,9 +239,10 @@ def _sprite(asked: SpriteRequest, source: tuple[int, int], span: Window) -> Spri
     return Sprite(**dict(each), columns=asked.columns, rows=asked.rows)
 
 
-def _poster(asked: PosterRequest, source: tuple[int, int], span: Window) -> Poster:
+def _poster(asked: PosterRequest, video: VideoStream, span: Window) -> Poster:
     at = span.duration_us // 10 if asked.at is None else round(asked.at * _MICRO)
     if at >= span.duration_us:
         raise InvalidRequest(f"poster: expected a time within {span.duration_us / _MICRO:g} s, got {at / _MICRO:g}")
-    width, height = _still_size(source, asked.height)
-    return Poster(at_us=span.start_us + at, width=width, height=height)
+    width, height = _still_size(video.display_size, asked.height)
+    begins = max(0, min(at, span.duration_us - video.longest_us))  # the last picture may long have begun by then
+    return Poster(at_us=span.start_us + begins, width=width, height=height)

@@ -128,9 +128,9 @@ def _time_facts(work: TranscodeWork, asked: Rendition, video: VideoStream) -> li
         ]
     off = abs(video.duration_us - work.duration_us)
     return [
-        ("frames", wanted, video.frames, abs(video.frames - wanted) <= _FRAME_TOLERANCE),
+        ("frames", wanted, video.frames, -_left_out(work) <= video.frames - wanted <= _FRAME_TOLERANCE),
         ("a start in µs from", 0, start, -_TIME_TOLERANCE_US <= start <= _gap_us(work, asked) + _TIME_TOLERANCE_US),
-        ("duration in µs", work.duration_us, video.duration_us, off <= _DURATION_TOLERANCE_US),
+        ("duration in µs", work.duration_us, video.duration_us, off <= _DURATION_TOLERANCE_US + _longest_us(work)),
     ]
 
 
@@ -145,10 +145,21 @@ def _irregular(work: TranscodeWork, asked: Rendition) -> bool:
     return partial and asked.fps is None and video is not None and (video.variable_rate or not video.frame_rate[0])
 
 
+def _left_out(work: TranscodeWork) -> int:
+    """Frames that may be missing: of those whose times do not rise, some cannot be shown."""
+    return _FRAME_TOLERANCE if work.media.splittable or not work.media.video else work.media.video.frames // 2
+
+
+def _longest_us(work: TranscodeWork) -> int:
+    """How long the last frame is shown is lost in transport streams."""
+    return work.media.video.longest_us if work.media.video else 0
+
+
 def _gap_us(work: TranscodeWork, asked: Rendition) -> int:
     """Between frames."""
     rate = asked.fps or (work.media.video.frame_rate if work.media.video else (0, 1))
-    return ceil_div(_MICRO * rate[1], rate[0]) if rate[0] else _MICRO
+    mean = ceil_div(_MICRO * rate[1], rate[0]) if rate[0] else _MICRO
+    return mean if asked.fps else max(mean, _longest_us(work))
 
 
 def _keyframe_facts(work: TranscodeWork, asked: Rendition, video: VideoStream, keys: Sequence[int]) -> list[Fact]:

@@ -2,13 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import assert_never
 
 from orchestrator.core.packaging import JobFile
 from orchestrator.core.playlists import Presentation, Shown
 from orchestrator.core.progress import NOT_BEGUN, JobProgress
-from orchestrator.core.records import AttemptRecord, DeliveryRecord, ExportRecord, Failure, JobSnapshot, WebhookRecord
+from orchestrator.core.records import (
+    AttemptRecord,
+    DeliveryRecord,
+    ExportRecord,
+    Failure,
+    JobSnapshot,
+    UsageRecord,
+    WebhookRecord,
+)
 from orchestrator.core.scheduling import Reason
 from tandem.protocol.api import (
     AttemptView,
@@ -29,6 +37,7 @@ from tandem.protocol.api import (
     RenditionView,
     TensorEcho,
     TranscodeResult,
+    UsageView,
     WaitingTask,
     WebhookEvent,
     WebhookView,
@@ -159,6 +168,16 @@ def webhook_view(webhook: WebhookRecord, *, secret: bool = False) -> WebhookView
     """`secret`: whether it is shown."""
     return WebhookView(
         url=webhook.url, secret=webhook.secret if secret else None, secret_made_at=_time(webhook.made_at)
+    )
+
+
+def usage_view(record: UsageRecord) -> UsageView:
+    return UsageView(
+        day=date.fromisoformat(record.day),
+        model=record.model,
+        version=record.version,
+        requests=record.requests,
+        price=record.price,
     )
 
 

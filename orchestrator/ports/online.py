@@ -1,10 +1,12 @@
 """What the web asks of requests on line."""
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from orchestrator.core.online import OnlineAnswer, OnlineCall
+from tandem.protocol.models import ModelInfo
 
 BUCKETS_US = (100, 250, 500, 1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000, 10_000_000)
 """Upper bounds of the histograms' buckets; one more takes the rest."""
@@ -16,6 +18,10 @@ class Histogram:
 
     counts: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS_US) + 1))
     total: int = 0
+
+    def add(self, value: int) -> None:
+        self.counts[bisect_left(BUCKETS_US, value)] += 1
+        self.total += value
 
     @property
     def count(self) -> int:
@@ -66,6 +72,10 @@ class OnlineInference(Protocol):
 
     def ready(self, digest: str) -> bool:
         """Whether a node has the model warm."""
+        ...
+
+    async def load(self, model: ModelInfo) -> None:
+        """Has a node make it warm, and returns once one has. Raises why none can."""
         ...
 
     async def unload(self, digest: str) -> None:

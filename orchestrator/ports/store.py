@@ -32,6 +32,8 @@ from orchestrator.core.records import (
     ReadyTask,
     Standing,
     Submission,
+    UsagePage,
+    UsageWindowRecord,
     WebhookRecord,
 )
 from tandem.chain.transactions import TransactionJournal
@@ -173,6 +175,29 @@ class AccountStore(Protocol):
         ...
 
     async def payments_of(self, node: str) -> list[PaymentRecord]: ...
+
+
+class UsageStore(Protocol):
+    """On-line work: what is owed for it, window by window, and who used what, day by day."""
+
+    async def settle_usage(self, windows: Sequence[UsageWindowRecord]) -> None:
+        """Owes each window to its node, all in one transaction; one that is there already changes nothing."""
+        ...
+
+    async def open_windows(self, node: str, limit: int) -> list[UsageWindowRecord]:
+        """Windows without a receipt, oldest first."""
+        ...
+
+    async def close_window(self, node: str, window: str) -> None:
+        """The node has it in its books. Repeats change nothing."""
+        ...
+
+    async def usage(self, owner: str | None, after: str | None = None, limit: int = 50) -> UsagePage:
+        """By day, the newest first, and model; `owner` None: everybody's.
+
+        Raises ValueError for an `after` that no page ended with.
+        """
+        ...
 
 
 class LedgerStore(Protocol):
@@ -354,5 +379,15 @@ class WebhookStore(Protocol):
         ...
 
 
-class Store(JobStore, FolderStore, AccountStore, LedgerStore, FundingStore, CatalogueStore, WebhookStore, Protocol):
+class Store(
+    JobStore,
+    FolderStore,
+    AccountStore,
+    UsageStore,
+    LedgerStore,
+    FundingStore,
+    CatalogueStore,
+    WebhookStore,
+    Protocol,
+):
     """All of it."""

@@ -27,6 +27,10 @@ class ConnectedNode:
     connected_at: float
     loads: dict[AttemptRef, Load] = field(default_factory=dict)
     unpaid: int = 0
+    in_flight: int = 0
+    """Wei of on-line requests that are on their way."""
+    unsettled: int = 0
+    """Wei of on-line requests that were accepted and are in no window yet."""
     open_payments: int = 0
     """Sent or to be sent again, and not answered."""
     has_terms: bool = False
@@ -44,7 +48,7 @@ class ConnectedNode:
             address=self.address,
             offer=self.offer,
             loads=dict(self.loads),
-            unpaid=self.unpaid,
+            unpaid=self.unpaid + self.in_flight + self.unsettled,
             has_terms=self.has_terms,
             withheld=self.withheld,
             reliability=self.reliability,
@@ -55,6 +59,12 @@ class ConnectedNode:
     @property
     def is_payable(self) -> bool:
         return self.has_terms and self.withheld is None
+
+    @property
+    def room(self) -> int:
+        """Wei of further work before the node would be owed more than it allows; below zero beyond that."""
+        owed = self.unpaid + self.in_flight + self.unsettled
+        return self.offer.max_unpaid - owed - sum(load.price for load in self.loads.values())
 
     def score(self, *, accepted: bool) -> None:
         self.reliability = _DECAY * self.reliability + (1 - _DECAY) * accepted
@@ -100,11 +110,13 @@ class Nodes:
         if older is None:
             self.arrived.set()
 
-    def remove(self, address: str, link: NodeLink) -> None:
-        """Forgets the session `link`; a newer one of the same node stays."""
+    def remove(self, address: str, link: NodeLink) -> bool:
+        """Forgets the session `link`; False: a newer one of the same node stays, or it was gone already."""
         node = self._connected.get(address)
-        if node is not None and node.link is link:
-            del self._connected[address]
+        if node is None or node.link is not link:
+            return False
+        del self._connected[address]
+        return True
 
     def promised(self, addresses: Iterable[str]) -> None:
         """Their allocations have changed: tickets that they refused for want of backing are tried again."""

@@ -13,9 +13,11 @@ from orchestrator.ports.store import Store
 from orchestrator.service.events import JobEvents
 from orchestrator.service.lifecycle import Lifecycle
 from orchestrator.service.nodes import ConnectedNode, Nodes
+from orchestrator.service.online import Online
 from orchestrator.service.paying import Payer
 from orchestrator.service.scheduling import Timeouts
 from orchestrator.service.tracking import Tracker
+from orchestrator.service.usage import Usage
 from orchestrator.service.verification import Verifier
 from tandem import logging as log
 from tandem.clock import Clock
@@ -41,6 +43,8 @@ class Collaborators:
     lifecycle: Lifecycle
     verifier: Verifier
     payer: Payer
+    usage: Usage
+    online: Online
     events: JobEvents
     tracker: Tracker
     tasks_waiting: Bell
@@ -68,7 +72,11 @@ class Sessions:
         await self._restore(node, kept)
         log.event(logger, "node_connected", node=proven.node, held=len(held), kept=len(kept))
         return Welcome(
-            heartbeat=lease / _HEARTBEATS_A_LEASE, lease=lease, limits=self._to.payer.limits, keep=_keep(held, kept)
+            heartbeat=lease / _HEARTBEATS_A_LEASE,
+            lease=lease,
+            limits=self._to.payer.limits,
+            keep=_keep(held, kept),
+            usage=await self._to.usage.resume(proven.node),
         )
 
     async def resumed(self, address: str) -> None:
@@ -78,13 +86,16 @@ class Sessions:
             await self._to.payer.resume(node)
             for ref in node.gone:
                 await self._to.lifecycle.remind(address, ref)
+            self._to.online.replicas.offered(node)
             self._to.tasks_waiting.ring()
 
     def closed(self, address: str, link: NodeLink) -> None:
-        self._to.nodes.remove(address, link)
+        if self._to.nodes.remove(address, link):
+            self._to.online.replicas.left(address)
+        self._to.usage.settle_soon()
         log.event(logger, "node_disconnected", node=address)
 
-    async def receive(self, address: str, link: NodeLink, envelope: Envelope) -> None:  # noqa: C901 - one arm a message
+    async def receive(self, address: str, link: NodeLink, envelope: Envelope) -> None:  # noqa: C901, PLR0912 - one arm a message
         """A message of an open session; one whose node has opened a newer session is not heard any more."""
         node = self._to.nodes.get(address)
         if node is None or node.link is not link:
@@ -104,13 +115,19 @@ class Sessions:
                 await self._to.lifecycle.report(address, ref, Broken(ref, address, failure))
             case messages.OfferUpdate(offer=offer):
                 node.offer = offer
+                self._to.online.replicas.offered(node)
                 self._to.tasks_waiting.ring()
+            case messages.ModelStatus() as status:
+                self._to.online.replicas.status(node, status)
             case messages.TicketTerms() as terms:
                 await self._to.payer.terms(node, terms)
+                self._to.online.resume()
                 self._to.tasks_waiting.ring()
             case messages.PaymentReceipt() as receipt:
                 await self._to.payer.receipt(node, receipt)
                 self._to.tasks_waiting.ring()
+            case messages.UsageReceipt(id=window):
+                await self._to.usage.receipt(node, window)
             case messages.Problem() as problem:
                 log.event(logger, "node_problem", node=address, code=problem.code, detail=problem.detail)
             case _:

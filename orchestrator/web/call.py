@@ -7,6 +7,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
 
+from orchestrator.core.records import UsagePage
 from orchestrator.core.views import NodeView
 from orchestrator.ports.online import OnlineInference
 from orchestrator.service.artifacts import Artifacts
@@ -59,6 +60,8 @@ class Services:
     signer: UrlSigner
     oip: OpenInference
     nodes: Callable[[], Awaitable[Sequence[NodeView]]]
+    usage: Callable[[str | None, str | None, int], Awaitable[UsagePage]]
+    """Of an owner, after the cursor of a page, at most so many; raises ValueError for another cursor."""
     ready: Callable[[], Awaitable[object]]
     """Raises a TandemError if jobs cannot be taken now."""
     registry: CollectorRegistry

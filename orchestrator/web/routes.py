@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
-from orchestrator.web import artifacts, catalogue, folders, jobs, operation, stream, webhooks
+from orchestrator.web import artifacts, catalogue, folders, jobs, operation, stream, usage, webhooks
 from orchestrator.web.call import Handler
 from orchestrator.web.oip import handlers as oip
 from tandem.protocol.api import (
@@ -21,6 +21,7 @@ from tandem.protocol.api import (
     ModelList,
     NodeList,
     QuoteView,
+    UsageList,
     WebhookView,
 )
 from tandem.protocol.models import ModelInfo
@@ -360,6 +361,15 @@ ROUTES: tuple[Route, ...] = (
         summary="One version of a model.",
         answers={200: ModelInfo},
         errors=(404,),
+    ),
+    Route(
+        method="GET",
+        path="/v1/usage",
+        handler=usage.page,
+        summary="What you used on line, by day and model, the newest day first.",
+        query=usage.UsageQuery,
+        answers={200: UsageList},
+        errors=(400,),
     ),
     Route(
         method="GET",

@@ -6,14 +6,18 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from aiohttp import WSMessage, WSMsgType, web
+from aiohttp.http import WS_CLOSED_MESSAGE
 
 from orchestrator.core.session import Close, Deliver, Effect, Identity, OrchestratorSession, Phase, Proven, Send
+from orchestrator.ports.nodes import Reply
 from orchestrator.service.sessions import Sessions
 from orchestrator.web.call import Call
 from orchestrator.web.routes import Access, Route
-from tandem.protocol.codec import MAX_FRAME_BYTES, Envelope, decode, encode
-from tandem.protocol.errors import ProtocolError
+from tandem.outbox import Outbox
+from tandem.protocol.codec import MAX_FRAME_BYTES, Envelope, Frame, decode, encode
+from tandem.protocol.errors import AttemptLost, ProtocolError
 from tandem.protocol.messages import Failed, Finished, OrchestratorMessage
+from tandem.protocol.streams import Buffer, Refused, Responded, Streams, is_stream
 from tandem.protocol.tensors import Tensor
 
 _HANDSHAKE_SECONDS = 10.0
@@ -25,16 +29,18 @@ _RESULTS_AT_ONCE = 16
 
 
 class _Link:
-    """The outgoing side: a bounded queue that one writer empties. What services say before the welcome follows it."""
+    """The outgoing side: an outbox that one writer empties. What services say before the welcome follows it."""
 
     def __init__(self, socket: web.WebSocketResponse) -> None:
         self.node: str | None = None
         """Who is at the other end, once it is proven."""
+        self.streams = Streams(requests=True)
         self._socket = socket
-        self._queue: asyncio.Queue[Envelope | Close] = asyncio.Queue()
+        self._outbox = Outbox(self.streams)
+        self._replies: dict[int, Reply] = {}
         self._held_back: list[Envelope] | None = []
         """None once the welcome is on its way."""
-        self._open = True
+        self._closing: Close | None = None
 
     def send(self, message: OrchestratorMessage, tensors: tuple[Tensor, ...] = ()) -> None:
         if self._held_back is None:
@@ -52,27 +58,60 @@ class _Link:
         for envelope in held_back:
             self._put(envelope)
 
+    def request(self, head: bytes, body: Sequence[Buffer], reply: Reply) -> int:
+        if self._closing is not None or self._held_back is not None:
+            raise AttemptLost("the node's session has ended, or has only begun")
+        stream = self.streams.request(head, body)
+        self._replies[stream] = reply
+        self._outbox.ring()
+        return stream
+
+    def cancel(self, stream: int) -> None:
+        if self._replies.pop(stream, None) is not None and self._closing is None:
+            self.streams.cancel(stream)
+            self._outbox.ring()
+
+    def take(self, frame: bytes) -> None:
+        """A frame of a stream. Raises StreamViolation."""
+        event = self.streams.receive(frame)
+        if isinstance(event, Responded):
+            self._replies.pop(event.stream)(event)
+        elif isinstance(event, Refused):
+            self._replies.pop(event.stream)(event.error)
+        self._outbox.ring()
+
     def _put(self, envelope: Envelope) -> None:
-        if not self._open:
+        if self._closing is not None:
             return
-        if self._queue.qsize() >= _MAX_QUEUED:
+        if len(self._outbox) >= _MAX_QUEUED:
             self.close("unavailable", f"the node left {_MAX_QUEUED} messages unread")
         else:
-            self._queue.put_nowait(envelope)
+            self._outbox.put_nowait(encode(envelope))
 
     def close(self, code: str, reason: str) -> None:
-        if self._open:
-            self._open = False
-            self._queue.put_nowait(Close(code, reason))
+        if self._closing is None:
+            self._closing = Close(code, reason)
+            self._outbox.close()
+            self._lose()
+
+    def _lose(self) -> None:
+        """Requests that were under way may be tried elsewhere."""
+        replies, self._replies = self._replies, {}
+        for reply in replies.values():
+            reply(AttemptLost("the node's session ended before it answered"))
 
     async def write(self) -> None:
         """Until closed."""
-        while True:
-            item = await self._queue.get()
-            if isinstance(item, Close):
-                await self._socket.close(message=f"{item.code}: {item.detail}".encode()[:120])
-                return
-            await _send(self._socket, item)
+        await self._outbox.write(self._send)
+        if self._closing is not None:
+            message = f"{self._closing.code}: {self._closing.detail}".encode()[:120]
+            await self._socket.close(message=message)
+
+    async def _send(self, frame: Frame) -> None:
+        if isinstance(frame, str):
+            await self._socket.send_str(frame)
+        else:
+            await self._socket.send_bytes(frame)
 
 
 async def _last_words(writer: "asyncio.Task[None]") -> None:
@@ -80,14 +119,6 @@ async def _last_words(writer: "asyncio.Task[None]") -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(_LAST_WORDS_SECONDS):
             await writer
-
-
-async def _send(socket: web.WebSocketResponse, envelope: Envelope) -> None:
-    frame = encode(envelope)
-    if isinstance(frame, str):
-        await socket.send_str(frame)
-    else:
-        await socket.send_bytes(frame)
 
 
 class _Inbox:
@@ -163,23 +194,27 @@ class NodeSessions:
         prove_until = asyncio.get_running_loop().time() + _HANDSHAKE_SECONDS
         try:
             while machine.phase is not Phase.CLOSED:
-                frame = await self._receive(socket, None if machine.phase is Phase.OPEN else prove_until)
-                if frame is None:
+                is_open = machine.phase is Phase.OPEN
+                frame = await (socket.receive() if is_open else self._in_time(socket, prove_until))
+                if frame.type not in {WSMsgType.TEXT, WSMsgType.BINARY}:
                     return
-                await self._perform(inbox, machine, _effects(machine, frame))
+                if is_open and frame.type is WSMsgType.BINARY and is_stream(frame.data):
+                    effects = _taken(machine, inbox.link, frame.data)
+                else:
+                    effects = _effects(machine, frame)
+                await self._perform(inbox, machine, effects)
         finally:
             if inbox.link.node is not None:
                 self._sessions.closed(inbox.link.node, inbox.link)
 
     @staticmethod
-    async def _receive(socket: web.WebSocketResponse, until: float | None) -> WSMessage | None:
-        """The next frame; None at the end, or if there is none by the loop's time `until`."""
+    async def _in_time(socket: web.WebSocketResponse, until: float) -> WSMessage:
+        """The next frame, or an end by the loop's time `until`."""
         try:
             async with asyncio.timeout_at(until):
-                message = await socket.receive()
+                return await socket.receive()
         except TimeoutError:
-            return None
-        return message if message.type in {WSMsgType.TEXT, WSMsgType.BINARY} else None
+            return WS_CLOSED_MESSAGE
 
     async def _perform(self, inbox: _Inbox, machine: OrchestratorSession, effects: Sequence[Effect]) -> None:
         for effect in effects:
@@ -209,3 +244,11 @@ def _effects(machine: OrchestratorSession, frame: WSMessage) -> Sequence[Effect]
         return machine.receive(decode(frame.data))
     except ProtocolError as error:
         return machine.refuse(error)
+
+
+def _taken(machine: OrchestratorSession, link: _Link, frame: bytes) -> Sequence[Effect]:
+    try:
+        link.take(frame)
+    except ProtocolError as error:
+        return machine.refuse(error)
+    return ()

@@ -20,6 +20,7 @@ SUMMARIES: Final = {
     "orchestrator": "Takes jobs over HTTP, schedules them over its nodes, checks the results and pays.",
     "retry": "Try JOB again, which failed; what is done is kept.",
     "transcode": "Transcode FILE, or the file at URL, into renditions.",
+    "usage": "List what you used on line, by day and model.",
     "webhooks": "Webhooks: where each state of your jobs is told, and what became of it.",
 }
 """The commands' own first lines, so that listing them takes no import of what they need: that is seconds."""

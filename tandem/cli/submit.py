@@ -1,4 +1,4 @@
-"""The submitter's commands: `tandem transcode`, `infer`, `jobs`, `cancel`, `retry`, `model`, `nodes`."""
+"""The submitter's commands: `tandem transcode`, `infer`, `jobs`, `cancel`, `retry`, `model`, `nodes`, `usage`."""
 
 import asyncio
 import json
@@ -239,5 +239,14 @@ async def nodes(session: Session) -> None:
     session.print(found, lambda console: tables.nodes(console, found))
 
 
-COMMANDS: tuple[click.Command, ...] = (transcode, infer, jobs, explain, cancel, model, nodes)
+@click.command()
+@click.option("--limit", type=click.IntRange(1, 500), default=50, show_default=True, help="Days and models to list.")
+@submitter_command
+async def usage(session: Session, limit: int) -> None:
+    """List what you used on line, by day and model."""
+    found = await session.client.usage(limit=limit)
+    session.print(found, lambda console: tables.usage(console, found))
+
+
+COMMANDS: tuple[click.Command, ...] = (transcode, infer, jobs, explain, cancel, model, nodes, usage)
 """To be added to the `tandem` group."""

@@ -13,6 +13,7 @@ from tandem.protocol.api import (
     NodeList,
     ProgressView,
     TranscodeResult,
+    UsageList,
     WebhookView,
 )
 from tandem.protocol.jobs import AttemptState
@@ -109,6 +110,13 @@ def nodes(console: Console, found: NodeList) -> None:
         for each in found.nodes
     ]
     show(console, ("node", "can", "running", "state", "earned", "in tickets"), rows)
+
+
+def usage(console: Console, found: UsageList) -> None:
+    rows = [
+        (f"{each.day}", each.model, each.version, str(each.requests), format_amount(each.price)) for each in found.usage
+    ]
+    show(console, ("day (UTC)", "model", "version", "requests", "price"), rows)
 
 
 def webhook(console: Console, found: WebhookView) -> None:

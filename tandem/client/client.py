@@ -28,6 +28,7 @@ from tandem.protocol.api import (
     NewModel,
     NodeList,
     QuoteView,
+    UsageList,
     WebhookSettings,
     WebhookView,
 )
@@ -182,6 +183,10 @@ class TandemClient:
 
     async def nodes(self) -> NodeList:
         return await self._http.call("GET", "/v1/nodes", NodeList)
+
+    async def usage(self, *, after: str | None = None, limit: int = 50) -> UsageList:
+        """One page of what was used on line, by day and model; its `next` is the `after` of the following one."""
+        return await self._http.call("GET", "/v1/usage", UsageList, query=_given({"after": after, "limit": limit}))
 
     async def set_webhook(self, url: str | None) -> WebhookView:
         """Has each state of jobs that name no webhook told at the URL. The first answer holds the secret."""

@@ -6,7 +6,7 @@ hundred decoders of which the obscure ones are where the exploits are found.
 
 FORMATS = (
     *("mov", "matroska", "webm", "mpegts", "mpeg", "avi", "flv", "ogg", "asf", "mxf"),
-    *("mp3", "aac", "wav", "flac", "gif", "h264", "hevc", "ivf"),
+    *("mp3", "aac", "wav", "flac", "gif", "h264", "hevc", "ivf", "dv"),
 )
 VIDEO_DECODERS = (
     *("h264", "hevc", "libdav1d", "libaom-av1", "vp8", "vp9", "libvpx", "libvpx-vp9"),

@@ -28,6 +28,7 @@ from tandem.inspection.accepted import (
 )
 from tandem.inspection.answer import answer
 from tandem.inspection.boxes import is_fragmented
+from tandem.inspection.jumps import Mender
 from tandem.inspection.keyframes import h264_begins, thin
 from tandem.inspection.proof import Proof
 from tandem.inspection.timeline import MAX_FRAMES, Timeline
@@ -45,6 +46,7 @@ _LOOKED_AT = 24
 _LOOKED_AT_PACKETS = 64
 _PROBED_BYTES = 5_000_000
 """So many FFmpeg may read before it begins, to find out what a file holds."""
+_JUMPS = "a clock that jumps"
 _LOOKING_SECONDS = 5.0
 """Of processor time."""
 
@@ -70,7 +72,8 @@ def _facts(container: InputContainer, path: Path, *, thorough: bool) -> dict[str
         raise UnreadableMedia("expected a video or an audio stream, got a file with neither that can be decoded")
     video = _Looked(pictures[0], Proof(pictures[0]) if thorough else None) if pictures else None
     spans = {stream.index: _Span(stream) for stream in sounds}
-    places = _read(container, video, spans)
+    clock = Mender(container.format.name)
+    places = _read(container, video, spans, clock)
     audio = [_sound(stream, spans[stream.index]) for stream in sounds]
     media = {
         "format": container.format.name,
@@ -78,9 +81,10 @@ def _facts(container: InputContainer, path: Path, *, thorough: bool) -> dict[str
         "audio": audio,
         "subtitles": [_subtitle(stream) for stream in container.streams.subtitles],
         "video": video.describe() if video else None,
-        "unsplittable": video.timeline.fault if video else None,
+        "unsplittable": _JUMPS if clock.jumped else video.timeline.fault if video else None,
+        "jumps": clock.jumped,
     }
-    keyframes = video.keyframes() if video else []
+    keyframes = video.keyframes() if video and not clock.jumped else []
     layout = None
     if video is not None and video.in_order and "mp4" in container.format.name and not is_fragmented(path):
         layout = _layout(video, keyframes, *places)
@@ -243,6 +247,7 @@ class _Looked:
             "frames": timeline.frames,
             "start_us": round((timeline.start or 0) * timeline.tick * _MICRO),
             "duration_us": round(timeline.span * _MICRO),
+            "longest_us": round(timeline.longest * _MICRO),
             **self._picture(frame),
         }
 
@@ -261,7 +266,9 @@ class _Looked:
         return "bottom_first" if self.stream.codec_context.field_order in names.BOTTOM_FIRST else "top_first"
 
 
-def _read(container: InputContainer, video: _Looked | None, spans: Mapping[int, _Span]) -> tuple[int, int]:
+def _read(
+    container: InputContainer, video: _Looked | None, spans: Mapping[int, _Span], clock: Mender
+) -> tuple[int, int]:
     """Every packet of the first video stream and of all audio streams; the bytes between which they are."""
     first, end = sys.maxsize, 0
     wanted = {*spans, video.stream.index} if video else {*spans}
@@ -272,6 +279,7 @@ def _read(container: InputContainer, video: _Looked | None, spans: Mapping[int, 
     for packet in container.demux(streams):
         if packet.pos is not None:
             first, end = min(first, packet.pos), max(end, packet.pos + packet.size)
+        clock.mend(packet)
         if video is not None and packet.stream_index == video.stream.index:
             video.add(packet)
         elif packet.stream_index in spans:

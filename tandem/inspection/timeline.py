@@ -22,6 +22,9 @@ class Timeline:
     fault: str | None = None
     decoding: bool = False
     """Whether a keyframe has come that is decoded and not shown, as before the beginning of an edit list."""
+    longest: Fraction = Fraction(0)
+    """Seconds, the most that a frame is shown."""
+    _latest: int | None = None
     _last_dts: int | None = None
 
     @property
@@ -41,7 +44,9 @@ class Timeline:
                 self.start = time
             if time < self.start:
                 return
-            self.end = max(self.end, time + duration)
+            if self._latest is None or time >= self._latest:
+                # Of the others the duration says how long until the next one is decoded, not shown.
+                self._latest, self.end = time, time + duration
             self.times.append(time)
             if begins:
                 self.keys.append(time)
@@ -61,4 +66,6 @@ class Timeline:
         gaps = [ordered[index + 1] - ordered[index] for index in range(len(ordered) - 1)]
         if gaps and min(gaps) <= 0:
             self.fault = self.fault or "pictures that are shown at the same time"
+        if ordered:
+            self.longest = max(*gaps, self.end - ordered[-1], 0, 0) * self.tick
         return bool(gaps) and (max(gaps) - min(gaps)) * self.tick > _JITTER

@@ -154,12 +154,18 @@ def _kill_group(leader: int, number: signal.Signals) -> None:
 
 @asynccontextmanager
 async def spawn(
-    argv: Sequence[str], *, limits: Limits, confinement: Confinement, clock: Clock, stdin: bool = False
+    argv: Sequence[str],
+    *,
+    limits: Limits,
+    confinement: Confinement,
+    clock: Clock,
+    stdin: bool = False,
+    pass_fds: Sequence[int] = (),
 ) -> AsyncIterator[Child]:
     """Starts a confined child in a session of its own; leaving the block, however it is left, ends all of it.
 
     It also dies with this process, even if that is killed. Without `stdin` it reads end-of-file there. Its working
-    folder is `/`, so pass absolute paths.
+    folder is `/`, so pass absolute paths. Descriptors in `pass_fds` keep their numbers in it.
     """
     loop = asyncio.get_running_loop()
     transport, protocol = await loop.subprocess_exec(
@@ -171,6 +177,7 @@ async def spawn(
         start_new_session=True,
         cwd="/",
         env=environment(confinement),
+        pass_fds=pass_fds,
     )
     child = Child(Process(transport, protocol, loop), transport, limits, confinement)
     try:

@@ -4,7 +4,7 @@ Unlike what is sent, an answer may hold more than a client knows: unknown fields
 may be newer than its clients. Amounts are wei, written as decimal strings; times are RFC 3339 in UTC.
 """
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -271,6 +271,24 @@ class DeliveryView(View):
 
 class DeliveryList(View):
     deliveries: tuple[DeliveryView, ...]
+    next: str | None = None
+    """To be given as `after` for the next page; None at the end."""
+
+
+class UsageView(View):
+    """What an API key used of one model on line, on one day."""
+
+    day: date
+    """In UTC."""
+    model: str
+    version: str
+    requests: int
+    price: Wei
+    """Wei, of all of them."""
+
+
+class UsageList(View):
+    usage: tuple[UsageView, ...]
     next: str | None = None
     """To be given as `after` for the next page; None at the end."""
 

@@ -29,6 +29,9 @@ JobId = Annotated[str, StringConstraints(pattern=r"^job_[0-9a-f]{28}$")]
 TaskId = Annotated[str, StringConstraints(pattern=r"^job_[0-9a-f]{28}\.[0-9]{1,6}$")]
 """The job's id, a dot and the index of the task in its job."""
 
+WindowId = Annotated[str, StringConstraints(pattern=r"^win_[0-9a-f]{28}$")]
+"""Sorts by time of creation."""
+
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 """A name a person chose: letters, digits, dot, underscore, hyphen; at most 64."""
 
@@ -39,9 +42,18 @@ _ENTROPY_BYTES = 8
 
 def job_id(now: float, entropy: bytes) -> str:
     """The id of a job created at `now` (seconds since the epoch) with 8 random bytes."""
+    return f"job_{_moment(now, entropy)}"
+
+
+def window_id(now: float, entropy: bytes) -> str:
+    """The id of a window of usage that ends at `now` (seconds since the epoch), with 8 random bytes."""
+    return f"win_{_moment(now, entropy)}"
+
+
+def _moment(now: float, entropy: bytes) -> str:
     if len(entropy) != _ENTROPY_BYTES:
         raise ValueError(f"expected {_ENTROPY_BYTES} random bytes, got {len(entropy)}")
-    return f"job_{int(now * 1000):012x}{entropy.hex()}"
+    return f"{int(now * 1000):012x}{entropy.hex()}"
 
 
 def task_id(job: str, index: int) -> str:

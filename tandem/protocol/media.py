@@ -75,6 +75,8 @@ class VideoStream(Frozen):
     """When the first frame is shown."""
     duration_us: Duration = 0
     """From the first frame's start to the last one's end."""
+    longest_us: Duration = 0
+    """The most from one frame's start to the next one's."""
     pixel_format: str = Field(default="yuv420p", max_length=64)
     bit_depth: int = Field(default=8, ge=1, le=32)
     field_order: FieldOrder = FieldOrder.PROGRESSIVE
@@ -123,6 +125,8 @@ class MediaInfo(Frozen):
     unsplittable: Label | None = None
     """Why the timeline forbids that pieces are transcoded apart; None: it does not."""
 
+    jumps: bool = False
+    """Whether its clock jumps, as in a recording of a broadcast; times are given as if it did not."""
     complexity: int | None = Field(default=None, ge=0, lt=2**53)
     """Millionths of a bit that a pixel of a small version takes at constant quality; None: not measured."""
 

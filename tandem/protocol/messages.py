@@ -2,8 +2,8 @@
 
 The session opens with four messages (`Hello`, `Challenge`, `Proof`, `Welcome`); every other comes after. Everything
 that matters is acknowledged by meaning, not by transport: an attempt is held by the node until its `Verdict`, a
-payment by the orchestrator until its `PaymentReceipt`. After a drop both are said again, and duplicates are harmless,
-because attempts carry their number and tickets their nonce.
+payment by the orchestrator until its `PaymentReceipt`, a window of usage until its `UsageReceipt`. After a drop all are
+said again, and duplicates are harmless, because attempts carry their number, tickets their nonce, windows their id.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from tandem.protocol.capacity import Capability, Capacity
-from tandem.protocol.ids import ArtifactId, AttemptRef, Frozen, Label, Name
+from tandem.protocol.ids import ArtifactId, AttemptRef, Frozen, Label, Name, WindowId
 from tandem.protocol.jobs import MAX_FILES, Output, Work
 from tandem.protocol.models import MAX_MODEL_FILES, ModelFile, ModelSettings
 from tandem.protocol.pricing import Prices
@@ -26,6 +26,7 @@ PROTOCOL_VERSION = 1
 MAX_HELD = 4096
 MAX_TICKETS = 1024
 MAX_WARM = 1024
+MAX_WINDOWS = 256
 
 Detail = Annotated[str, Field(max_length=4096)]
 Url = Annotated[str, Field(max_length=2048)]
@@ -113,6 +114,23 @@ class TicketLimits(Frozen):
     max_expected_value: Wei
 
 
+class UsageWindow(Frozen):
+    """Orchestrator to node: accepted on-line work of a short time, which is owed; said again until it is answered."""
+
+    type: Literal["usage_window"] = "usage_window"
+    id: WindowId
+    requests: int = Field(ge=1, lt=2**63)
+    price: Wei
+    """Of all of them."""
+
+
+class UsageReceipt(Frozen):
+    """Node to orchestrator: the window is in its books."""
+
+    type: Literal["usage_receipt"] = "usage_receipt"
+    id: WindowId
+
+
 class Welcome(Frozen):
     """Orchestrator to node: the session is open. Held attempts that are not in `keep` are to be dropped."""
 
@@ -123,6 +141,8 @@ class Welcome(Frozen):
     """Seconds without a heartbeat after which attempts are given to others."""
     limits: TicketLimits
     keep: tuple[AttemptRef, ...] = Field(default=(), max_length=MAX_HELD)
+    usage: tuple[UsageWindow, ...] = Field(default=(), max_length=MAX_WINDOWS)
+    """Windows that were not answered. Of earlier sessions nothing else is counted."""
 
 
 class OfferUpdate(Frozen):
@@ -343,6 +363,7 @@ NodeMessage = (
     | ModelStatus
     | TicketTerms
     | PaymentReceipt
+    | UsageReceipt
     | Problem
 )
 OrchestratorMessage = (
@@ -356,6 +377,7 @@ OrchestratorMessage = (
     | UnloadModel
     | TicketTermsReply
     | Payment
+    | UsageWindow
     | Problem
 )
 Message = NodeMessage | OrchestratorMessage

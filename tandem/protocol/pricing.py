@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field
 from tandem.protocol.ids import Frozen
 from tandem.protocol.jobs import InferenceWork, TranscodeWork
 from tandem.protocol.media import VideoCodec
-from tandem.protocol.tensors import TensorMeta, TensorSpec, elements
+from tandem.protocol.tensors import Tensor, TensorMeta, TensorSpec, elements
 from tandem.protocol.units import Wei, ceil_div
 
 PIXELS_PER_MEGAPIXEL = 10**6
@@ -43,7 +43,7 @@ def transcode_price(prices: Prices, work: TranscodeWork) -> int | None:
     return pictures + ceil_div(tracks * work.duration_us * prices.track_minute, 60 * MICROSECONDS)
 
 
-def inference_cost(cost_us: int, specs: Sequence[TensorSpec], inputs: Sequence[TensorMeta]) -> int:
+def inference_cost(cost_us: int, specs: Sequence[TensorSpec], inputs: Sequence[TensorMeta | Tensor]) -> int:
     """Microseconds of model cost for these inputs.
 
     `cost_us` was measured with every open dimension at 1; an input with n times the elements counts n times.

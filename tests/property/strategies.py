@@ -171,6 +171,8 @@ ticket_params = st.builds(
     expiry=st.integers(0, 2**64 - 1),
     commitment=bytes32,
 )
+window_ids = st.integers(0, 2**112 - 1).map("win_{:028x}".format)
+usage_windows = st.builds(m.UsageWindow, id=window_ids, requests=st.integers(1, 2**63 - 1), price=wei)
 limits = st.builds(m.TicketLimits, max_face_value=wei, min_expected_value=wei, max_expected_value=wei)
 held = st.builds(m.HeldAttempt, ref=refs, finished=st.booleans())
 transcode_outputs = st.builds(
@@ -207,6 +209,7 @@ node_messages: st.SearchStrategy[m.NodeMessage] = st.one_of(
     st.builds(m.Failed, ref=refs, code=labels, detail=details, retryable=st.booleans()),
     st.builds(m.TicketTerms, params=ticket_params),
     st.builds(m.PaymentReceipt, id=st.integers(1, 2**63 - 1), accepted=st.booleans(), code=codes, detail=details),
+    st.builds(m.UsageReceipt, id=window_ids),
     st.builds(m.Problem, code=labels, detail=details, fatal=st.booleans()),
 )
 orchestrator_messages: st.SearchStrategy[m.OrchestratorMessage] = st.one_of(
@@ -221,7 +224,9 @@ orchestrator_messages: st.SearchStrategy[m.OrchestratorMessage] = st.one_of(
         nonce=bytes32,
         signature=signatures,
     ),
-    st.builds(m.Welcome, heartbeat=seconds, lease=seconds, limits=limits, keep=tuples(refs)),
+    st.builds(
+        m.Welcome, heartbeat=seconds, lease=seconds, limits=limits, keep=tuples(refs), usage=tuples(usage_windows)
+    ),
     st.builds(m.HeartbeatReply, lost=tuples(refs)),
     assigns(transcodes),
     st.builds(m.Verdict, ref=refs, accepted=st.booleans(), price=wei, code=codes, detail=details),
@@ -235,6 +240,7 @@ orchestrator_messages: st.SearchStrategy[m.OrchestratorMessage] = st.one_of(
             st.builds(m.SignedTicket, sender_nonce=st.integers(0, 2**32 - 1), signature=signatures), at_least=1
         ),
     ),
+    usage_windows,
 )
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from node.adapters.ffmpeg import SOFTWARE, Ffmpeg, Trials, VideoEncoder
-from node.adapters.inference import InferenceSettings, WorkerInference
+from node.adapters.inference import WorkerInference
+from node.adapters.workers import InferenceSettings
 from node.ports.execution import ModelFiles
 from tandem.clock import Clock
 from tandem.protocol.capacity import Sandbox

@@ -9,8 +9,9 @@ import ffmpeg
 
 from node.adapters.ffmpeg import encoders, sounds
 from node.adapters.ffmpeg.encoders import SOFTWARE
+from node.adapters.ffmpeg.graphs import apart
 from node.adapters.ffmpeg.hardware import Route, encoders_on
-from node.adapters.ffmpeg.pictures import MARGIN_US, Span, branches, seconds
+from node.adapters.ffmpeg.pictures import MARGIN_US, Span, beginning_us, branches, seconds
 from node.adapters.ffmpeg.sounds import Level
 from tandem.inspection.accepted import DEMUXER_OPTIONS, MAX_PIXELS
 from tandem.protocol.jobs import PICTURE_OFFSET_TICKS, TranscodeWork
@@ -28,7 +29,7 @@ _SPARE_FRAMES = 50
 _SEEK_MARGIN_US = 500_000
 _COARSE_SEEKERS = ("mpegts", "mpeg")
 """Formats that seek by decoding time, and would pass by a keyframe that is decoded before it is shown."""
-_COMMON = ("-hide_banner", "-nostdin", "-y", "-max_alloc", str(_MAX_ALLOC), "-copyts")
+_COMMON = ("-hide_banner", "-nostdin", "-y", "-max_alloc", str(_MAX_ALLOC))
 _QUIET = ("-loglevel", "error")
 _PROGRESS = ("-nostats", "-progress", "pipe:1", "-stats_period", "0.25")
 _GPU = ("-init_hw_device", "cuda=cu:0", "-filter_hw_device", "cu")
@@ -72,13 +73,20 @@ def build(work: TranscodeWork, means: Means) -> list[str]:
     """What follows the program's name."""
     outputs = list(_outputs(work, means))
     device = _GPU if means.route is Route.GPU else ()
-    return [*_COMMON, *_QUIET, *_PROGRESS, *device, *ffmpeg.get_args(ffmpeg.merge_outputs(*outputs))]
+    arguments = apart(ffmpeg.get_args(ffmpeg.merge_outputs(*outputs)))
+    return [*_common(work), *_QUIET, *_PROGRESS, *device, *arguments]
 
 
 def build_measurement(work: TranscodeWork, asked: AudioRendition, means: Means) -> list[str]:
     """What measures the loudness of one audio rendition's sound; the answer is on stderr."""
     sound = sounds.measurement(_input(work, means)[f"a:{asked.track}"], work, asked)
-    return [*_COMMON, "-loglevel", "info", "-nostats", *ffmpeg.get_args(ffmpeg.output(sound, "-", format="null"))]
+    return [*_common(work), "-loglevel", "info", "-nostats", *ffmpeg.get_args(ffmpeg.output(sound, "-", format="null"))]
+
+
+def _common(work: TranscodeWork) -> Iterator[str]:
+    yield from _COMMON
+    if not work.media.jumps:  # which ffmpeg mends only where times need not stay as they are
+        yield "-copyts"
 
 
 def _outputs(work: TranscodeWork, means: Means) -> Iterator[Any]:
@@ -92,7 +100,7 @@ def _outputs(work: TranscodeWork, means: Means) -> Iterator[Any]:
             paths[rendition.name], pictures[rendition.name], *tracks, **_video(work, rendition, means), **extra
         )
     for sound in () if work.direct else work.audio:
-        copied = {} if sound.bitrate is not None else {"output_ts_offset": seconds(-work.origin_us)}
+        copied = {} if sound.bitrate is not None else {"output_ts_offset": seconds(-beginning_us(work))}
         yield _output(paths[sound.name], muted[("", sound.name)], **sounds.options(sound), **copied)
     for name in work.stills.names if work.stills else ():
         yield _output(
@@ -140,7 +148,8 @@ def _video(work: TranscodeWork, rendition: Rendition, means: Means) -> dict[str,
     expected = work.frames_of(rendition)
     return {
         **encoders.options(rendition, encoder, means.threads),
-        "fps_mode:v": "passthrough",
+        # The latter leaves out what comes at a time that another picture had.
+        "fps_mode:v": "passthrough" if work.media.splittable else "vfr",
         "enc_time_base:v": _TIME_BASE,
         "force_key_frames:v": _keyframes(work),
         # No more than is paid for, whatever the source turns out to hold.
@@ -152,12 +161,12 @@ def _video(work: TranscodeWork, rendition: Rendition, means: Means) -> dict[str,
 def _keyframes(work: TranscodeWork) -> str:
     """At the first frame of each cell of the job's time, so that all renditions and windows have them alike.
 
-    An expression knows times from the first frame on, which is the job's beginning only if nothing is cut. Else the
-    cells' beginnings are listed; of more than fit on a command line none, and the expression has to do.
+    The cells' beginnings are listed. Of more than fit on a command line an expression has to do, which knows times from
+    the first frame on: that is not always the job's beginning.
     """
     gop, span = work.picture.gop_us, Span.of(work)
     cells = range(span.start // gop + 1, -(-span.end // gop))
-    if (work.window or work.clip) and len(cells) < _MOST_LISTED:
+    if len(cells) < _MOST_LISTED:
         offset = 0 if work.direct else PICTURE_OFFSET_TICKS * 100 // 9
         return ",".join(["0", *(f"{(cell * gop + offset - MARGIN_US) / _MICRO:.3f}" for cell in cells)])
     cell = f"floor(({{}}+{seconds(MARGIN_US)})/{seconds(gop)})"
@@ -201,7 +210,7 @@ def _subtitles(media: Any, work: TranscodeWork, means: Means) -> Iterator[Any]:
         bounds = {"ss": seconds(work.clip.start_us), "seek_timestamp": 1, "t": seconds(work.clip.duration_us)}
         source = _input(work.model_copy(update={"seek_us": None}), means, **bounds)
     for each in work.subtitles:
-        yield _output(paths[each.name], source[f"s:{each.track}"], output_ts_offset=seconds(-work.origin_us))
+        yield _output(paths[each.name], source[f"s:{each.track}"], output_ts_offset=seconds(-beginning_us(work)))
 
 
 def _most_stills(work: TranscodeWork, name: str) -> int:

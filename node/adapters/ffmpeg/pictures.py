@@ -44,6 +44,15 @@ def ticks(us: int) -> int:
     return round(us * _TICKS / _MICRO)
 
 
+def beginning_us(work: TranscodeWork) -> int:
+    """When the job begins, as ffmpeg counts: of a file whose clock jumps, from the first time of a stream in use."""
+    media = work.media
+    if not media.jumps or media.video is None:
+        return work.origin_us
+    used = [media.audio[each.track].start_us for each in work.audio]
+    return work.origin_us - min([*used, media.video.start_us] if work.video or work.stills or not used else used)
+
+
 @dataclass(frozen=True, slots=True)
 class Span:
     """Of the job's time, in microseconds: what a task keeps."""
@@ -63,7 +72,7 @@ def branches(source: Any, logo: Any, work: TranscodeWork, offset: int, *, on_gpu
     """The stream of each file that is made of pictures, by name; `offset` is added to their times, in ticks."""
     makers = list(_makers(logo, work, offset, on_gpu=on_gpu))
     common = _gpu_frames(source) if on_gpu else _common(source, work)
-    common = common.filter("settb", f"1/{_TICKS}").filter("setpts", f"PTS-({ticks(work.origin_us)})")
+    common = common.filter("settb", f"1/{_TICKS}").filter("setpts", f"PTS-({ticks(beginning_us(work))})")
     if not any(rendition.fps for rendition in work.video):  # a new rate looks at frames from before the window
         common = _cut(common, work)
     if work.picture.tone_map:
@@ -82,9 +91,9 @@ def _makers(logo: Any, work: TranscodeWork, offset: int, *, on_gpu: bool) -> Ite
             yield rendition.name, _renderer(rendition, mark, work, offset)
     stills = work.stills
     if stills is not None and stills.thumbnails is not None:
-        yield "thumbnails", _thumbnailer(stills.thumbnails)
+        yield "thumbnails", _thumbnailer(stills.thumbnails, clipped=work.clip is not None)
     if stills is not None and stills.sprite is not None:
-        yield "sprite", _thumbnailer(stills.sprite)
+        yield "sprite", _thumbnailer(stills.sprite, clipped=work.clip is not None)
     if stills is not None and stills.poster is not None:
         yield "poster", _poster(stills.poster, work)
 
@@ -169,14 +178,16 @@ def _logo(mark: Any, rendition: Rendition, watermark: Watermark) -> Any:
     return scaled.filter("colorchannelmixer", aa=f"{watermark.opacity:.4f}").filter("setpts", "PTS-STARTPTS-1/TB")
 
 
-def _thumbnailer(asked: Thumbnails) -> Callable[[Any], Any]:
+def _thumbnailer(asked: Thumbnails, *, clipped: bool) -> Callable[[Any], Any]:
     """The first frame of each interval; where there is none, the one before again."""
     interval = seconds(asked.interval_us)
+    # A clip may begin long before its first frame. Else that would be said again, wrongly, where the size changes.
+    begin = {"start_time": 0} if clipped else {}
 
     def pick(stream: Any) -> Any:
         cell, last = f"floor(t/{interval})", f"floor(prev_selected_t/{interval})"
         first = stream.filter("select", f"if(isnan(prev_selected_t),1,gt({cell},{last}))")
-        each = first.filter("fps", fps=f"{_MICRO}/{asked.interval_us}", round="down", start_time=0)
+        each = first.filter("fps", fps=f"{_MICRO}/{asked.interval_us}", round="down", eof_action="pass", **begin)
         small = _still(each, asked.width, asked.height)
         return small.filter("tile", f"{asked.columns}x{asked.rows}") if isinstance(asked, Sprite) else small
 

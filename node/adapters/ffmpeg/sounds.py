@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from node.adapters.ffmpeg.pictures import SLACK_US, seconds
+from node.adapters.ffmpeg.pictures import SLACK_US, beginning_us, seconds
 from tandem.protocol.jobs import TranscodeWork
 from tandem.protocol.ladder import AudioRendition
 from tandem.protocol.placement import AUDIO_ENCODERS
@@ -51,9 +51,12 @@ def encoded(track: Any, work: TranscodeWork, asked: AudioRendition, level: Level
 
 def _prepared(track: Any, work: TranscodeWork, asked: AudioRendition) -> Any:
     """Cut to the job's time; gaps become silence, and so does what the source lacks at the beginning."""
-    shifted = track.filter("asetpts", f"PTS-({seconds(work.origin_us)})/TB")
+    shifted = track.filter("asetpts", f"PTS-({seconds(beginning_us(work))})/TB")
     cut = shifted.filter("atrim", start=0, end=seconds(_end(work, asked)))
-    filled = cut.filter("aresample", asked.sample_rate, **{"async": 1, "min_hard_comp": 0.1, "first_pts": 0})
+    # Sound that begins before is cut at 0; to say so again would be wrong where its layout changes on the way.
+    late = work.media.audio[asked.track].start_us > work.origin_us
+    first = {"first_pts": 0} if late else {}
+    filled = cut.filter("aresample", asked.sample_rate, **{"async": 1, "min_hard_comp": 0.1}, **first)
     return filled.filter("aformat", channel_layouts=_LAYOUTS.get(asked.channels, "stereo"))
 
 

@@ -9,6 +9,7 @@ from orchestrator.adapters.store.ledger import entry_record, post, void_refusal
 from orchestrator.adapters.store.queries import load_account, save_account
 from orchestrator.adapters.store.rows import AnyRow, account_record, payment_record
 from orchestrator.adapters.store.schema import accounts, attempts, chain_cursors, chain_entries, entries, payments
+from orchestrator.adapters.store.usage import used_of
 from orchestrator.core import ledger
 from orchestrator.core.ledger import Entry, EntryKind, TrialBalance
 from orchestrator.core.records import Books, ChainEntry, ChainEvents, Cursor, Finding
@@ -113,6 +114,7 @@ def read_books(connection: Connection, source: str) -> Books:
             Finding(row.recipient, row.tx_hash, unissued=row.unissued) for row in connection.execute(unissued)
         ),
         accepted=_accepted(connection),
+        usage=used_of(connection),
     )
 
 

@@ -13,7 +13,7 @@ from orchestrator.adapters.store.rows import AnyRow, payment_values
 from orchestrator.adapters.store.schema import chain_entries, entries, payments
 from orchestrator.core import ledger
 from orchestrator.core.ledger import Entry
-from orchestrator.core.records import AccountRecord, AttemptRecord, Failure, PaymentRecord
+from orchestrator.core.records import AccountRecord, AttemptRecord, Failure, PaymentRecord, UsageWindowRecord
 
 _INSERT = insert(entries)
 _INSERT_ONE = insert(entries).returning(entries.c.id)
@@ -29,6 +29,13 @@ def earn(connection: Connection, now: float, attempts: Sequence[AttemptRecord]) 
     connection.execute(_INSERT, rows)
     for node in sorted({attempt.node for attempt in paid}):
         add_earned(connection, node, sum(attempt.earned for attempt in paid if attempt.node == node), now)
+
+
+def use(connection: Connection, now: float, window: UsageWindowRecord) -> None:
+    """A window of on-line work is owed to its node."""
+    if window.price:
+        connection.execute(_INSERT, entry_values(now, ledger.used(window.node, window.price, window.id)))
+        add_earned(connection, window.node, window.price, now)
 
 
 def issue(connection: Connection, now: float, account: AccountRecord, payment: PaymentRecord) -> PaymentRecord:

@@ -244,6 +244,32 @@ entries = Table(
     sqlite_autoincrement=True,
 )
 
+windows = Table(
+    "windows",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("node", Text, nullable=False),
+    Column("requests", BigInteger, nullable=False),
+    Column("price", WeiText, nullable=False),
+    CheckConstraint("requests > 0", name="not_empty"),
+    Index(None, "node", "id"),
+    comment="of on-line usage, owed and not answered by the node",
+)
+
+usage = Table(
+    "usage",
+    metadata,
+    Column("owner", Text, primary_key=True),
+    Column("day", Text, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("version", Text, primary_key=True),
+    Column("node", Text, primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("price", WeiText, nullable=False),
+    Index(None, "day", "model", "version"),
+    comment="accepted on-line work, added up by day",
+)
+
 chain_cursors = Table(
     "chain_cursors",
     metadata,

@@ -15,6 +15,7 @@ from orchestrator.adapters.store.funding import SqlFunding
 from orchestrator.adapters.store.jobs import SqlJobs
 from orchestrator.adapters.store.migrate import demand_current, upgrade
 from orchestrator.adapters.store.preparations import SqlPreparations
+from orchestrator.adapters.store.usage import SqlUsage
 from orchestrator.adapters.store.webhooks import SqlWebhooks
 from orchestrator.core.records import Books
 from tandem.clock import Clock
@@ -26,6 +27,7 @@ class SqlStore(
     SqlPreparations,
     SqlExports,
     SqlAccounts,
+    SqlUsage,
     SqlLedger,
     SqlFunding,
     SqlCatalogue,

@@ -21,6 +21,7 @@ WITH_KEY = [
     ("GET", "/v1/models"),
     ("GET", "/v1/models/x/versions/1"),
     ("GET", "/v1/nodes"),
+    ("GET", "/v1/usage"),
 ]
 
 

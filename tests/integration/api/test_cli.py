@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import re
 from pathlib import Path
 
 import click
 from click.testing import CliRunner, Result
 
+from orchestrator.core.records import UsageShare, UsageWindowRecord
 from tandem.cli.submit import COMMANDS
 from tandem.cli.webhooks import webhooks
 from tandem.protocol.jobs import FileResult, InferenceOutput, TranscodeOutput
@@ -76,6 +78,18 @@ async def test_json_is_the_answer_and_nothing_else(api: Api, clip: bytes, tmp_pa
         == "transcode"
     )
     assert json.loads((await tandem(api, "nodes", "--json")).stdout) == {"nodes": []}
+
+
+async def test_usage_is_listed_by_day_and_model(api: Api) -> None:
+    shares = [UsageShare(owner, "digits", "1", requests=2, price=2 * 10**9) for owner in ("local", "key_other")]
+    await api.store.settle_usage([UsageWindowRecord(f"win_{1:028x}", NODE, tuple(shares), 4, 4 * 10**9)])
+    listed = await tandem(api, "usage")
+    assert listed.exit_code == 0, listed.output
+    assert re.search(r"\bdigits\b.*\b1\b.*\b2\b.*\b2 gwei", listed.stdout)
+    page = json.loads((await tandem(api, "usage", "--json")).stdout)
+    assert (page["usage"][0]["price"], page["next"]) == (str(2 * 10**9), None)
+    status, problem = await api.call("GET", "/v1/usage?after=yesterday")
+    assert (status, problem["code"]) == (400, "invalid_request")
 
 
 async def test_a_job_that_is_cancelled_ends_the_command_with_1(api: Api, clip: bytes, tmp_path: Path) -> None:

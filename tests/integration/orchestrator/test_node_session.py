@@ -3,10 +3,12 @@
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType, web
+from prometheus_client import CollectorRegistry
 
 from node.core.session import Challenged, Expectation, NodeSession
 from orchestrator.adapters.artifacts import open_artifacts
@@ -19,13 +21,17 @@ from orchestrator.ports.nodes import NodeLink
 from orchestrator.service.events import JobEvents
 from orchestrator.service.lifecycle import Bells, Lifecycle
 from orchestrator.service.nodes import Nodes
+from orchestrator.service.online import Online, OnlinePolicy
 from orchestrator.service.paying import Payer
+from orchestrator.service.replicas import ReplicaPolicy, Replicas
 from orchestrator.service.scheduling import Timeouts
 from orchestrator.service.sessions import Collaborators, Sessions
 from orchestrator.service.tracking import Tracker
+from orchestrator.service.usage import Usage
 from orchestrator.service.verification import Verifier
 from orchestrator.web.call import Call
 from orchestrator.web.session import NodeSessions
+from orchestrator.web.signing import UrlSigner
 from tandem.clock import SystemClock
 from tandem.protocol.capacity import Sandbox
 from tandem.protocol.codec import Envelope, Frame, decode, encode
@@ -79,9 +85,14 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
         lifecycle = Lifecycle(store, nodes, events, tracker, RetryPolicy(), Bells(waiting.ring, owed.ring))
         verifier = Verifier(store, disk, ChildInspector(sandbox=Sandbox.LIMITS, clock=clock), lifecycle, clock)
         payer = Payer(store, nodes, IDENTITY, PAYING, owed)
+        usage = Usage(store, nodes, clock, 1.0, owed.ring, CollectorRegistry())
+        replicas = partial(Replicas, nodes, UrlSigner(bytes(32), ORIGIN, clock), clock, ReplicaPolicy(1))
+        online = Online(nodes, replicas, usage, store.models, clock, price=1, policy=OnlinePolicy())
         timeouts = Timeouts(lease=30, start_to_finish_base=60, start_to_finish_factor=1)
         doors = Doors(
-            Collaborators(store, nodes, lifecycle, verifier, payer, events, tracker, waiting, clock, timeouts)
+            Collaborators(
+                store, nodes, lifecycle, verifier, payer, usage, online, events, tracker, waiting, clock, timeouts
+            )
         )
         endpoint = NodeSessions(IDENTITY, doors, heartbeat=15)
 

@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from models.digits.train import Digits, load
-from node.adapters.inference import InferenceSettings, WorkerInference
+from node.adapters.inference import WorkerInference
+from node.adapters.workers import InferenceSettings
 from tandem.clock import SystemClock
 from tandem.process import detect_sandbox
 from tandem.protocol.tensors import Datatype, Tensor

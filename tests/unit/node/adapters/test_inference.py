@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from node.adapters.inference import InferenceSettings, WorkerInference, installed_package
+from node.adapters.inference import WorkerInference, installed_package
+from node.adapters.worker import Worker
+from node.adapters.workers import InferenceSettings
 from tandem.clock import SystemClock
 from tandem.process import detect_sandbox
 from tandem.process.tree import descendants
@@ -62,14 +64,21 @@ def digits(models: Path) -> Path:
 async def inference(models: Path) -> AsyncIterator[WorkerInference]:
     """One worker for all tests that leave it standing."""
     async with await inference_in(models) as inference:
+        await inference.start()
         yield inference
+
+
+def worker_of(inference: WorkerInference, seat: int = 0) -> Worker:
+    worker = inference.workers.seats[seat].worker
+    assert worker is not None
+    return worker
 
 
 def pid_of(inference: WorkerInference) -> int:
     """Of the process that runs the models, inside the sandbox if there is one."""
-    assert inference._worker is not None
-    assert inference._worker.pid is not None
-    return [inference._worker.pid, *descendants(inference._worker.pid)][-1]
+    worker = worker_of(inference)
+    assert worker.pid is not None
+    return [worker.pid, *descendants(worker.pid)][-1]
 
 
 async def test_a_model_runs_and_stays_warm(inference: WorkerInference, models: Path) -> None:
@@ -176,7 +185,7 @@ async def test_outputs_that_fit_no_message_are_too_large(inference: WorkerInfere
 
     assert len((await inference.run(files(model), [shape(2**22)])).outputs[0].data) == 2**24
     with pytest.raises(TooLarge, match="ask for fewer"):
-        await inference.run(files(model), [shape(2**24)])
+        await inference.run(files(model), [shape(2**25)])
     with pytest.raises(ExecutionFailed):
         await inference.run(files(model), [shape(2**44)])
 
@@ -221,8 +230,8 @@ async def test_an_endless_run_is_cancelled_within_a_second_and_the_worker_stays(
 
 
 async def until_running(inference: WorkerInference, count: int) -> None:
-    """Until so many requests have been sent to the worker."""
-    while inference._worker is None or len(inference._worker._pending) < count:  # noqa: ASYNC110 - no event for tests
+    """Until so many orders have been sent to the worker."""
+    while len(worker_of(inference)._orders) < count:  # noqa: ASYNC110 - no event for tests
         await asyncio.sleep(0)
 
 
@@ -238,23 +247,22 @@ async def test_a_run_beyond_its_time_is_stopped(models: Path) -> None:
 
 async def test_a_worker_that_does_not_obey_is_killed(models: Path, digits: Path) -> None:
     async with await inference_in(models, replace(QUICK, grace_seconds=0.1)) as inference:
-        await inference.start()
-        before = pid_of(inference)
+        await inference.run(files(digits), [IMAGE])
+        before, worker = pid_of(inference), worker_of(inference)
         os.kill(before, signal.SIGSTOP)
         async with asyncio.TaskGroup() as group:
             running = group.create_task(inference.run(files(digits), [IMAGE]))
             await until_running(inference, 1)
             running.cancel()
+        await worker.ended.wait()
         assert (await inference.run(files(digits), [IMAGE])).provider == CPU
         assert pid_of(inference) != before
 
 
 async def test_the_worker_starts_before_the_first_request(tmp_path: Path) -> None:
     async with await inference_in(tmp_path) as inference:
-        worker = inference._worker
-        assert worker is not None
         await inference.start()
-        assert inference._worker is worker
+        assert worker_of(inference).facts is not None
 
 
 async def test_a_crash_fails_what_was_running_and_the_next_request_starts_anew(models: Path, digits: Path) -> None:

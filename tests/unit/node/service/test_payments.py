@@ -17,6 +17,7 @@ from node.service.link import Link
 from node.service.notes import Notes
 from node.service.payments import Account, Payments
 from node.service.terms import Surroundings, Terms
+from node.service.usage import Usage
 from tandem.protocol.codec import Frame, decode
 from tandem.protocol.errors import ChainUnavailable
 from tandem.protocol.messages import Payment, PaymentReceipt, TicketTerms, TicketTermsReply
@@ -61,6 +62,7 @@ class Till:
             store, self.around, self.link, clock, recipient=NODE.address, policy=policy, agreed_bell=self.bell
         )
         account = Account(NODE.address, DOMAIN)
+        self.usage = Usage(self.books, self.link, clock, policy.max_unpaid)
         self.payments = Payments(store, self.books, self.around, self.terms, self.link, clock, account)
 
     async def open(self) -> None:

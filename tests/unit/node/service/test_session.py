@@ -6,11 +6,12 @@ import pytest
 from node.adapters.ticket_store import SqliteTicketStore
 from node.core.session import Expectation, NodeSession
 from node.service import session
+from node.service.online import Online
 from node.service.session import Services
 from tandem.protocol.codec import Frame
 from tandem.protocol.errors import Unavailable
 from tests.fixtures.clock import ManualClock
-from tests.fixtures.node import DOMAIN, NODE
+from tests.fixtures.node import DOMAIN, NODE, OFFER
 from tests.unit.node.service.test_attempts import Node
 from tests.unit.node.service.test_payments import Till
 
@@ -31,7 +32,12 @@ async def test_an_orchestrator_that_does_not_read_is_left(
     monkeypatch.setattr(session, "_MAX_UNSENT", 100)
     async with SqliteTicketStore(tmp_path / "tickets.db", NODE.address, DOMAIN) as store:
         node, till = Node(store, clock, tmp_path), Till(store, clock)
-        services = Services(node.attempts, till.payments, till.terms, till.books, till.link, till.notes)
+        online = Online(
+            node.work, node.work, till.usage, till.link, clock, prices=OFFER.prices, offer=node.attempts.offer_models
+        )
+        services = Services(
+            node.attempts, online, till.payments, till.usage, till.terms, till.books, till.link, till.notes
+        )
         machine = NodeSession(Expectation("http://o", DOMAIN), NODE, bytes(32))
         conversation = session._Conversation(services, clock, machine)
         with pytest.raises(ExceptionGroup) as caught:

@@ -65,11 +65,23 @@ def test_sound_books_have_no_difference() -> None:
         (replace(SOUND, accounts=(replace(ACCOUNT, redeemed=0),)), "the account of 0xa1 says"),
         (replace(SOUND, accounts=()), "has no account"),
         (replace(SOUND, accepted={NODE: 249}), "0xa1 earned 250 wei by its account, and 249 by its accepted attempts"),
-        (replace(SOUND, accepted={NODE: 250, "0xb2": 1}), "paid attempts of 0xb2, which has no account"),
+        (replace(SOUND, accepted={NODE: 250, "0xb2": 1}), "paid work of 0xb2, which has no account"),
+        (replace(SOUND, usage={NODE: 1}), "and 250 by its accepted attempts with 1 by its on-line work"),
+        (replace(SOUND, usage={"0xb2": 1}), "paid work of 0xb2, which has no account"),
         (replace(SOUND, cursor=replace(CURSOR, balance=3601)), "the entries add up to 3600"),
         (replace(SOUND, findings=(Finding(NODE, b"\1", unissued=9),)), "0x01 paid 9 wei to 0xa1"),
     ],
-    ids=["earned", "redeemed", "no account", "accepted", "a stranger's", "cursor", "unissued"],
+    ids=[
+        "earned",
+        "redeemed",
+        "no account",
+        "accepted",
+        "a stranger's",
+        "usage",
+        "a stranger's usage",
+        "cursor",
+        "unissued",
+    ],
 )
 def test_each_difference_is_said(wrong: Books, difference: str) -> None:
     assert any(difference in each for each in reconcile(wrong, SOURCE, None).differences)

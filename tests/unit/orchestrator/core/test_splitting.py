@@ -34,6 +34,18 @@ def test_windows_grow_smaller() -> None:
     assert lengths(120, [1.0, 1.0]) == [30, 22, 16, 12, 10, 8, 8, 8, 6]
 
 
+@pytest.mark.parametrize("direct", [True, False])
+def test_every_window_has_a_picture_however_long_one_is_shown(*, direct: bool) -> None:
+    for seconds, shown in ((600, 15.0), (61, 1.5)):
+        work = film(seconds, direct=direct)
+        video = work.media.video.model_copy(update={"longest_us": round(shown * SECOND)}) if work.media.video else None
+        work = work.model_copy(update={"media": work.media.model_copy(update={"video": video})})
+        found = split(work, every(2, seconds), [1.0, 1.0], SECOND)
+        windows = [each.window for each in found.works if each.window]
+        assert len(windows) > 1
+        assert all(each.duration_us >= shown * SECOND for each in windows)
+
+
 def test_one_node_gets_short_windows_first_if_players_wait() -> None:
     assert lengths(200, [1.0], direct=False, cell=4.0) == [4, 4, 8, 16, 32, 60, 60, 16]
 

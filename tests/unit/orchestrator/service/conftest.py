@@ -14,11 +14,12 @@ from tandem.protocol.messages import OrchestratorMessage
 from tandem.protocol.signing import Address
 from tandem.protocol.tensors import Tensor
 from tests.fixtures.clock import ManualClock
+from tests.fixtures.links import NoRequests
 from tests.fixtures.protocol import NODE, offer
 
 
 @dataclass
-class Recorder:
+class Recorder(NoRequests):
     """A link that keeps what is sent; like a real one it drops what is sent after its close."""
 
     sent: list[OrchestratorMessage] = field(default_factory=list)

@@ -61,20 +61,21 @@ def test_what_guards_the_input_stands_before_it() -> None:
 
 def test_one_decode_feeds_every_rendition() -> None:
     argv = arguments(rendition("a", 640, 360), rendition("b", 320, 180, sound=False))
-    (graph,) = values(argv, "-filter_complex")
+    pictures, sound = values(argv, "-filter_complex")
     assert values(argv, "-i") == ["file:/in/a:b -y"]
-    assert graph.count("[0:V:0]") == graph.count("[0:a:0]") == 1
-    assert "split=2" in graph
-    assert "asplit=1" in graph
-    assert "scale=640:360" in graph
-    assert "scale=320:180" in graph
+    assert pictures.count("[0:V:0]") == sound.count("[0:a:0]") == 1
+    assert "[0:a:0]" not in pictures
+    assert "split=2" in pictures
+    assert "asplit=1" in sound
+    assert "scale=640:360" in pictures
+    assert "scale=320:180" in pictures
     assert [word for word in argv if word.endswith(".mp4")] == ["file:/out/a.mp4", "file:/out/b.mp4"]
 
 
 def test_an_output_is_bounded_from_its_first_frame() -> None:
-    (graph,) = values(arguments(rendition("a", 640, 360)), "-filter_complex")
-    assert "trim=end=4.999000:start=-0.001000" in graph
-    assert "atrim=end=5.000000:start=0" in graph
+    pictures, sound = values(arguments(rendition("a", 640, 360)), "-filter_complex")
+    assert "trim=end=4.999000:start=-0.001000" in pictures
+    assert "atrim=end=5.000000:start=0" in sound
 
 
 def test_no_more_frames_are_encoded_than_are_paid_for() -> None:

@@ -21,7 +21,7 @@ from tandem.protocol.media import MediaInfo, VideoCodec
 from tandem.protocol.placement import encoder_for
 from tests.fixtures.media import CLIPS, ffmpeg, rotate
 from tests.fixtures.protocol import SHA, transcode_work
-from tests.fixtures.sources import SOURCES, Source
+from tests.fixtures.sources import BROADCASTS, SOURCES, Source
 
 CLOCK = SystemClock()
 TICKS = 90_000
@@ -188,6 +188,33 @@ async def test_every_other_source_becomes_an_mp4(
     assert abs(got.video.duration_us - media.video.duration_us) <= 40_000
     assert not got.video.color.hdr
     assert [each.codec for each in got.audio] == ["aac"] * bool(media.audio)
+
+
+@pytest.mark.parametrize("name", BROADCASTS)
+async def test_what_changes_on_the_way_goes_on(
+    runner: FfmpegTranscoder, source: Source, tmp_path: Path, name: str
+) -> None:
+    media = await probe(source(name))
+    assert media.jumps is (name in {"later.ts", "earlier.ts"})
+    assert media.splittable is not media.jumps
+    assert media.duration_us == pytest.approx(4_000_000, abs=50_000)
+    work = hls(media, request(VideoCodec.H264), thumbnails={"interval": 1})
+    made = await make(runner, work, source(name), tmp_path)
+    await judge(work, made)
+    assert [round(time / TICKS, 1) for time in frames(made["64p"])][::25] == pytest.approx([0, 1, 2, 3], abs=0.1)
+    assert samples(made["audio0"]) == pytest.approx(4 * 44_100, abs=4096)
+
+
+@pytest.mark.parametrize("name", ["single.mp4", "pause.mp4"])
+async def test_every_interval_has_its_still(
+    runner: FfmpegTranscoder, source: Source, tmp_path: Path, name: str
+) -> None:
+    """Also the last one, however short, and one in which no picture begins."""
+    media = await probe(source(name))
+    work = hls(media, request(VideoCodec.H264), thumbnails={"interval": 1}, poster={})
+    made = await make(runner, work.model_copy(update={"audio": ()}), source(name), tmp_path)
+    assert len(list(jpegs(made["thumbnails"].read_bytes()))) == -(-media.duration_us // 10**6)
+    assert len(list(jpegs(made["poster"].read_bytes()))) == 1
 
 
 async def test_hdr_may_be_kept(newest: FfmpegTranscoder, source: Source, tmp_path: Path) -> None:

@@ -1,0 +1,490 @@
+"""Requests on line: each waits, in a bounded queue, for a node where its model is warm, and has one deadline in all.
+
+A request costs one future and a few callbacks here; no task is made for it and nothing is stored. What a node answers
+is checked, counted, and owed.
+"""
+
+import asyncio
+import heapq
+import itertools
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+from orchestrator.core.online import (
+    Candidate,
+    Demand,
+    OnlineAnswer,
+    OnlineCall,
+    Pace,
+    Replica,
+    ReplicaState,
+    check_answer,
+    choose,
+    wanted,
+)
+from orchestrator.ports.online import ModelStats
+from orchestrator.service.nodes import ConnectedNode, Nodes
+from orchestrator.service.replicas import Replicas
+from orchestrator.service.usage import Usage
+from tandem.clock import Clock
+from tandem.protocol.errors import (
+    DeadlineExceeded,
+    NotFound,
+    Overloaded,
+    ResultRejected,
+    RetryableError,
+    TandemError,
+)
+from tandem.protocol.models import ModelInfo
+from tandem.protocol.online import MAX_PRICE, RequestHead, decode_response, encode_request
+from tandem.protocol.pricing import inference_cost
+from tandem.protocol.streams import Responded
+from tandem.protocol.tensors import TensorSpec
+from tandem.protocol.units import ceil_div
+
+_MICRO = 10**6
+_CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class OnlinePolicy:
+    queue: int = 256
+    """Requests that may wait for one model."""
+    queue_bytes: int = 2**28
+    """Bytes of inputs that may wait in all."""
+    timeout: float = 30.0
+    """Seconds that a request may take which names no timeout, and whose model has none."""
+    attempts: int = 3
+    """Nodes that a request is tried on, one after the other."""
+    idle: float = 300.0
+    """Seconds without a request after which replicas that are not pinned are unloaded."""
+    grow: float = 1.0
+    """Seconds for which requests have waited when one more node is to load the model."""
+    tick: float = 0.5
+    """Seconds between looks at replicas."""
+    catalogue: float = 5.0
+    """Seconds between looks at which models are pinned."""
+
+
+@dataclass(slots=True, eq=False)
+class _Served:
+    """A model that was asked for, or is pinned."""
+
+    info: ModelInfo
+    waiting: list[tuple[int, int, "_Request"]] = field(default_factory=list)
+    """A heap: the highest priority first, then the oldest. Those that are over stay until they are met."""
+    stats: ModelStats = field(default_factory=ModelStats)
+    pace: Pace = field(default_factory=Pace)
+    asked_at: float = 0.0
+    pressed_since: float | None = None
+    pinned: int = 0
+    loads: list[asyncio.Future[None]] = field(default_factory=list)
+    """Of those who wait for it to be ready."""
+
+
+@dataclass(slots=True, eq=False)
+class _Request:
+    call: OnlineCall
+    served: _Served
+    answer: asyncio.Future[OnlineAnswer]
+    begun: float
+    """By the loop's time, as all moments here."""
+    cost_us: int
+    size: int
+    warm: bool
+    deadline: asyncio.TimerHandle | None = None
+    late: asyncio.TimerHandle | None = None
+    flights: list["_Flight"] = field(default_factory=list)
+    tried: list[str] = field(default_factory=list)
+    queued: bool = False
+    failure: TandemError | None = None
+    """Of the last attempt."""
+
+
+@dataclass(slots=True, eq=False)
+class _Flight:
+    """A request on its way to a node."""
+
+    request: _Request
+    node: ConnectedNode
+    replica: Replica
+    price: int
+    sent: float
+    stream: int = 0
+
+
+class Online:
+    """`models`: all that are registered, for those that are pinned. `price`: the most wei a second of model cost."""
+
+    def __init__(
+        self,
+        nodes: Nodes,
+        replicas: Callable[[Callable[[str], None]], Replicas],
+        usage: Usage,
+        models: Callable[[], Awaitable[list[ModelInfo]]],
+        clock: Clock,
+        *,
+        price: int,
+        policy: OnlinePolicy,
+    ) -> None:
+        self._nodes = nodes
+        self.replicas = replicas(self._pump)
+        self._usage = usage
+        self._models = models
+        self._clock = clock
+        self._price = price
+        self._policy = policy
+        self._served: dict[str, _Served] = {}
+        self._order = itertools.count()
+        self._waiting_bytes = 0
+
+    # --- what the web asks
+
+    async def infer(self, call: OnlineCall) -> OnlineAnswer:
+        """As the port says."""
+        request = self._admit(call)
+        try:
+            return await request.answer
+        except asyncio.CancelledError:
+            self._fail(request.served, _CANCELLED)
+            raise
+        finally:
+            self._close(request)
+
+    def stats(self, digest: str) -> ModelStats:
+        served = self._served.get(digest)
+        if served is None:
+            return ModelStats()
+        served.stats.waiting = sum(not entry[2].answer.done() for entry in served.waiting)
+        served.stats.running = sum(replica.outstanding for replica in self.replicas.of(digest).values())
+        return served.stats
+
+    def all_stats(self) -> Mapping[str, ModelStats]:
+        return {digest: self.stats(digest) for digest in self._served}
+
+    def ready(self, digest: str) -> bool:
+        return any(replica.state is ReplicaState.READY for replica in self.replicas.of(digest).values())
+
+    async def load(self, model: ModelInfo) -> None:
+        served = self._served_of(model)
+        if self.ready(model.digest):
+            return
+        loaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        served.loads.append(loaded)
+        served.asked_at = asyncio.get_running_loop().time()
+        try:
+            self._begin_loading(served)
+            await loaded
+        finally:
+            served.loads.remove(loaded)
+
+    async def unload(self, digest: str) -> None:
+        for address in list(self.replicas.of(digest)):
+            self.replicas.drop(digest, address)
+
+    # --- the way of a request
+
+    def _admit(self, call: OnlineCall) -> _Request:
+        model, loop = call.model, asyncio.get_running_loop()
+        served = self._served_of(model)
+        served.asked_at = begun = loop.time()
+        size = sum([len(tensor.data) for tensor in call.inputs])
+        cost = inference_cost(model.cost_us, model.inputs, call.inputs)
+        request = _Request(call, served, loop.create_future(), begun, cost, size, self.ready(model.digest))
+        if served.waiting or not self._send(request):
+            self._wait(request)
+        timeout = call.timeout or model.settings.timeout_s or self._policy.timeout
+        request.deadline = loop.call_at(begun + timeout, self._expire, request, timeout)
+        return request
+
+    def _served_of(self, model: ModelInfo) -> _Served:
+        served = self._served.get(model.digest)
+        if served is None:
+            served = self._served[model.digest] = _Served(model)
+        served.info = model
+        return served
+
+    def _wait(self, request: _Request) -> None:
+        """Raises Overloaded if the queue is full, or why there is no node for the model."""
+        served = request.served
+        if len(served.waiting) >= self._policy.queue:
+            served.waiting = [entry for entry in served.waiting if not entry[2].answer.done()]
+            heapq.heapify(served.waiting)
+        full = self._waiting_bytes + request.size > self._policy.queue_bytes
+        if len(served.waiting) >= self._policy.queue or full:
+            self._fail(served, Overloaded.code)
+            seconds = max(0.1, len(served.waiting) * served.pace.mean)
+            raise Overloaded(
+                f"expected fewer than {self._policy.queue} requests, and {self._policy.queue_bytes} bytes of inputs, "
+                f"to wait for {served.info.name}; come again in {seconds:.1f} s",
+                min(30.0, seconds),
+            )
+        self._begin_loading(served)
+        heapq.heappush(served.waiting, (-request.call.priority, next(self._order), request))
+        request.queued = True
+        self._waiting_bytes += request.size
+
+    def _begin_loading(self, served: _Served) -> None:
+        """Has a node load the model, unless one does or has. Raises why there is none."""
+        if any(replica.error is None for replica in self.replicas.of(served.info.digest).values()):
+            return
+        if not self.replicas.add(served.info):
+            error = self.replicas.why_not(served.info)
+            self._fail(served, error.code)
+            raise error
+
+    def _send(self, request: _Request) -> bool:
+        """Hands a request to the best node that has room; False: none has."""
+        model = request.call.model
+        replicas = self.replicas.of(model.digest)
+        candidates = [
+            Candidate(replica, ceil_div(request.cost_us * node.offer.prices.inference_second, _MICRO), node.room, rate)
+            for replica in replicas.values()
+            if replica.state is ReplicaState.READY
+            and (node := self._nodes.get(replica.node)) is not None
+            and node.is_payable
+            and not node.offer.draining
+            and (rate := node.reliability)
+        ]
+        most = min(MAX_PRICE, ceil_div(request.cost_us * self._price, _MICRO))
+        best = choose(candidates, most, request.tried)
+        return best is not None and self._fly(request, best)
+
+    def _fly(self, request: _Request, best: Candidate) -> bool:
+        node, call = self._nodes.get(best.replica.node), request.call
+        assert node is not None  # noqa: S101 - it was a moment ago
+        flight = _Flight(request, node, best.replica, best.price, asyncio.get_running_loop().time())
+        head = encode_request(RequestHead(call.model.digest, best.price, call.outputs), call.inputs)
+        try:
+            flight.stream = node.link.request(
+                head, [tensor.data for tensor in call.inputs], partial(self._landed, flight)
+            )
+        except RetryableError:
+            return False
+        best.replica.outstanding += 1
+        best.replica.used_at = flight.sent
+        self._usage.begin(node, best.price)
+        request.flights.append(flight)
+        request.tried.append(node.address)
+        self._watch(request)
+        return True
+
+    def _landed(self, flight: _Flight, reply: Responded | TandemError) -> None:
+        """A node has answered, or will not."""
+        request, served = flight.request, flight.request.served
+        now = asyncio.get_running_loop().time()
+        self._end(flight)
+        try:
+            if isinstance(reply, TandemError):
+                raise reply
+            answer = self._answer(flight, reply, now)
+        except TandemError as error:
+            self._failed(flight, error)
+        else:
+            flight.replica.timed(now - flight.sent)
+            served.pace.add(now - flight.sent)
+            call = request.call
+            self._usage.add(flight.node.address, call.owner, call.model, flight.price)
+            if not request.answer.done():
+                request.answer.set_result(answer)
+        self._pump(served.info.digest)
+
+    def _answer(self, flight: _Flight, reply: Responded, now: float) -> OnlineAnswer:
+        """Raises ResultRejected for outputs that are not the model's."""
+        request, served = flight.request, flight.request.served
+        try:
+            head, outputs = decode_response(reply.head, reply.body)
+            check_answer(_wanted(request.call), outputs)
+        except TandemError as error:
+            flight.node.score(accepted=False)
+            raise ResultRejected(f"{flight.node.address}: {error.detail}") from error
+        waited = int((flight.sent - request.begun) * _MICRO) + head.queue_us
+        total = int((now - request.begun) * _MICRO)
+        count(served.stats, request.call, waited, min(head.run_us, total), total, max(1, head.batch))
+        served.stats.last_at = self._clock.now()
+        return OnlineAnswer(outputs, head.provider, flight.node.address, head.run_us, waited, request.warm)
+
+    def _failed(self, flight: _Flight, error: TandemError) -> None:
+        request = flight.request
+        if isinstance(error, NotFound):
+            self.replicas.lost(request.call.model.digest, flight.node.address)
+        if request.answer.done() or request.flights:
+            return  # it is over, or goes on elsewhere
+        if (not error.retryable and not isinstance(error, NotFound)) or len(request.tried) >= self._policy.attempts:
+            self._reject(request, error)
+        else:
+            request.failure = error
+            request.served.stats.retried += 1
+            if not self._send(request):
+                self._again(request)
+
+    def _again(self, request: _Request) -> None:
+        """It waits for another node, before all that came later."""
+        try:
+            self._begin_loading(request.served)
+        except TandemError as error:
+            request.answer.set_exception(request.failure or error)
+            return
+        heapq.heappush(request.served.waiting, (-request.call.priority, -1, request))
+        request.queued = True
+        self._waiting_bytes += request.size
+
+    def _reject(self, request: _Request, error: TandemError) -> None:
+        if not request.answer.done():
+            self._fail(request.served, error.code)
+            request.answer.set_exception(error)
+
+    def _expire(self, request: _Request, timeout: float) -> None:
+        reason = f"; the last attempt: {request.failure.code}: {request.failure.detail}" if request.failure else ""
+        where = "a node" if request.flights else "the queue"
+        self._reject(
+            request, DeadlineExceeded(f"expected an answer within {timeout:g} s, it was still with {where}{reason}")
+        )
+
+    def _close(self, request: _Request) -> None:
+        """The request is over: what still runs of it is of no use."""
+        for timer in (request.deadline, request.late):
+            if timer is not None:
+                timer.cancel()
+        if request.queued:
+            request.queued = False
+            self._waiting_bytes -= request.size
+        while request.flights:
+            flight = request.flights[-1]
+            flight.node.link.cancel(flight.stream)
+            self._end(flight)
+            self._pump(request.served.info.digest)
+
+    def _end(self, flight: _Flight) -> None:
+        flight.request.flights.remove(flight)
+        flight.replica.outstanding -= 1
+        self._usage.end(flight.node, flight.price)
+
+    # --- stragglers
+
+    def _watch(self, request: _Request) -> None:
+        """Has a request sent a second time if it lags, where that is asked for."""
+        if (request.call.hedge or request.call.model.settings.hedge) and request.late is None:
+            loop = asyncio.get_running_loop()
+            request.late = loop.call_later(request.served.pace.late, self._hedge, request)
+
+    def _hedge(self, request: _Request) -> None:
+        others = self.replicas.of(request.call.model.digest).keys() - set(request.tried)
+        if request.flights and others and self._send(request):
+            request.served.stats.hedged += 1
+
+    # --- queues and replicas
+
+    def _pump(self, digest: str) -> None:
+        """Something has changed: hands out what can be, and fails what has nowhere to go."""
+        served = self._served.get(digest)
+        if served is None or not (served.waiting or served.loads):
+            return
+        if served.loads and self.ready(digest):
+            for loaded in served.loads:
+                _settle(loaded)
+        while served.waiting:
+            request = served.waiting[0][2]
+            if not request.answer.done() and not self._send(request):
+                break
+            heapq.heappop(served.waiting)
+            if request.queued:
+                request.queued = False
+                self._waiting_bytes -= request.size
+        if (served.waiting or served.loads) and all(
+            replica.error is not None for replica in self.replicas.of(digest).values()
+        ):
+            self._seek(served)
+
+    def _seek(self, served: _Served) -> None:
+        """Every node that was asked cannot load the model: the next one is, unless it is the model's fault."""
+        failed = list(self.replicas.of(served.info.digest).values())
+        final = any(replica.error is not None and not replica.error.retryable for replica in failed)
+        if not final and len(failed) < self._policy.attempts and self.replicas.add(served.info):
+            return
+        error = self.replicas.why_not(served.info)
+        for loaded in served.loads:
+            _settle(loaded, error)
+        waiting, served.waiting = served.waiting, []
+        for _, _, request in waiting:
+            self._reject(request, error)
+
+    def resume(self) -> None:
+        """A node may take requests that could not before."""
+        for digest in list(self._served):
+            self._pump(digest)
+
+    async def run(self) -> None:
+        """Until cancelled: keeps as many replicas as are wanted."""
+        looked = -self._policy.catalogue
+        while True:
+            now = self._clock.monotonic()
+            if now - looked >= self._policy.catalogue:
+                looked = now
+                self._pin(await self._models())
+            self.replicas.expire()
+            self.resume()
+            for served in list(self._served.values()):
+                self._adjust(served, asyncio.get_running_loop().time())
+            await self._clock.sleep(self._policy.tick)
+
+    def _pin(self, models: list[ModelInfo]) -> None:
+        for served in self._served.values():
+            served.pinned = 0
+        for model in models:
+            if model.settings.replicas:
+                served = self._served.setdefault(model.digest, _Served(model))
+                served.pinned = max(served.pinned, model.settings.replicas)
+
+    def _adjust(self, served: _Served, now: float) -> None:
+        digest = served.info.digest
+        present = [each for each in self.replicas.of(digest).values() if each.error is None]
+        waiting = sum(not entry[2].answer.done() for entry in served.waiting)
+        if not waiting or served.pressed_since is None:
+            served.pressed_since = now if waiting else None
+        pressed = now - served.pressed_since if served.pressed_since is not None else 0.0
+        demand = Demand(served.pinned, len(present), waiting, pressed, now - served.asked_at)
+        target = wanted(demand, self._policy.grow, self._policy.idle)
+        loading = any(each.state is ReplicaState.LOADING for each in present)
+        if target > len(present) and not loading:
+            self.replicas.add(served.info)
+        for replica in sorted(present, key=lambda each: each.used_at)[: max(0, len(present) - target)]:
+            if not replica.outstanding:
+                self.replicas.drop(digest, replica.node)
+
+    def _fail(self, served: _Served, code: str) -> None:
+        failures = served.stats.failures
+        failures[code] = failures.get(code, 0) + 1
+
+
+def _settle(future: "asyncio.Future[None]", error: TandemError | None = None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)
+
+
+def _wanted(call: OnlineCall) -> list[TensorSpec] | tuple[TensorSpec, ...]:
+    if not call.outputs:
+        return call.model.outputs
+    specs = {spec.name: spec for spec in call.model.outputs}
+    return [specs[name] for name in call.outputs]
+
+
+def count(stats: ModelStats, call: OnlineCall, queue_us: int, run_us: int, total_us: int, batch: int) -> None:
+    """Adds an answer to a model's counters."""
+    stats.answered += 1
+    stats.inferences += _rows(call)
+    stats.executions += 1 / batch
+    stats.batches[batch] = stats.batches.get(batch, 0) + 1
+    stats.queue.add(queue_us)
+    stats.compute.add(run_us)
+    stats.total.add(total_us)
+
+
+def _rows(call: OnlineCall) -> int:
+    shape = call.inputs[0].shape if call.inputs and call.model.batchable else ()
+    return max(1, shape[0]) if shape else 1

@@ -1,0 +1,174 @@
+"""Which models are warm on which nodes: by what nodes say, and by what they are asked for."""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from orchestrator.core.online import Replica, ReplicaState, host, limit_of, unfit
+from orchestrator.ports.urls import Urls
+from orchestrator.service.nodes import ConnectedNode, Nodes
+from tandem import logging as log
+from tandem.clock import Clock
+from tandem.protocol.errors import TandemError, Unavailable, error_from_wire
+from tandem.protocol.messages import LoadModel, ModelState, ModelStatus, UnloadModel
+from tandem.protocol.models import ModelInfo
+
+logger = logging.getLogger(__name__)
+
+_URL_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaPolicy:
+    """Seconds. `price`: the most wei a second of model cost that a node may ask."""
+
+    price: int
+    load: float = 300.0
+    """After which a node that says nothing of a model counts as one that cannot load it."""
+    retry: float = 15.0
+    """Before a model is tried again on a node that could not load it."""
+
+
+class Replicas:
+    """`changed` is called with a model's digest when a replica became ready, or one that was tried will not."""
+
+    def __init__(
+        self, nodes: Nodes, urls: Urls, clock: Clock, policy: ReplicaPolicy, changed: Callable[[str], None]
+    ) -> None:
+        self._nodes = nodes
+        self._urls = urls
+        self._clock = clock
+        self._policy = policy
+        self._changed = changed
+        self._by_model: dict[str, dict[str, Replica]] = {}
+
+    def of(self, digest: str) -> Mapping[str, Replica]:
+        """By node, in whatever state."""
+        return self._by_model.get(digest, {})
+
+    def models(self) -> Iterable[str]:
+        return list(self._by_model)
+
+    # --- what nodes say
+
+    def offered(self, node: ConnectedNode) -> None:
+        """A node has connected, or offers anew: what it has warm is ready, and nothing else is."""
+        warm = {each.model for each in node.offer.models}
+        for digest in self.models():
+            replica = self._by_model[digest].get(node.address)
+            if replica is not None and replica.state is ReplicaState.READY and digest not in warm:
+                self._remove(digest, node.address)
+        for digest in warm:
+            self._ready(digest, node)
+
+    def status(self, node: ConnectedNode, said: ModelStatus) -> None:
+        """A model's state on a node has changed."""
+        match said.state:
+            case ModelState.READY:
+                self._ready(said.model, node)
+            case ModelState.UNLOADED:
+                self._remove(said.model, node.address)
+            case ModelState.FAILED:
+                error = error_from_wire(said.code or Unavailable.code, said.detail, retryable=said.retryable)
+                self._failed(said.model, node.address, error)
+            case ModelState.LOADING:
+                pass
+
+    def left(self, address: str) -> None:
+        """A node's session has ended."""
+        for digest in self.models():
+            self._remove(digest, address)
+
+    # --- what is asked for
+
+    def add(self, model: ModelInfo) -> bool:
+        """Has one more node load the model; False: there is none for it."""
+        without = self.of(model.digest).keys()
+        best = host(model, self._nodes.states(), self._policy.price, without)
+        node = self._nodes.get(best.address) if best is not None else None
+        if node is None:
+            return False
+        limit = limit_of(node.offer, model.settings.max_batch)
+        replica = Replica(node.address, ReplicaState.LOADING, self._clock.monotonic(), limit)
+        self._by_model.setdefault(model.digest, {})[node.address] = replica
+        node.link.send(self._order(model))
+        log.event(logger, "model_wanted", model=model.name, version=model.version, node=node.address)
+        return True
+
+    def drop(self, digest: str, address: str) -> None:
+        """Has a node let go of the model."""
+        self._remove(digest, address)
+        node = self._nodes.get(address)
+        if node is not None:
+            node.link.send(UnloadModel(model=digest))
+
+    def lost(self, digest: str, address: str) -> None:
+        """The node says that the model is not there."""
+        self._remove(digest, address)
+
+    def expire(self) -> None:
+        """Gives up on loads that take too long, and forgets failures after a while."""
+        now = self._clock.monotonic()
+        for digest in self.models():
+            for replica in list(self._by_model[digest].values()):
+                age = now - replica.since
+                if replica.state is ReplicaState.LOADING and age > self._policy.load:
+                    late = Unavailable(f"expected the node to load the model within {self._policy.load:.0f} s")
+                    self._failed(digest, replica.node, late)
+                elif replica.state is ReplicaState.FAILED and age > self._policy.retry:
+                    self._remove(digest, replica.node)
+
+    def why_not(self, model: ModelInfo) -> TandemError:
+        """Why there is no node for the model: the error of the last that tried, or what each node lacks."""
+        failed = [replica for replica in self.of(model.digest).values() if replica.error is not None]
+        if failed:
+            error = max(failed, key=lambda replica: replica.since).error
+            assert error is not None  # noqa: S101 - chosen for it
+            return error
+        states = self._nodes.states()
+        reasons = [f"{node.address}: {unfit(model, node, self._policy.price)}" for node in states[:5]]
+        said = "; ".join(reasons) or "none is connected"
+        return Unavailable(
+            f"expected a node that can serve {model.name} version {model.version}, there is none: {said}"
+        )
+
+    # --- one replica
+
+    def _ready(self, digest: str, node: ConnectedNode) -> None:
+        replicas = self._by_model.setdefault(digest, {})
+        replica = replicas.get(node.address)
+        if replica is None:
+            replica = replicas[node.address] = Replica(
+                node.address, ReplicaState.READY, self._clock.monotonic(), limit_of(node.offer, 1)
+            )
+        replica.state, replica.error = ReplicaState.READY, None
+        replica.used_at = self._clock.monotonic()
+        self._changed(digest)
+
+    def _failed(self, digest: str, address: str, error: TandemError) -> None:
+        replica = self.of(digest).get(address)
+        if replica is not None:
+            replica.state, replica.error, replica.since = ReplicaState.FAILED, error, self._clock.monotonic()
+            log.event(logger, "model_failed", model=digest, node=address, code=error.code, detail=error.detail)
+            self._changed(digest)
+
+    def _remove(self, digest: str, address: str) -> None:
+        replicas = self._by_model.get(digest)
+        if replicas is not None and replicas.pop(address, None) is not None:
+            if not replicas:
+                del self._by_model[digest]
+            self._changed(digest)
+
+    def _order(self, model: ModelInfo) -> LoadModel:
+        until = self._clock.now() + _URL_SECONDS
+        return LoadModel(
+            model=model.digest,
+            artifact=model.artifact,
+            size=model.size,
+            url=self._urls.download(model.artifact, until),
+            files=model.files,
+            file_urls=tuple(self._urls.download(file.artifact, until) for file in model.files),
+            inputs=model.inputs,
+            cost_us=model.cost_us,
+            settings=model.settings,
+        )
