@@ -5,7 +5,7 @@ import logging
 import random
 import secrets
 import signal
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -59,7 +59,10 @@ from orchestrator.service.verification import Verifier
 from orchestrator.service.webhooks import Webhooks
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.web.app import RUNNER_OPTIONS, build_app
-from orchestrator.web.call import Limits, Services
+from orchestrator.web.call import Limits, OpenInference, Services
+from orchestrator.web.oip.front import Hub
+from orchestrator.web.oip.inferences import Inferences
+from orchestrator.web.oip.memory import Memory
 from orchestrator.web.session import NodeSessions
 from orchestrator.web.signing import UrlSigner
 from tandem import logging as log
@@ -96,6 +99,7 @@ async def run(settings: OrchestratorSettings) -> None:
 @dataclass(frozen=True, slots=True)
 class _Parts:
     app: web.Application
+    hub: Hub
     sessions: NodeSessions
     loops: Sequence[Coroutine[Any, Any, None]]
 
@@ -173,17 +177,22 @@ def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, o
     deliveries = Deliveries(
         store, outside.visitor, jobs.view, to_deliver, _delivery_policy(settings), random.SystemRandom().random
     )
+    models = Models(store, content, inspector)
+    oip = OpenInference(
+        online, Inferences(online, models, settings.limits.inference), Memory(settings.limits.inference_memory)
+    )
     services = Services(
         submissions=Submissions(store, planning, outside.visitor, webhooks, tasks_waiting.ring, to_prepare.ring),
         jobs=jobs,
         folders=Folders(store),
         retries=Retries(store, settings.prices, lifecycle.apply),
         webhooks=webhooks,
-        models=Models(store, content, inspector),
+        models=models,
         keys=Keys(store),
         artifacts=artifacts,
         events=events,
         signer=signer,
+        oip=oip,
         nodes=lambda: _node_views(nodes, store),
         usage=store.usage,
         ready=store.now,
@@ -196,6 +205,7 @@ def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, o
     leases = Leases(store, lifecycle, clock, timeouts.lease)
     return _Parts(
         app=build_app(services, [sessions.route()]),
+        hub=Hub(oip.inferences, services.owner, oip.memory),
         sessions=sessions,
         loops=[
             scheduler.run(),
@@ -232,17 +242,17 @@ async def _serving(settings: OrchestratorSettings, parts: _Parts) -> AsyncIterat
     runner = web.AppRunner(parts.app, access_log=None, **RUNNER_OPTIONS)
     await runner.setup()
     try:
-        try:
-            await web.TCPSite(runner, settings.http.host, settings.http.port).start()
-        except OSError as error:
-            raise ConfigurationError(
-                f"expected to listen on {settings.http.host}:{settings.http.port}: {error.strerror}; "
-                "choose another http.host or http.port"
-            ) from error
-        yield
+        async with parts.hub.serve(settings.http.host, settings.http.port, _protocols(runner)):
+            yield
+            await parts.sessions.close()
     finally:
-        await parts.sessions.close()
         await runner.cleanup()
+
+
+def _protocols(runner: web.AppRunner) -> Callable[[], asyncio.BaseProtocol]:
+    """Aiohttp's own, for what is no plain inference."""
+    assert runner.server is not None  # noqa: S101 - it is there after the set-up
+    return runner.server
 
 
 async def _identity(settings: OrchestratorSettings) -> Identity:

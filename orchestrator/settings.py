@@ -110,6 +110,10 @@ class LimitSettings(_Section):
     """Bytes of one uploaded artifact."""
     body: Bytes = 32 * 2**20
     """Bytes of any other request's body."""
+    inference: Bytes = 2**26
+    """Bytes of one request for an inference, inflated."""
+    inference_memory: Bytes = 2**30
+    """Bytes of all such requests and their answers at one time; one more is answered by 429."""
     orphan_age: Seconds = 86_400.0
     """Seconds that an artifact to which nothing refers is kept."""
 

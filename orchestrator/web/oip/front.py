@@ -23,6 +23,7 @@ from orchestrator.web.oip.head import Head, parse_head
 from orchestrator.web.oip.inferences import Inferences
 from orchestrator.web.oip.memory import Claim, Memory
 from orchestrator.web.oip.replies import Reply, error_reply
+from tandem.protocol.errors import ConfigurationError
 
 Owner = Callable[[dict[str, str], str], Awaitable[str]]
 """From a request's headers and the peer's address to whose it is. Raises Unauthorized."""
@@ -73,14 +74,17 @@ class Hub:
     async def serve(
         self, host: str, port: int, others: Callable[[], asyncio.BaseProtocol], grace: float = 10.0
     ) -> AsyncIterator[asyncio.Server]:
-        """Listens; `others` makes protocols for what is no plain inference. Raises OSError.
+        """Listens; `others` makes protocols for what is no plain inference. Raises ConfigurationError if it cannot.
 
         At the end what is under way has `grace` seconds.
         """
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(
-            lambda: Front(self, loop, cast("Callable[[], asyncio.Protocol]", others)), host, port, backlog=1024
-        )
+        try:
+            server = await self._listen(loop, host, port, others)
+        except OSError as error:
+            raise ConfigurationError(
+                f"expected to listen on {host}:{port}: {error.strerror}; choose another http.host or http.port"
+            ) from error
         self._sweep(loop)
         try:
             yield server
@@ -90,6 +94,13 @@ class Hub:
             await self._end(grace)
             if self._sweeping is not None:
                 self._sweeping.cancel()
+
+    async def _listen(
+        self, loop: asyncio.AbstractEventLoop, host: str, port: int, others: Callable[[], asyncio.BaseProtocol]
+    ) -> asyncio.Server:
+        return await loop.create_server(
+            lambda: Front(self, loop, cast("Callable[[], asyncio.Protocol]", others)), host, port, backlog=1024
+        )
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
