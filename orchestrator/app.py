@@ -148,7 +148,8 @@ def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, o
     payer = Payer(store, nodes, identity, outside.accounting.paying, money_owed)
     usage = Usage(store, nodes, clock, settings.usage.window, money_owed.ring, outside.accounting.registry)
     verifier = Verifier(store, content, inspector, lifecycle, clock)
-    planning = Planning(store, content, inspector, settings.prices, nodes.states)
+    models = Models(store, content, inspector, clock, settings.catalogue.quota)
+    planning = Planning(store, content, inspector, settings.prices, nodes.states, models.find)
     artifacts = Artifacts(store, content, settings.limits.upload)
     sources = Sources(artifacts, outside.visitor, events, clock)
     preparations = Preparations(
@@ -158,7 +159,7 @@ def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, o
         nodes,
         partial(Replicas, nodes, signer, clock, ReplicaPolicy(settings.prices.inference_second)),
         usage,
-        store.models,
+        models.warm,
         clock,
         price=settings.prices.inference_second,
         policy=OnlinePolicy(**settings.online.model_dump()),
@@ -179,7 +180,8 @@ def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, o
         folders=Folders(store),
         retries=Retries(store, settings.prices, lifecycle.apply),
         webhooks=webhooks,
-        models=Models(store, content, inspector),
+        models=models,
+        unload=online.unload,
         keys=Keys(store),
         artifacts=artifacts,
         events=events,
@@ -209,6 +211,7 @@ def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, o
             preparations.run(),
             exports.run(),
             deliveries.run(),
+            models.run(),
             *outside.accounting.loops(),
         ],
     )
