@@ -48,7 +48,7 @@ def test_a_response_is_read_as_it_was_written(provider: str, number: int, warm: 
 
 @given(st.binary(max_size=200), st.binary(max_size=40), st.booleans())
 def test_noise_has_a_named_error(noise: bytes, data: bytes, begins: bool) -> None:
-    good = encode_response(ResponseHead("CPU", 1, 1, 1, True), [Tensor("y", Datatype.FP32, (2,), bytes(8))])
+    good = encode_response(ResponseHead("CPU", 1, 1, 1, warm=True), [Tensor("y", Datatype.FP32, (2,), bytes(8))])
     for head in (noise, good[: len(noise)] + noise, good[:20] + noise if begins else noise):
         for decode in (decode_request, decode_response):
             with contextlib.suppress(MalformedMessage, InvalidTensor):
@@ -66,6 +66,6 @@ def test_noise_has_a_named_error(noise: bytes, data: bytes, begins: bool) -> Non
     ],
 )
 def test_a_tensor_that_contradicts_itself_is_refused(tensor: Tensor, data: int) -> None:
-    head = encode_response(ResponseHead("CPU", 1, 1, 1, True), [tensor])
+    head = encode_response(ResponseHead("CPU", 1, 1, 1, warm=True), [tensor])
     with pytest.raises((MalformedMessage, InvalidTensor), match="expected"):
         decode_response(head, memoryview(bytes(tensor.data)[:data]))
