@@ -152,7 +152,8 @@ def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, o
     payer = Payer(store, nodes, identity, outside.accounting.paying, money_owed)
     usage = Usage(store, nodes, clock, settings.usage.window, money_owed.ring, outside.accounting.registry)
     verifier = Verifier(store, content, inspector, lifecycle, clock)
-    planning = Planning(store, content, inspector, settings.prices, nodes.states)
+    models = Models(store, content, inspector, clock, settings.catalogue.quota)
+    planning = Planning(store, content, inspector, settings.prices, nodes.states, models.find)
     artifacts = Artifacts(store, content, settings.limits.upload)
     sources = Sources(artifacts, outside.visitor, events, clock)
     preparations = Preparations(
@@ -162,7 +163,7 @@ def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, o
         nodes,
         partial(Replicas, nodes, signer, clock, ReplicaPolicy(settings.prices.inference_second)),
         usage,
-        store.models,
+        models.warm,
         clock,
         price=settings.prices.inference_second,
         policy=OnlinePolicy(**settings.online.model_dump()),
@@ -177,7 +178,6 @@ def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, o
     deliveries = Deliveries(
         store, outside.visitor, jobs.view, to_deliver, _delivery_policy(settings), random.SystemRandom().random
     )
-    models = Models(store, content, inspector)
     oip = OpenInference(
         online, Inferences(online, models, settings.limits.inference), Memory(settings.limits.inference_memory)
     )
@@ -188,6 +188,7 @@ def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, o
         retries=Retries(store, settings.prices, lifecycle.apply),
         webhooks=webhooks,
         models=models,
+        unload=online.unload,
         keys=Keys(store),
         artifacts=artifacts,
         events=events,
@@ -219,6 +220,7 @@ def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, o
             preparations.run(),
             exports.run(),
             deliveries.run(),
+            models.run(),
             *outside.accounting.loops(),
         ],
     )

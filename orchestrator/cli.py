@@ -11,15 +11,19 @@ from rich.console import Console
 
 from orchestrator import accounting, app, books
 from orchestrator.adapters.store import open_store
+from orchestrator.core import catalogue
+from orchestrator.core.catalogue import ModelKey, key_of
 from orchestrator.core.records import ApiKeyRecord, UsagePage
 from orchestrator.core.views import usage_view
-from orchestrator.service.keys import Keys
+from orchestrator.ports.store import Store
+from orchestrator.service.keys import LOCAL_OWNER, Keys
 from orchestrator.settings import OrchestratorSettings
 from tandem import logging as log
 from tandem.cli import tables
 from tandem.cli.commands import SettingsCommand, TandemGroup
 from tandem.clock import SystemClock
 from tandem.protocol.api import UsageList
+from tandem.protocol.models import MAX_REPLICAS, ModelInfo
 
 _DIFFERENCE, _NOT_COMPARED = 1, 3
 """Exit codes of `ledger`; 2 is click's for a wrong command."""
@@ -100,6 +104,39 @@ def revoke(settings: OrchestratorSettings, key_id: str) -> None:
     asyncio.run(_revoke(settings, key_id))
 
 
+@orchestrator.group()
+def model() -> None:
+    """Models of all submitters: what the operator keeps warm."""
+
+
+@model.command("list", cls=SettingsCommand, settings=OrchestratorSettings)
+def list_models(settings: OrchestratorSettings) -> None:
+    """Show every model's owner, name, version and the replicas that are kept warm: the owner's wish, and pinned."""
+    for found in asyncio.run(_all_models(settings)):
+        shown = "public " if found.public else "private"
+        click.echo(f"{found.owner}  {found.name}  {found.version}  {shown}  {found.settings.replicas}  {found.pinned}")
+
+
+@model.command("pin", cls=SettingsCommand, settings=OrchestratorSettings)
+@click.argument("name")
+@click.option("--version", default="1", show_default=True)
+@click.option("--owner", default=LOCAL_OWNER, show_default=True, help="The API key's id.")
+@click.option("--replicas", type=click.IntRange(0, MAX_REPLICAS), required=True, help="Nodes; 0 lets go of it.")
+def pin(settings: OrchestratorSettings, name: str, version: str, owner: str, replicas: int) -> None:
+    """Keep a model warm on so many nodes. A running orchestrator sees it within about a second."""
+    asyncio.run(_pin(settings, ModelKey(owner, name, version), replicas))
+
+
+async def _all_models(settings: OrchestratorSettings) -> list[ModelInfo]:
+    async with _store(settings) as store:
+        return sorted((await store.catalogue()).changed, key=key_of)
+
+
+async def _pin(settings: OrchestratorSettings, key: ModelKey, replicas: int) -> None:
+    async with _store(settings) as store:
+        await store.decide_models(key.owner, key.name, lambda known, _now: catalogue.pin(known, key, replicas))
+
+
 async def _create(settings: OrchestratorSettings, name: str) -> tuple[ApiKeyRecord, str]:
     async with _keys(settings) as keys:
         return await keys.create(name)
@@ -122,6 +159,12 @@ async def _usage(settings: OrchestratorSettings, key_id: str | None, limit: int)
 
 @asynccontextmanager
 async def _keys(settings: OrchestratorSettings) -> AsyncIterator[Keys]:
+    async with _store(settings) as store:
+        yield Keys(store)
+
+
+@asynccontextmanager
+async def _store(settings: OrchestratorSettings) -> AsyncIterator[Store]:
     settings.data.mkdir(parents=True, exist_ok=True)
     async with open_store(accounting.store_url(settings.data), SystemClock()) as store:
-        yield Keys(store)
+        yield store

@@ -7,6 +7,7 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from orchestrator.core.catalogue import ModelQuota
 from orchestrator.core.guard import Guard, parse_allowed
 from tandem.chain.settings import ChainSection
 from tandem.protocol.media import VideoCodec
@@ -133,6 +134,19 @@ class OnlineSettings(_Section):
     """Seconds without a request after which nodes let go of a model, but for the replicas that its settings ask for."""
 
 
+class CatalogueSettings(_Section):
+    models_per_key: int = Field(default=100, ge=0)
+    """Versions of models that one API key may register, of all names."""
+    bytes_per_key: Bytes = 100 * 2**30
+    """Bytes that all files of one key's models may have; a file that two models share counts for both."""
+    replicas_per_key: int = Field(default=2, ge=0)
+    """Nodes on which one key may have its models kept warm, summed over them. What the operator pins comes on top."""
+
+    @property
+    def quota(self) -> ModelQuota:
+        return ModelQuota(self.models_per_key, self.bytes_per_key, self.replicas_per_key)
+
+
 class FetchSettings(_Section):
     ports: Annotated[tuple[Annotated[int, Field(ge=1, le=65535)], ...], Field(min_length=1)] = (80, 443)
     """Ports of URLs that are visited for submitters: inputs, webhooks."""
@@ -225,6 +239,7 @@ class OrchestratorSettings(BaseSettings):
     leases: LeaseSettings = LeaseSettings()
     online: OnlineSettings = OnlineSettings()
     limits: LimitSettings = LimitSettings()
+    catalogue: CatalogueSettings = CatalogueSettings()
     fetch: FetchSettings = FetchSettings()
     webhooks: WebhookSettings = WebhookSettings()
     auth: AuthSettings = AuthSettings()

@@ -56,11 +56,12 @@ class Outbox:
             self._empty.set()
             if self._closed:
                 return
-            for frame in streams.take():
-                await send(frame)
+            small = streams.take()
+            if small is not None:
+                await send(small)
             piece = streams.chunk()
             if piece is not None:
                 await send(piece)
-            elif not control and streams.idle:
+            elif small is None and not control:
                 self._wakes = loop.create_future()
                 await self._wakes

@@ -276,17 +276,17 @@ class Requests:
         self._ring = ring
         self._begun: dict[int, _Begun] = {}
 
-    def receive(self, frame: bytes) -> None:
-        """Takes a frame of a stream. Raises StreamViolation."""
-        event = self._streams.receive(frame)
-        if isinstance(event, Requested):
-            try:
-                self._begin(event)
-            except TandemError as error:
-                self._streams.fail(event.stream, error)
-        elif isinstance(event, Cancelled):
-            self._stop(event.stream)
-            self._streams.fail(event.stream, Unavailable("the request was cancelled"))
+    def receive(self, message: bytes) -> None:
+        """Takes a message of streams. Raises StreamViolation."""
+        for event in self._streams.receive(message):
+            if isinstance(event, Requested):
+                try:
+                    self._begin(event)
+                except TandemError as error:
+                    self._streams.fail(event.stream, error)
+            elif isinstance(event, Cancelled):
+                self._stop(event.stream)
+                self._streams.fail(event.stream, Unavailable("the request was cancelled"))
         self._ring()
 
     def close(self) -> None:

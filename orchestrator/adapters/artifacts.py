@@ -15,7 +15,7 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from threading import Lock
@@ -77,6 +77,16 @@ class DiskArtifacts:
             yield lent
         finally:
             lent.unlink()
+
+    @asynccontextmanager
+    async def folder(self, artifacts: Mapping[str, str]) -> AsyncIterator[Path]:
+        places = {name: self._path(artifact) for name, artifact in artifacts.items()}
+        lent = _temporary(self._folder)
+        try:
+            await asyncio.to_thread(_lay_out, lent, places)
+            yield lent
+        finally:
+            await asyncio.to_thread(shutil.rmtree, lent, ignore_errors=True)
 
     async def aged(self, seconds: float) -> list[str]:
         return await asyncio.to_thread(_aged, self._folder, seconds)
@@ -199,6 +209,14 @@ def _link(path: Path, lent: Path) -> None:
         lent.hardlink_to(path)
     except FileNotFoundError as error:
         raise _not_found(path) from error
+
+
+def _lay_out(folder: Path, places: Mapping[str, Path]) -> None:
+    folder.mkdir()
+    for name, path in places.items():
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _link(path, target)
 
 
 def _not_found(path: Path) -> NotFound:

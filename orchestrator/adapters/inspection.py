@@ -6,6 +6,7 @@ from pathlib import Path
 from orchestrator.ports.inspection import ModelFacts
 from tandem.clock import Clock
 from tandem.inspection.calls import inspect_media, inspect_model, measure_complexity
+from tandem.inspection.trial import Trial
 from tandem.protocol.capacity import Sandbox
 from tandem.protocol.errors import UnreadableMedia
 from tandem.protocol.media import MediaInfo, Source
@@ -31,7 +32,7 @@ class ChildInspector:
                 return None
         return report.microbits_a_pixel
 
-    async def model(self, path: Path) -> ModelFacts:
+    async def model(self, path: Path, trial: Trial) -> ModelFacts:
         async with self._turns:
-            report = await inspect_model(path, sandbox=self._sandbox, clock=self._clock)
-        return ModelFacts(report.inputs, report.outputs, report.cost_us, report.memory)
+            report = await inspect_model(path, trial, sandbox=self._sandbox, clock=self._clock)
+        return ModelFacts(**dict(report))

@@ -137,7 +137,7 @@ def plan_inference(request: InferenceRequest, model: ModelInfo, prices: Prices) 
     _check_size("inputs", sum(len(tensor.data) for tensor in inputs))
     _check_size("outputs", sum(_least_size(spec) for spec in model.outputs))
     metas = tuple(tensor.meta for tensor in inputs)
-    cost_us = inference_cost(model.cost_us, model.inputs, metas)
+    cost_us = inference_cost(model.cost_us, model.cost_inputs, metas)
     work = InferenceWork(
         model=model.artifact,
         model_size=model.size,
@@ -148,7 +148,13 @@ def plan_inference(request: InferenceRequest, model: ModelInfo, prices: Prices) 
     )
     parts = (Part(work, inference_price(prices, cost_us)),)
     return _affordable(
-        Plan(_without_data(request), work, parts, (model.artifact, *(file.artifact for file in model.files)), inputs)
+        Plan(
+            _without_data(request, model.version),
+            work,
+            parts,
+            (model.artifact, *(file.artifact for file in model.files)),
+            inputs,
+        )
     )
 
 
@@ -162,9 +168,9 @@ def _least_size(spec: TensorSpec) -> int:
     return (element_size(spec.datatype) or 0) * elements([abs(size) for size in spec.shape])
 
 
-def _without_data(request: InferenceRequest) -> InferenceRequest:
+def _without_data(request: InferenceRequest, version: str) -> InferenceRequest:
     bare = tuple(tensor.model_copy(update={"data": []}) for tensor in request.inputs)
-    return request.model_copy(update={"inputs": bare})
+    return request.model_copy(update={"inputs": bare, "version": version})
 
 
 def quote_of(plan: Plan) -> QuoteView:

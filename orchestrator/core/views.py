@@ -27,6 +27,7 @@ from tandem.protocol.api import (
     InferenceResult,
     JobSummary,
     JobView,
+    ModelView,
     NodeObstacles,
     NodeSummary,
     ObstacleView,
@@ -54,6 +55,7 @@ from tandem.protocol.jobs import (
 )
 from tandem.protocol.media import MediaInfo
 from tandem.protocol.messages import Offer
+from tandem.protocol.models import ModelInfo
 from tandem.protocol.tensors import tensor_to_json
 from tandem.protocol.webhooks import DeliveryStatus
 
@@ -77,6 +79,30 @@ class NodeView:
 
 def artifact_path(artifact_id: str) -> str:
     return f"/v1/artifacts/{artifact_id}"
+
+
+def model_view(model: ModelInfo, *, own: bool, answers: bool) -> ModelView:
+    return ModelView(
+        name=model.name,
+        version=model.version,
+        digest=model.digest,
+        artifact=model.artifact,
+        size=model.size,
+        files=model.files,
+        inputs=model.inputs,
+        outputs=model.outputs,
+        opset=model.opset,
+        cost_us=model.cost_us,
+        measured=model.measured,
+        memory=model.memory,
+        batchable=model.batchable,
+        unbatchable=model.unbatchable,
+        settings=model.settings,
+        public=model.public,
+        own=own,
+        answers=answers,
+        created_at=_time(model.created_at),
+    )
 
 
 def progress_view(progress: JobProgress) -> ProgressView:

@@ -1,6 +1,6 @@
 """What the inside asks of the store of artifacts: bytes named by their sha256, streamed both ways."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +20,10 @@ class ArtifactStore(Protocol):
 
     def local(self, artifact_id: str) -> AbstractAsyncContextManager[Path]:
         """The artifact as a readable file, for as long as the context lasts. Raises NotFound."""
+        ...
+
+    def folder(self, artifacts: Mapping[str, str]) -> AbstractAsyncContextManager[Path]:
+        """A folder with artifacts under these relative paths, for as long as the context lasts. Raises NotFound."""
         ...
 
     async def aged(self, seconds: float) -> list[str]:

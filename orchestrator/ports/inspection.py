@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from tandem.inspection.trial import Trial
 from tandem.protocol.media import MediaInfo, Source
 from tandem.protocol.tensors import TensorSpec
 
@@ -14,10 +15,15 @@ class ModelFacts:
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    opset: int
     cost_us: int
-    """Microseconds of one run with every open dimension at 1, on one core."""
+    """Microseconds of one run on one core, with inputs of the shapes in `measured`."""
+    measured: tuple[tuple[int, ...], ...]
+    """Of each input; none: every open dimension at 1."""
     memory: int
     """MiB that the loaded model takes."""
+    unbatchable: str | None
+    """Why requests cannot be run as one; None: they can."""
 
 
 class Inspector(Protocol):
@@ -32,6 +38,9 @@ class Inspector(Protocol):
         """Millionths of a bit that a pixel takes at constant quality; None if that cannot be told."""
         ...
 
-    async def model(self, path: Path) -> ModelFacts:
-        """Raises InvalidModel; Unavailable if the check itself cannot run."""
+    async def model(self, path: Path, trial: Trial) -> ModelFacts:
+        """Of an ONNX file in a folder with its external data and nothing else.
+
+        Raises InvalidModel; Unavailable if the check itself cannot run.
+        """
         ...

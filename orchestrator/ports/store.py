@@ -9,6 +9,7 @@ Leases live on the store's clock: `now()` is its time, and no method takes a tim
 from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
+from orchestrator.core.catalogue import CatalogueUpdate, ModelChanges
 from orchestrator.core.packaging import JobFile, Package
 from orchestrator.core.records import (
     AccountChanges,
@@ -46,6 +47,8 @@ from tandem.protocol.webhooks import DeliveryStatus
 
 JobDecision = Callable[[JobSnapshot, float], JobChanges]
 """From a job as it is and the store's time to what changes. Raises a TandemError to change nothing."""
+ModelDecision = Callable[[Sequence[ModelInfo], float], ModelChanges]
+"""From all models of an owner, and all public ones of a name, and the store's time to what changes."""
 AccountDecision = Callable[[AccountRecord, float], AccountChanges]
 
 
@@ -289,18 +292,16 @@ class CatalogueStore(Protocol):
         """The same with what only planning needs."""
         ...
 
-    async def add_model(self, model: ModelInfo) -> None:
-        """One that is known stays as it is.
+    async def decide_models(self, owner: str, name: str, decide: ModelDecision) -> ModelChanges:
+        """Commits what is decided about the models of this owner; raises what `decide` does, and then changes nothing.
 
-        Raises Conflict if the name and version stand for another artifact, NotFound if the artifact is gone.
+        Raises NotFound if an artifact of a new model is gone.
         """
         ...
 
-    async def model(self, name: str, version: str) -> ModelInfo:
-        """Raises NotFound."""
+    async def catalogue(self, since: int = 0) -> CatalogueUpdate:
+        """What has changed of the models since that revision."""
         ...
-
-    async def models(self) -> list[ModelInfo]: ...
 
     async def add_key(self, key: ApiKeyRecord) -> None: ...
 

@@ -115,7 +115,7 @@ class _Flight:
 
 
 class Online:
-    """`models`: all that are registered, for those that are pinned. `price`: the most wei a second of model cost."""
+    """`models`: those of which replicas are to be kept warm. `price`: the most wei a second of model cost."""
 
     def __init__(
         self,
@@ -190,7 +190,7 @@ class Online:
         served = self._served_of(model)
         served.asked_at = begun = loop.time()
         size = sum([len(tensor.data) for tensor in call.inputs])
-        cost = inference_cost(model.cost_us, model.inputs, call.inputs)
+        cost = inference_cost(model.cost_us, model.cost_inputs, call.inputs)
         request = _Request(call, served, loop.create_future(), begun, cost, size, self.ready(model.digest))
         if served.waiting or not self._send(request):
             self._wait(request)
@@ -433,9 +433,9 @@ class Online:
         for served in self._served.values():
             served.pinned = 0
         for model in models:
-            if model.settings.replicas:
-                served = self._served.setdefault(model.digest, _Served(model))
-                served.pinned = max(served.pinned, model.settings.replicas)
+            if model.replicas:
+                served = self._served_of(model)
+                served.pinned = max(served.pinned, model.replicas)
 
     def _adjust(self, served: _Served, now: float) -> None:
         digest = served.info.digest

@@ -1,7 +1,7 @@
 """From a request to a plan: look things up, probe what is new, decide."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import assert_never
 
 from orchestrator.core.scheduling import NodeState
@@ -14,7 +14,11 @@ from tandem.protocol.errors import InvalidRequest, TooLarge
 from tandem.protocol.jobs import ArtifactInput, InferenceRequest, TranscodeRequest
 from tandem.protocol.ladder import Watermark, WatermarkRequest
 from tandem.protocol.media import MediaInfo, Source
+from tandem.protocol.models import ModelInfo
 from tandem.protocol.pricing import Prices
+
+FindModel = Callable[[str, str, str | None], Awaitable[ModelInfo]]
+"""By owner, name and version, which is the latest if it is None. Raises NotFound."""
 
 
 class Planning:
@@ -27,15 +31,17 @@ class Planning:
         inspector: Inspector,
         prices: Prices,
         crew: Callable[[], Sequence[NodeState]],
+        find_model: FindModel,
     ) -> None:
         self._store = store
         self._artifacts = artifacts
         self._inspector = inspector
         self._prices = prices
         self._crew = crew
+        self._find_model = find_model
 
-    async def plan(self, request: TranscodeRequest | InferenceRequest, source: str | None = None) -> Plan:
-        """What is to be done and what it costs; `source` is the artifact that a URL has become.
+    async def plan(self, request: TranscodeRequest | InferenceRequest, owner: str, source: str | None = None) -> Plan:
+        """What is to be done for this key and what it costs; `source` is the artifact that a URL has become.
 
         Raises NotFound (artifact, model), UnreadableMedia, InvalidLadder, InvalidTensor, TooLarge, PriceExceeded,
         Unavailable; InvalidRequest for a URL that has become none yet.
@@ -50,12 +56,12 @@ class Planning:
                     plan_transcode, request, artifact, found, self._prices, self._crew(), mark
                 )
             case InferenceRequest():
-                return await self._plan_inference(request)
+                return await self._plan_inference(request, owner)
             case _:
                 assert_never(request)
 
-    async def _plan_inference(self, request: InferenceRequest) -> Plan:
-        model = await self._store.model(request.model, request.version)
+    async def _plan_inference(self, request: InferenceRequest, owner: str) -> Plan:
+        model = await self._find_model(owner, request.model, request.version)
         # Lists of millions of numbers take seconds to convert: the event loop keeps turning meanwhile.
         return await asyncio.to_thread(plan_inference, request, model, self._prices)
 

@@ -59,7 +59,7 @@ class Preparations:
             return
         try:
             record = await self._with_source(record, job.request)
-            plan = await self._planning.plan(job.request, record.source)
+            plan = await self._planning.plan(job.request, job.owner, record.source)
             event: Event | None = Prepared(tasks_of(plan, job.id), plan.price, plan.artifacts)
         except TandemError as error:
             event = await self._failed(record, error)

@@ -168,7 +168,7 @@ class Replicas:
             url=self._urls.download(model.artifact, until),
             files=model.files,
             file_urls=tuple(self._urls.download(file.artifact, until) for file in model.files),
-            inputs=model.inputs,
+            inputs=model.cost_inputs,
             cost_us=model.cost_us,
             settings=model.settings,
         )

@@ -40,12 +40,12 @@ class Submissions:
         self._tasks_waiting = tasks_waiting
         self._to_prepare = to_prepare
 
-    async def quote(self, request: TranscodeRequest | InferenceRequest) -> QuoteView:
+    async def quote(self, request: TranscodeRequest | InferenceRequest, owner: str) -> QuoteView:
         """What the job would cost; raises what `submit` would, and InvalidRequest for an input by URL.
 
         Nothing is stored but the probe of the source.
         """
-        return quote_of(await self._planning.plan(request))
+        return quote_of(await self._planning.plan(request, owner))
 
     async def submit(
         self, request: TranscodeRequest | InferenceRequest, owner: str, idempotency_key: str | None = None
@@ -57,7 +57,7 @@ class Submissions:
         """
         if needs_preparation(request):
             return await self._submit_unprepared(request, owner, idempotency_key)
-        plan = await self._planning.plan(request)
+        plan = await self._planning.plan(request, owner)
         new = submission_of(plan, await self._frame(request, owner, idempotency_key))
         job = await self._write(new, self._tasks_waiting)
         log.event(logger, "submitted", job=job, tasks=len(plan.parts), whole_because=plan.whole_because)

@@ -53,6 +53,8 @@ class Services:
     retries: Retries
     webhooks: Webhooks
     models: Models
+    unload: Callable[[str], Awaitable[None]]
+    """Has every node let go of the model of a digest."""
     keys: Keys
     artifacts: Artifacts
     folders: Folders

@@ -28,7 +28,7 @@ class PageQuery(Frozen):
 
 async def quote(call: Call) -> web.StreamResponse:
     request = await parsing.body(call, REQUEST)
-    return json_response(await call.services.submissions.quote(request))
+    return json_response(await call.services.submissions.quote(request, call.owner))
 
 
 async def submit(call: Call) -> web.StreamResponse:

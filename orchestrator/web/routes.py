@@ -19,12 +19,12 @@ from tandem.protocol.api import (
     JobList,
     JobView,
     ModelList,
+    ModelView,
     NodeList,
     QuoteView,
     UsageList,
     WebhookView,
 )
-from tandem.protocol.models import ModelInfo
 
 
 class Access(Enum):
@@ -60,6 +60,7 @@ _UPLOAD_ERRORS = (400, 408, 413)
 # TypeAdapter is invariant in its type.
 _REQUEST: TypeAdapter[object] = jobs.REQUEST  # type: ignore[assignment]
 _NEW_MODEL: TypeAdapter[object] = catalogue.NEW_MODEL  # type: ignore[assignment]
+_MODEL_CHANGE: TypeAdapter[object] = catalogue.MODEL_CHANGE  # type: ignore[assignment]
 _WEBHOOK: TypeAdapter[object] = webhooks.SETTINGS  # type: ignore[assignment]
 
 _TENSORS = {
@@ -342,25 +343,58 @@ ROUTES: tuple[Route, ...] = (
         method="POST",
         path="/v1/models",
         handler=catalogue.add_model,
-        summary="Register an uploaded ONNX artifact under a name and version.",
+        summary="Register an uploaded ONNX artifact, with its external data, under a name and version.",
         body=_NEW_MODEL,
-        answers={201: ModelInfo, 200: ModelInfo},
-        errors=(400, 404, 409, 413, 503),
+        answers={201: ModelView, 200: ModelView},
+        errors=(400, 403, 404, 409, 413, 503),
     ),
     Route(
         method="GET",
         path="/v1/models",
         handler=catalogue.models,
-        summary="All models.",
+        summary="The models that this key may use: its own, and public ones.",
         answers={200: ModelList},
+    ),
+    Route(
+        method="GET",
+        path="/v1/models/{name}",
+        handler=catalogue.versions,
+        summary="All versions of a model.",
+        answers={200: ModelList},
+        errors=(404,),
     ),
     Route(
         method="GET",
         path="/v1/models/{name}/versions/{version}",
         handler=catalogue.model,
         summary="One version of a model.",
-        answers={200: ModelInfo},
+        answers={200: ModelView},
         errors=(404,),
+    ),
+    Route(
+        method="PATCH",
+        path="/v1/models/{name}/versions/{version}",
+        handler=catalogue.change_model,
+        summary="Change how a model is served, who may use it, or whether it answers for its name.",
+        body=_MODEL_CHANGE,
+        answers={200: ModelView},
+        errors=(400, 403, 404, 409, 413),
+    ),
+    Route(
+        method="DELETE",
+        path="/v1/models/{name}/versions/{version}",
+        handler=catalogue.delete_model,
+        summary="Delete a version of a model; jobs that use it go on to their end.",
+        answers={204: ""},
+        errors=(403, 404),
+    ),
+    Route(
+        method="POST",
+        path="/v1/models/{name}/versions/{version}/unload",
+        handler=catalogue.unload_model,
+        summary="Have all nodes let go of a model; the next request, or its replicas, load it again.",
+        answers={204: ""},
+        errors=(403, 404),
     ),
     Route(
         method="GET",

@@ -72,12 +72,11 @@ class _Link:
             self._outbox.ring()
 
     def take(self, frame: bytes) -> None:
-        """A frame of a stream. Raises StreamViolation."""
-        event = self.streams.receive(frame)
-        if isinstance(event, Responded):
-            self._replies.pop(event.stream)(event)
-        elif isinstance(event, Refused):
-            self._replies.pop(event.stream)(event.error)
+        """A message of streams. Raises StreamViolation."""
+        for event in self.streams.receive(frame):
+            reply = self._replies.pop(event.stream, None)  # gone: it was cancelled by what came before in this message
+            if reply is not None and isinstance(event, Responded | Refused):
+                reply(event if isinstance(event, Responded) else event.error)
         self._outbox.ring()
 
     def _put(self, envelope: Envelope) -> None:

@@ -14,7 +14,7 @@ SUMMARIES: Final = {
     "explain": "Say why JOB is waiting, node by node.",
     "infer": "Run MODEL on input tensors: NAME=[…] or NAME=@FILE, nested like the tensor or flat.",
     "jobs": "List your jobs, newest first.",
-    "model": "Models: add them, list them.",
+    "model": "Models: add them, list them, change and delete them.",
     "node": "Works for an orchestrator with this machine, and is paid for it.",
     "nodes": "List the nodes that are connected.",
     "orchestrator": "Takes jobs over HTTP, schedules them over its nodes, checks the results and pays.",

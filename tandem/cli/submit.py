@@ -1,4 +1,4 @@
-"""The submitter's commands: `tandem transcode`, `infer`, `jobs`, `cancel`, `retry`, `model`, `nodes`, `usage`."""
+"""The submitter's commands: `tandem transcode`, `infer`, `jobs`, `cancel`, `retry`, `nodes`, `usage`."""
 
 import asyncio
 import json
@@ -12,10 +12,11 @@ import click
 from rich.console import Console
 
 from tandem.cli import tables
+from tandem.cli.models import model
 from tandem.cli.running import Bars, Session, WebUrl, finish, submitter_command
 from tandem.client import transcode as transcode_request
 from tandem.client.inference import answer, inference_request
-from tandem.protocol.api import JobView, ModelList, TranscodeResult
+from tandem.protocol.api import JobView, TranscodeResult
 from tandem.protocol.jobs import JobState
 from tandem.protocol.ladder import Container, RenditionRequest, VideoSettings
 from tandem.protocol.units import parse_amount
@@ -139,7 +140,7 @@ async def _fetch(session: Session, job: JobView, output: Path, stem: str, bars: 
 
 @click.command()
 @click.argument("model")
-@click.option("--version", default="1", show_default=True, help="Of the model.")
+@click.option("--version", help="Of the model; by default the latest.")
 @click.option("--input", "-i", "inputs", type=_Input(), multiple=True, required=True, help="A tensor, as JSON.")
 @_max_price
 @_webhook
@@ -147,7 +148,7 @@ async def _fetch(session: Session, job: JobView, output: Path, stem: str, bars: 
 async def infer(
     session: Session,
     model: str,
-    version: str,
+    version: str | None,
     inputs: tuple[tuple[str, list[Any]], ...],
     max_price: int | None,
     webhook: str | None,
@@ -203,32 +204,6 @@ async def retry(session: Session, job_id: str) -> None:
     with session.progress() as bars:
         job = await finish(session, await session.client.retry(job_id), bars)
     session.print(job, lambda console: tables.job(console, job))
-
-
-@click.group()
-def model() -> None:
-    """Models: add them, list them."""
-
-
-@model.command("add")
-@click.argument("name")
-@click.argument("file", type=_FILE)
-@click.option("--version", default="1", show_default=True)
-@submitter_command
-async def model_add(session: Session, name: str, file: Path, version: str) -> None:
-    """Upload the ONNX model FILE and register it under NAME."""
-    with session.progress() as bars:
-        artifact = await session.client.upload(file, progress=bars.transfer("upload"))
-    added = await session.client.add_model(name, version, artifact.id)
-    session.print(added, lambda console: tables.models(console, (added,)))
-
-
-@model.command("list")
-@submitter_command
-async def model_list(session: Session) -> None:
-    """List all models."""
-    found = await session.client.models()
-    session.print(ModelList(models=found), lambda console: tables.models(console, found))
 
 
 @click.command()

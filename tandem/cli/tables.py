@@ -10,6 +10,7 @@ from tandem.protocol.api import (
     Explanation,
     JobList,
     JobView,
+    ModelView,
     NodeList,
     ProgressView,
     TranscodeResult,
@@ -17,7 +18,6 @@ from tandem.protocol.api import (
     WebhookView,
 )
 from tandem.protocol.jobs import AttemptState
-from tandem.protocol.models import ModelInfo
 from tandem.protocol.tensors import TensorSpec
 from tandem.protocol.units import format_amount
 
@@ -90,11 +90,20 @@ def _progress(progress: ProgressView) -> str:
     return f"{progress.percent:.0f} %{speed}{left}"
 
 
-def models(console: Console, found: Sequence[ModelInfo]) -> None:
+def models(console: Console, found: Sequence[ModelView]) -> None:
     rows = [
-        (each.name, each.version, _tensors(each.inputs), _tensors(each.outputs), f"{each.cost_us} µs") for each in found
+        (
+            each.name,
+            f"{each.version} (default)" if each.answers else each.version,
+            "public" if each.public else "private",
+            _tensors(each.inputs),
+            _tensors(each.outputs),
+            f"{each.cost_us} µs",
+            "yes" if each.batchable else "no",
+        )
+        for each in found
     ]
-    show(console, ("model", "version", "inputs", "outputs", "cost"), rows)
+    show(console, ("model", "version", "for", "inputs", "outputs", "cost", "batches"), rows)
 
 
 def nodes(console: Console, found: NodeList) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from tandem.client.files import ProgressCallback, holds, inside, read_file, write_verified
 from tandem.client.http import Http
 from tandem.client.inference import Inference, answer, inference_request
+from tandem.client.models import files_of
 from tandem.client.updates import EventReader, JobUpdate
 from tandem.clock import Clock, SystemClock
 from tandem.protocol.api import (
@@ -24,7 +25,9 @@ from tandem.protocol.api import (
     FileList,
     JobList,
     JobView,
+    ModelChange,
     ModelList,
+    ModelView,
     NewModel,
     NodeList,
     QuoteView,
@@ -34,7 +37,7 @@ from tandem.protocol.api import (
 )
 from tandem.protocol.errors import Unavailable
 from tandem.protocol.jobs import InferenceRequest, JobState, TranscodeRequest
-from tandem.protocol.models import ModelInfo
+from tandem.protocol.models import MODEL_FILE, ModelSettings
 from tandem.protocol.webhooks import DeliveryStatus
 
 Request = TranscodeRequest | InferenceRequest
@@ -166,17 +169,76 @@ class TandemClient:
                 pass
         return await self.job(job_id)
 
-    async def add_model(self, name: str, version: str, artifact: str) -> ModelInfo:
-        request = NewModel(name=name, version=version, artifact=artifact)
-        return await self._http.call("POST", "/v1/models", ModelInfo, **_json(request))
+    async def add_model(
+        self,
+        name: str,
+        version: str,
+        artifact: str,
+        *,
+        files: Mapping[str, str] | None = None,
+        settings: ModelSettings | None = None,
+        public: bool = False,
+    ) -> ModelView:
+        """Registers what was uploaded: an ONNX file, and by name the files of its external data."""
+        request = NewModel(
+            name=name,
+            version=version,
+            artifact=artifact,
+            files=files or {},
+            settings=settings or ModelSettings(),
+            public=public,
+        )
+        return await self._http.call("POST", "/v1/models", ModelView, **_json(request))
 
-    async def models(self) -> tuple[ModelInfo, ...]:
+    async def upload_model(
+        self,
+        path: Path,
+        name: str,
+        version: str = "1",
+        *,
+        settings: ModelSettings | None = None,
+        public: bool = False,
+        progress: Callable[[str], ProgressCallback] | None = None,
+    ) -> ModelView:
+        """Uploads an ONNX file and the external data that it refers to, and registers it.
+
+        `progress` is asked for a callback for each file, by its name. Raises InvalidModel if the file cannot be read,
+        or if one that it refers to is not beside it.
+        """
+        artifacts = {
+            each: (await self.upload(place, progress=progress(each) if progress else None)).id
+            for each, place in (await asyncio.to_thread(files_of, path)).items()
+        }
+        artifact = artifacts.pop(MODEL_FILE)
+        return await self.add_model(name, version, artifact, files=artifacts, settings=settings, public=public)
+
+    async def change_model(self, name: str, version: str, change: ModelChange) -> ModelView:
+        """Changes what is named in it; the rest stays, of the settings too."""
+        body = json.dumps(change.model_dump(exclude_unset=True)).encode()
+        headers = {"Content-Type": "application/json"}
+        return await self._http.call("PATCH", _model_path(name, version), ModelView, body=body, headers=headers)
+
+    async def unload_model(self, name: str, version: str) -> None:
+        """Has all nodes let go of it; the next request, or its replicas, load it again."""
+        async with self._http.open("POST", f"{_model_path(name, version)}/unload"):
+            pass
+
+    async def delete_model(self, name: str, version: str) -> None:
+        """Jobs that use it go on to their end."""
+        async with self._http.open("DELETE", _model_path(name, version)):
+            pass
+
+    async def models(self) -> tuple[ModelView, ...]:
         return (await self._http.call("GET", "/v1/models", ModelList)).models
 
-    async def model(self, name: str, version: str = "1") -> ModelInfo:
-        return await self._http.call("GET", f"/v1/models/{escape(name)}/versions/{escape(version)}", ModelInfo)
+    async def model(self, name: str, version: str | None = None) -> ModelView:
+        """Without a version, the one that answers for the name."""
+        if version is not None:
+            return await self._http.call("GET", _model_path(name, version), ModelView)
+        versions = (await self._http.call("GET", f"/v1/models/{escape(name)}", ModelList)).models
+        return next(each for each in versions if each.answers)
 
-    async def infer(self, model: str, inputs: Mapping[str, Sequence[Any]], version: str = "1") -> Inference:
+    async def infer(self, model: str, inputs: Mapping[str, Sequence[Any]], version: str | None = None) -> Inference:
         """Runs a model on lists of values and waits for the answer; raises what the job failed of."""
         request = inference_request(await self.model(model, version), inputs)
         return answer(await self.wait((await self.submit(request)).id))
@@ -241,6 +303,10 @@ class _Waits:
         pause = _BACKOFF[min(self._count, len(_BACKOFF) - 1)]
         self._count += 1
         return pause
+
+
+def _model_path(name: str, version: str) -> str:
+    return f"/v1/models/{escape(name)}/versions/{escape(version)}"
 
 
 def _given(query: Mapping[str, object]) -> dict[str, str]:

@@ -5,10 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tandem.protocol.api import InferenceResult, JobView
+from tandem.protocol.api import InferenceResult, JobView, ModelView
 from tandem.protocol.errors import InvalidTensor
 from tandem.protocol.jobs import InferenceRequest
-from tandem.protocol.models import ModelInfo
 from tandem.protocol.tensors import Datatype, TensorJson, TensorSpec
 from tandem.protocol.webhooks import WebhookTarget
 
@@ -24,7 +23,7 @@ class Inference:
 
 
 def inference_request(
-    model: ModelInfo,
+    model: ModelView,
     inputs: Mapping[str, Sequence[Any]],
     *,
     max_price: int | None = None,

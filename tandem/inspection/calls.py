@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any, Generic, TypeVar
 
 from pydantic import Field, ValidationError
 
 from tandem.clock import Clock
+from tandem.inspection.trial import Trial, sizes_beside
 from tandem.process import Confinement, Limits, python_command, python_runtime, run
 from tandem.protocol.capacity import Sandbox
 from tandem.protocol.errors import (
@@ -20,7 +22,7 @@ from tandem.protocol.errors import (
 )
 from tandem.protocol.ids import Frozen
 from tandem.protocol.media import Source
-from tandem.protocol.tensors import MAX_TENSORS, TensorSpec
+from tandem.protocol.tensors import MAX_TENSORS, FixedShape, TensorSpec
 
 _MIB = 2**20
 _MAX_ANSWER = 2**21
@@ -39,10 +41,15 @@ class ModelReport(Frozen):
 
     inputs: tuple[TensorSpec, ...] = Field(min_length=1, max_length=MAX_TENSORS)
     outputs: tuple[TensorSpec, ...] = Field(min_length=1, max_length=MAX_TENSORS)
+    opset: int = Field(ge=0)
     cost_us: int = Field(ge=1)
-    """Microseconds of one run with every open dimension at 1, on one core."""
+    """Microseconds of one run on one core, with inputs of the shapes in `measured`."""
+    measured: tuple[FixedShape, ...] = Field(max_length=MAX_TENSORS)
+    """Of each input; none: every open dimension at 1."""
     memory: int = Field(ge=1)
     """MiB that the loaded model takes."""
+    unbatchable: str | None = Field(max_length=1024)
+    """Why rows of several requests cannot be run as one; None: they can."""
 
 
 class ComplexityReport(Frozen):
@@ -83,10 +90,17 @@ async def measure_complexity(path: Path, duration_us: int, *, sandbox: Sandbox, 
     return await _inspect(inspection, path, sandbox, clock)
 
 
-async def inspect_model(path: Path, *, sandbox: Sandbox, clock: Clock) -> ModelReport:
-    """What the ONNX file takes, gives and costs. Raises InvalidModel; Unavailable if the check itself cannot run."""
-    inspection = _Inspection("tandem.inspection.model_child", ModelReport, InvalidModel, _model_limits(path))
-    return await _inspect(inspection, path, sandbox, clock)
+async def inspect_model(path: Path, trial: Trial, *, sandbox: Sandbox, clock: Clock) -> ModelReport:
+    """What the ONNX file takes, gives and costs. Its folder holds its external data, and nothing else.
+
+    Raises InvalidModel; Unavailable if the check itself cannot run.
+    """
+    with NamedTemporaryFile(prefix="tandem-trial-") as file:
+        file.write(trial.model_dump_json().encode())
+        file.flush()
+        module, options = "tandem.inspection.model_child", (file.name,)
+        inspection = _Inspection(module, ModelReport, InvalidModel, _model_limits(path), options)
+        return await _inspect(inspection, path, sandbox, clock, (path.parent, Path(file.name)))
 
 
 def _media_limits(path: Path) -> Limits:
@@ -96,13 +110,16 @@ def _media_limits(path: Path) -> Limits:
 
 
 def _model_limits(path: Path) -> Limits:
-    memory = _MODEL_BASE_MIB + _COPIES_OF_A_MODEL * path.stat().st_size // _MIB
+    size = path.stat().st_size + sum(sizes_beside(path).values())
+    memory = _MODEL_BASE_MIB + _COPIES_OF_A_MODEL * size // _MIB
     return Limits(memory_mib=memory, wall_seconds=2 * _MODEL_SECONDS, cpu_seconds=_MODEL_SECONDS, file_bytes=0)
 
 
-async def _inspect(inspection: _Inspection[Facts], path: Path, sandbox: Sandbox, clock: Clock) -> Facts:
+async def _inspect(
+    inspection: _Inspection[Facts], path: Path, sandbox: Sandbox, clock: Clock, readable: tuple[Path, ...] = ()
+) -> Facts:
     argv = python_command(inspection.module, str(path), *inspection.options)
-    confinement = Confinement(sandbox, readable=(*python_runtime(), path))
+    confinement = Confinement(sandbox, readable=(*python_runtime(), *(readable or (path,))))
     try:
         done = await run(argv, limits=inspection.limits, confinement=confinement, clock=clock, max_output=_MAX_ANSWER)
     except (ChildCrashed, AttemptTimeout, TooLarge) as error:

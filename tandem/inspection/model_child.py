@@ -5,39 +5,73 @@ The file is read as a message first, since some of what a hostile model asks for
 
 import ctypes
 import statistics
+import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
+from tandem.inspection import batching
 from tandem.inspection.answer import answer
 from tandem.inspection.model_rules import TENSOR_TYPES, check_model
-from tandem.protocol.errors import InvalidModel
+from tandem.inspection.trial import Trial, sizes_beside
+from tandem.protocol.errors import InvalidModel, InvalidTensor
+from tandem.protocol.models import warm_up_tensors
+from tandem.protocol.tensors import Datatype, Tensor, TensorSpec, split_bytes
 
 _ERRORS_ONLY = 4
 _TIMED_RUNS = 9
 _TIMED_SECONDS = 2.0
+_LONG_SECONDS = 5.0
+"""A first run of so long is the measure of itself, and leaves no time to try batches."""
 _MICRO = 10**6
 _MIB = 2**20
 _PAGE = 4096
 _REASON_LENGTH = 300
 _MAX_INPUT_ELEMENTS = 2**28
+_REMEDIES = (
+    ("seq(map(", "export it without ZipMap (skl2onnx: zipmap=False)"),
+    ("seq(", "give tensors out one by one, or put them together with ConcatFromSequence"),
+    ("map(", "export it without ZipMap (skl2onnx: zipmap=False)"),
+    ("optional(", "give out the tensor itself"),
+    ("sparse_tensor(", "give out a dense tensor"),
+    ("tensor(bfloat16)", "put a Cast to or from float32 before it"),
+)
+"""How to come by without a type, by what its name begins with."""
+
+Array = np.ndarray[Any, Any]
 
 
 def inspect(path: Path) -> dict[str, Any]:
     """The fields of a ModelReport; raises InvalidModel."""
-    check_model(path.read_bytes())
+    trial = Trial.model_validate_json(Path(sys.argv[2]).read_bytes())
+    files = sizes_beside(path)
+    opset = check_model(path.read_bytes(), files)
     ctypes.CDLL(None).malloc_trim(0)
     before = _resident()
     session = _load(path)
     inputs, outputs = [_spec(node) for node in session.get_inputs()], [_spec(node) for node in session.get_outputs()]
     if not inputs:
-        raise InvalidModel("expected a model with at least one input, got none")
-    cost = _cost_us(session)
-    memory = max(_resident() - before, path.stat().st_size) // _MIB + 1
-    return {"inputs": inputs, "outputs": outputs, "cost_us": cost, "memory": memory}
+        raise InvalidModel(
+            "expected a model with at least one input, got none; what takes no input has one answer, so keep that"
+        )
+    feeds = _feeds(session, inputs, trial)
+    cost = _cost(session, feeds[0], given=bool(trial.warm_up))
+    memory = max(_resident() - before, path.stat().st_size + sum(files.values())) // _MIB + 1
+    for feed in feeds[1:]:
+        _run(session, feed, given=True)
+    return {
+        "inputs": [spec.model_dump() for spec in inputs],
+        "outputs": [spec.model_dump() for spec in outputs],
+        "opset": opset,
+        "cost_us": max(1, round(cost * _MICRO)),
+        "measured": [feeds[0][spec.name].shape for spec in inputs] if trial.warm_up else [],
+        "memory": memory,
+        "unbatchable": _unbatchable(session, (inputs, outputs), feeds[0], cost, trial),
+    }
 
 
 def _load(path: Path) -> ort.InferenceSession:
@@ -48,42 +82,88 @@ def _load(path: Path) -> ort.InferenceSession:
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # each of ONNX Runtime's errors is a class of its own below Exception
-        raise InvalidModel(f"expected a model that ONNX Runtime can load, got: {_reason(error, path)}") from error
+        raise InvalidModel(
+            f"expected a model that ONNX Runtime {ort.__version__} can load, got: {_reason(error, path)}; "
+            "export it for an opset and with operators of that version"
+        ) from error
 
 
-def _spec(node: ort.NodeArg) -> dict[str, Any]:
+def _spec(node: ort.NodeArg) -> TensorSpec:
     if node.type not in TENSOR_TYPES:
-        raise InvalidModel(f"expected {', '.join(TENSOR_TYPES)}, got {node.type} for {node.name!r}")
-    shape = [size if isinstance(size, int) else -1 for size in node.shape]
-    return {"name": node.name, "datatype": TENSOR_TYPES[node.type][0], "shape": shape}
+        remedy = next((text for start, text in _REMEDIES if node.type.startswith(start)), "cast it to one of these")
+        raise InvalidModel(f"expected {', '.join(TENSOR_TYPES)}, got {node.type} for {node.name!r}; {remedy}")
+    shape = tuple(size if isinstance(size, int) else -1 for size in node.shape)
+    return TensorSpec(name=node.name, datatype=Datatype(TENSOR_TYPES[node.type][0]), shape=shape)
 
 
-def _zeros(node: ort.NodeArg) -> np.ndarray[Any, Any]:
-    shape = [size if isinstance(size, int) else 1 for size in node.shape]
-    if np.prod(shape, dtype=object) > _MAX_INPUT_ELEMENTS:
-        raise InvalidModel(f"expected inputs of at most {_MAX_INPUT_ELEMENTS} elements, got {shape} for {node.name!r}")
-    datatype, dtype = TENSOR_TYPES[node.type]
-    return np.full(shape, "" if datatype == "BYTES" else 0, dtype)
-
-
-def _cost_us(session: ort.InferenceSession) -> int:
-    """The median of a few runs, after one to warm up; at most about two seconds unless one run takes longer."""
-    feeds = {node.name: _zeros(node) for node in session.get_inputs()}
-    took: list[float] = []
+def _feeds(session: ort.InferenceSession, inputs: list[TensorSpec], trial: Trial) -> list[dict[str, Array]]:
+    """What to run it with: the warm-up inputs that were given, else zeros with every open dimension at 1."""
+    types = {node.name: TENSOR_TYPES[node.type][1] for node in session.get_inputs()}
+    if not trial.warm_up:
+        return [{spec.name: _zeros(spec, types[spec.name]) for spec in inputs}]
     try:
-        session.run(None, feeds)
-        while len(took) < _TIMED_RUNS and sum(took) < _TIMED_SECONDS:
-            start = time.perf_counter()
-            session.run(None, feeds)
-            took.append(time.perf_counter() - start)
+        given = [warm_up_tensors(inputs, each) for each in trial.warm_up]
+    except InvalidTensor as error:
+        raise InvalidModel(error.detail) from error
+    return [{tensor.name: _array(tensor, types[tensor.name]) for tensor in tensors} for tensors in given]
+
+
+def _zeros(spec: TensorSpec, dtype: str) -> Array:
+    shape = [abs(size) for size in spec.shape]
+    if np.prod(shape, dtype=object) > _MAX_INPUT_ELEMENTS:
+        raise InvalidModel(
+            f"expected inputs of at most {_MAX_INPUT_ELEMENTS} elements, got {shape} for {spec.name!r}; "
+            "leave dimensions open, or make it smaller"
+        )
+    return np.full(shape, "" if spec.datatype is Datatype.BYTES else 0, dtype)
+
+
+def _array(tensor: Tensor, dtype: str) -> Array:
+    if tensor.datatype is Datatype.BYTES:
+        return np.array([item.decode() for item in split_bytes(tensor)], dtype).reshape(tensor.shape)
+    return np.frombuffer(tensor.data, dtype).reshape(tensor.shape)
+
+
+def _run(session: ort.InferenceSession, feed: Mapping[str, Array], *, given: bool) -> float:
+    """Seconds of one run."""
+    start = time.perf_counter()
+    try:
+        session.run(None, dict(feed))
     except Exception as error:  # as above
-        reason = _reason(error)
-        raise InvalidModel(f"expected a model that runs with every open dimension at 1, got: {reason}") from error
-    return max(1, round(statistics.median(took) * _MICRO))
+        if given:
+            raise InvalidModel(f"expected a model that runs with its warm-up inputs, got: {_reason(error)}") from error
+        raise InvalidModel(
+            f"expected a model that runs with every open dimension at 1, got: {_reason(error)}; "
+            "give inputs that it runs with as settings.warm_up"
+        ) from error
+    return time.perf_counter() - start
+
+
+def _cost(session: ort.InferenceSession, feed: Mapping[str, Array], *, given: bool) -> float:
+    """Seconds: the median of a few runs, after one to warm up; at most about two seconds unless one takes longer."""
+    first = _run(session, feed, given=given)
+    if first > _LONG_SECONDS:
+        return first
+    took: list[float] = []
+    while len(took) < _TIMED_RUNS and sum(took) < _TIMED_SECONDS:
+        took.append(_run(session, feed, given=given))
+    return statistics.median(took)
+
+
+def _unbatchable(
+    session: ort.InferenceSession,
+    specs: tuple[list[TensorSpec], list[TensorSpec]],
+    feed: dict[str, Array],
+    cost: float,
+    trial: Trial,
+) -> str | None:
+    if cost > _LONG_SECONDS:
+        return f"one run takes {cost:.1f} s, so that it was not tried"
+    return batching.obstacle(*specs, feed, lambda feeds: session.run(None, dict(feeds)), trial.tolerance)
 
 
 def _reason(error: Exception, path: Path | None = None) -> str:
-    text = str(error).replace(str(path), "the model") if path else str(error)
+    text = str(error).replace(str(path), "the model").replace(str(path.parent), "") if path else str(error)
     return " ".join(text.split())[:_REASON_LENGTH]
 
 

@@ -1,12 +1,17 @@
-"""What a model file must be before ONNX Runtime sees it: what a hostile one asks for may be done while it loads."""
+"""What a model's files must be before ONNX Runtime sees them: what hostile ones ask for may be done at load."""
 
-import re
-from collections.abc import Iterator, Mapping
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
 
 import onnx
 from google.protobuf.message import DecodeError, Message
+from onnx import TensorProto
 
 from tandem.protocol.errors import InvalidModel
+from tandem.protocol.models import check_file_name
 
 DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 """Operators that ONNX Runtime itself brings; any other would come from a library of the submitter's."""
@@ -28,32 +33,48 @@ TENSOR_TYPES: Mapping[str, tuple[str, str]] = {
 }
 """What ONNX Runtime calls a type: its name in the Open Inference Protocol, and in numpy, little-endian."""
 
+MAX_FILE_BYTES = 2**31 - 1
+"""Of the ONNX file, by protobuf's own bound."""
+MAX_NODES = 250_000
+"""With every function put in where it is called, as ONNX Runtime does at load."""
+MAX_NAMED = 5
+"""Names in one refusal."""
+
 _COMPILED = "EPContext"
 """An operator that holds a provider's compiled binary, or the path of one."""
-_EXTERNAL_KEYS = frozenset({"location", "offset", "length", "checksum"})
-_IN_MEMORY = "_ORT_MEM_ADDR_"
-"""Part of a location that ONNX Runtime takes for an address in its own memory."""
-_DIGITS = re.compile(r"[0-9]{1,18}")
-_LISTED = 5
 _NAME_LENGTH = 200
+_BITS: Mapping[int, int] = {
+    **dict.fromkeys((TensorProto.DOUBLE, TensorProto.INT64, TensorProto.UINT64, TensorProto.COMPLEX64), 64),
+    **dict.fromkeys((TensorProto.FLOAT, TensorProto.INT32, TensorProto.UINT32), 32),
+    **dict.fromkeys((TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.INT16, TensorProto.UINT16), 16),
+    **dict.fromkeys((TensorProto.BOOL, TensorProto.INT8, TensorProto.UINT8), 8),
+    **dict.fromkeys((TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E4M3FNUZ), 8),
+    **dict.fromkeys((TensorProto.FLOAT8E5M2, TensorProto.FLOAT8E5M2FNUZ), 8),
+    **dict.fromkeys((TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1), 4),
+    TensorProto.COMPLEX128: 128,
+}
+"""An element of external data."""
+
+_KEYS = frozenset({"location", "offset", "length", "checksum"})
+
+Function = tuple[str, str, str]
+"""Domain, name and overload."""
 
 
-def check_model(data: bytes, files: Mapping[str, int] | None = None) -> None:
-    """Raises InvalidModel unless it is an ONNX model that asks only for known operators, and for no data but its own.
+def check_model(data: bytes, files: Mapping[str, int] | None = None) -> int:
+    """The opset it is written for. `files` are those of external data, with their sizes in bytes.
 
-    `files` are the sizes of its files of external data, by the names that it must have for them.
+    Raises InvalidModel unless it is an ONNX model that asks for these files alone and only for known operators.
     """
-    try:
-        model = onnx.ModelProto.FromString(data)
-    except DecodeError as error:
-        raise InvalidModel("expected an ONNX model, got a file that is none; export the model to ONNX") from error
+    model = parse(data)
     if not model.graph.node:
         raise InvalidModel("expected an ONNX model with operators, got an empty graph; export the model to ONNX")
     known = DOMAINS | {function.domain for function in model.functions}
+    asked: set[str] = set()
     for message in _walk(model):
         match message:
-            case onnx.TensorProto() if message.external_data or message.data_location == onnx.TensorProto.EXTERNAL:
-                _check_external(message, files or {})
+            case TensorProto() if _is_external(message):
+                asked.add(_check_external(message, files or {}))
             case onnx.NodeProto() if message.domain not in known or message.op_type == _COMPILED:
                 operator = f"{message.domain or 'ai.onnx'}.{message.op_type}"
                 raise InvalidModel(
@@ -62,30 +83,148 @@ def check_model(data: bytes, files: Mapping[str, int] | None = None) -> None:
                 )
             case _:
                 pass
+    unasked = sorted(set(files or {}) - asked)
+    if unasked:
+        raise InvalidModel(f"expected only files that the model refers to, got {_some(unasked)} too; leave them out")
+    _check_size(model)
+    return max((each.version for each in model.opset_import if each.domain in {"", "ai.onnx"}), default=0)
 
 
-def _check_external(tensor: onnx.TensorProto, files: Mapping[str, int]) -> None:
-    """The data lie within a file that was given, so that nothing else is looked for, on disk or in memory."""
-    said = {entry.key: entry.value for entry in tensor.external_data}
-    where = f"tensor {tensor.name[:_NAME_LENGTH]!r}"
-    location = said.get("location", "")
-    if len(said) < len(tensor.external_data) or not said.keys() <= _EXTERNAL_KEYS:
-        raise InvalidModel(f"{where}: expected each of {sorted(_EXTERNAL_KEYS)} at most once, got other keys")
-    if location not in files or _IN_MEMORY in location:
+def parse(data: bytes) -> onnx.ModelProto:
+    """Raises InvalidModel."""
+    if len(data) > MAX_FILE_BYTES:
         raise InvalidModel(
-            f"{where}: expected external data in one of the model's files {sorted(files)[:_LISTED]}, got "
-            f"{location[:_NAME_LENGTH]!r}; upload that file with the model, or save the model as one file"
+            f"expected an ONNX file of at most {MAX_FILE_BYTES} bytes, got {len(data)}; "
+            "save its weights as external data"
         )
-    start, length = _number(said.get("offset", "0")), _number(said.get("length", "0"))
-    if start is None or length is None or start + length > files[location]:
+    try:
+        model: onnx.ModelProto = onnx.ModelProto.FromString(data)
+    except DecodeError as error:
         raise InvalidModel(
-            f"{where}: expected an offset and a length within the {files[location]} bytes of {location!r}, got "
-            f"{said.get('offset', '0')[:_NAME_LENGTH]} and {said.get('length', '0')[:_NAME_LENGTH]}"
+            "expected an ONNX model, whole and not nested beyond 100 levels, got a file that is none; "
+            "export the model to ONNX, and compare the file's size with what was uploaded"
+        ) from error
+    return model
+
+
+def external_names(model: onnx.ModelProto) -> list[str]:
+    """Of the files of external data that the model refers to, ascending. Raises InvalidModel for what is no name."""
+    tensors = (message for message in _walk(model) if isinstance(message, TensorProto) and _is_external(message))
+    return sorted({_location(tensor, _entries(tensor)) for tensor in tensors})
+
+
+def _is_external(tensor: TensorProto) -> bool:
+    return bool(tensor.external_data) or tensor.data_location == TensorProto.EXTERNAL
+
+
+def _check_external(tensor: TensorProto, files: Mapping[str, int]) -> str:
+    """The file that it is in."""
+    entries = _entries(tensor)
+    name = _location(tensor, entries)
+    if name not in files:
+        raise InvalidModel(
+            f"expected every file of external data beside the model, and {name!r} is missing; "
+            "upload it too, under that name, or save the model as one file"
         )
+    wanted = _bytes_of(tensor)
+    offset = _number(tensor, entries, "offset", 0)
+    length = _number(tensor, entries, "length", wanted)
+    if length != wanted or offset + length > files[name]:
+        raise InvalidModel(
+            f"expected {wanted} bytes for {_name(tensor)} within the {files[name]} of {name!r}, "
+            f"got {length} at {offset}; save the model and its external data anew, and upload both"
+        )
+    return name
 
 
-def _number(text: str) -> int | None:
-    return int(text) if _DIGITS.fullmatch(text) else None
+def _entries(tensor: TensorProto) -> dict[str, str]:
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    if len(entries) != len(tensor.external_data) or not entries.keys() <= _KEYS:
+        raise InvalidModel(
+            f"expected {', '.join(sorted(_KEYS))} of external data, each at most once, got other keys for "
+            f"{_name(tensor)}; save the model anew"
+        )
+    return entries
+
+
+def _location(tensor: TensorProto, entries: Mapping[str, str]) -> str:
+    try:
+        return check_file_name(entries.get("location", ""))
+    except ValueError as error:
+        raise InvalidModel(f"external data of {_name(tensor)}: {error}; save them beside the model") from error
+
+
+def _number(tensor: TensorProto, entries: Mapping[str, str], key: str, default: int) -> int:
+    text = entries.get(key, "") or str(default)
+    if not (text.isascii() and text.isdecimal() and len(text) < len(str(2**63))):
+        raise InvalidModel(
+            f"expected a number as {key} of external data of {_name(tensor)}, got {text[:_NAME_LENGTH]!r}"
+        )
+    return int(text)
+
+
+def _bytes_of(tensor: TensorProto) -> int:
+    bits = _BITS.get(tensor.data_type)
+    if bits is None or any(size < 0 for size in tensor.dims):
+        kind = TensorProto.DataType.Name(tensor.data_type) if tensor.data_type in TensorProto.DataType.values() else "?"
+        raise InvalidModel(
+            f"expected numbers of a known size as external data, got {kind} {list(tensor.dims)} for {_name(tensor)}; "
+            "keep it inside the model"
+        )
+    elements: int = math.prod(tensor.dims)
+    return -(-elements * bits // 8)
+
+
+def _name(tensor: TensorProto) -> str:
+    return repr(tensor.name[:_NAME_LENGTH]) if tensor.name else "an unnamed tensor"
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(repr(name[:_NAME_LENGTH]) for name in names[:MAX_NAMED]) + more
+
+
+@dataclass(slots=True)
+class _Body:
+    """Of a graph or function, with all that is nested in it."""
+
+    nodes: int = 0
+    calls: Counter[Function] = field(default_factory=Counter)
+
+
+def _check_size(model: onnx.ModelProto) -> None:
+    """Functions that call each other make a large model of a small file, or one without an end."""
+    named = {(each.domain, each.name, each.overload): each for each in model.functions}
+    bodies = {key: _body(function.node, named.keys()) for key, function in named.items()}
+    try:
+        order = list(TopologicalSorter({key: body.calls for key, body in bodies.items()}).static_order())
+    except CycleError as error:
+        name = str(error.args[1][0][1])[:_NAME_LENGTH]
+        raise InvalidModel(
+            f"expected functions that end, got {name!r}, which calls itself; export it inlined"
+        ) from error
+    sizes: dict[Function, int] = {}
+    for key in order:
+        sizes[key] = _expanded(bodies[key], sizes)
+    total = _expanded(_body(model.graph.node, named.keys()), sizes)
+    if total > MAX_NODES:
+        raise InvalidModel(f"expected a model of at most {MAX_NODES} operators, got {total}; simplify or split it")
+
+
+def _expanded(body: _Body, sizes: Mapping[Function, int]) -> int:
+    return body.nodes + sum(sizes[key] * count for key, count in body.calls.items())
+
+
+def _body(nodes: Iterable[onnx.NodeProto], functions: Iterable[Function]) -> _Body:
+    body = _Body()
+    for each in nodes:
+        for message in _walk(each):
+            if isinstance(message, onnx.NodeProto):
+                body.nodes += 1
+                key = (message.domain, message.op_type, message.overload)
+                if key in functions:
+                    body.calls[key] += 1
+    return body
 
 
 def _walk(message: Message) -> Iterator[Message]:
@@ -94,6 +233,6 @@ def _walk(message: Message) -> Iterator[Message]:
     while stack:
         message = stack.pop()
         yield message
-        for field, value in message.ListFields():
-            if field.message_type is not None:
+        for field_, value in message.ListFields():
+            if field_.message_type is not None:
                 stack += [value] if isinstance(value, Message) else value

@@ -4,19 +4,21 @@ Unlike what is sent, an answer may hold more than a client knows: unknown fields
 may be newer than its clients. Amounts are wei, written as decimal strings; times are RFC 3339 in UTC.
 """
 
+from collections.abc import Mapping
 from datetime import date, datetime
-from typing import Annotated, Literal
+from pathlib import PurePosixPath
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tandem.protocol.capacity import Capability, Capacity
 from tandem.protocol.errors import ERRORS_BY_CODE, TandemError, error_from_wire
 from tandem.protocol.ids import ArtifactId, Frozen, Name
 from tandem.protocol.jobs import AttemptState, JobState, TranscodeRequest
 from tandem.protocol.ladder import AudioRendition, Rendition
-from tandem.protocol.models import ModelInfo
+from tandem.protocol.models import MAX_MODEL_FILES, FileName, ModelFile, ModelSettings
 from tandem.protocol.pricing import Prices
-from tandem.protocol.tensors import Datatype, FixedShape, TensorJson
+from tandem.protocol.tensors import Datatype, FixedShape, TensorJson, TensorSpec
 from tandem.protocol.units import Wei
 from tandem.protocol.urls import WebUrl
 from tandem.protocol.webhooks import DeliveryStatus, WebhookTarget
@@ -75,10 +77,67 @@ class NewModel(Frozen):
     name: Name
     version: Name = "1"
     artifact: ArtifactId
+    files: Annotated[Mapping[FileName, ArtifactId], Field(max_length=MAX_MODEL_FILES)] = {}
+    """Of external data, by the names that the model calls them, each an artifact as well."""
+    settings: ModelSettings = ModelSettings()
+    public: bool = False
+    """Whether every key may use it, or the one that registers it alone."""
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        folders = {str(folder) for name in self.files for folder in PurePosixPath(name).parents}
+        both = sorted(folders & self.files.keys())
+        if both:
+            raise ValueError(f"files: expected names of files, got {both[0]!r}, which is a folder of others too")
+        return self
+
+
+class ModelChange(Frozen):
+    """What is to change of a registered model; what is not named stays, of the settings too."""
+
+    settings: ModelSettings | None = None
+    public: bool | None = None
+    default: bool | None = None
+    """True: it answers requests that name no version; false: the latest does."""
+
+
+class ModelView(View):
+    """A model that this key may use."""
+
+    name: str
+    version: str
+    digest: str
+    """Names the model with all of its files."""
+    artifact: ArtifactId
+    """The ONNX file."""
+    size: int
+    """Bytes of the ONNX file."""
+    files: tuple[ModelFile, ...] = ()
+    """Of external data."""
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    opset: int
+    """Version of ONNX's operators that it is written for; 0: not known."""
+    cost_us: int
+    """Microseconds of one run on one core of the orchestrator, with inputs of the shapes in `measured`."""
+    measured: tuple[tuple[int, ...], ...] = ()
+    """Of each input; none: every open dimension at 1."""
+    memory: int
+    """MiB that the loaded model takes."""
+    batchable: bool
+    """Whether rows of several requests may be run as one; if not, `unbatchable` says why."""
+    unbatchable: str | None = None
+    settings: ModelSettings
+    public: bool
+    own: bool
+    """Whether it is this key's, which may change and delete it."""
+    answers: bool
+    """Whether requests that name no version are answered by this one."""
+    created_at: datetime
 
 
 class ModelList(View):
-    models: tuple[ModelInfo, ...]
+    models: tuple[ModelView, ...]
 
 
 class TensorEcho(View):
@@ -94,7 +153,7 @@ class InferenceEcho(View):
     max_price: Wei | None = None
     webhook: WebhookTarget | None = None
     model: str
-    version: str
+    version: str | None
     inputs: tuple[TensorEcho, ...]
 
 

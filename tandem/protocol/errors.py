@@ -30,6 +30,7 @@
         ├── NotFound            not_found: no such job, model, artifact or path
         ├── Unauthorized        unauthorized: no key, or a wrong one
         ├── Forbidden           forbidden: the key is good, but not for this
+        │   └── QuotaExceeded       quota_exceeded: the key has as much as it may have
         ├── TooLarge            too_large: a body, an artifact or a result passes its bound
         ├── Conflict            conflict: the state does not allow it
         ├── StaleAttempt        stale_attempt: the fencing token is not the current one
@@ -207,6 +208,10 @@ class Unauthorized(FinalError):
 class Forbidden(FinalError):
     code = "forbidden"
     status = 403
+
+
+class QuotaExceeded(Forbidden):
+    code = "quota_exceeded"
 
 
 class TooLarge(FinalError):

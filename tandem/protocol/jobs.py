@@ -211,7 +211,8 @@ class TranscodeRequest(NewJob):
 class InferenceRequest(NewJob):
     kind: Literal["inference"]
     model: Name
-    version: Name = "1"
+    version: Name | None = None
+    """None: the one that answers for the name, which is the latest unless its owner says otherwise."""
     inputs: Annotated[tuple[TensorJson, ...], Field(min_length=1, max_length=MAX_TENSORS)]
 
 

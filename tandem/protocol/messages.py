@@ -252,7 +252,7 @@ class LoadModel(Frozen):
     """Where to fetch each of `files` from, in their order."""
     inputs: tuple[TensorSpec, ...] = Field(max_length=MAX_TENSORS)
     cost_us: int = Field(ge=1, lt=2**63)
-    """Microseconds of one run with every open dimension at 1; with `inputs` it gives the price of each request."""
+    """Microseconds of one run with these inputs, open dimensions at 1: what the price of each request follows from."""
     settings: ModelSettings
 
     @model_validator(mode="after")

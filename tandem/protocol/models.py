@@ -5,15 +5,27 @@ A model is named by its digest, which stands for all of its files: whoever has t
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
+from tandem.protocol.errors import InvalidTensor
 from tandem.protocol.ids import ArtifactId, Frozen, Label, Name
-from tandem.protocol.tensors import MAX_TENSORS, FixedShape, TensorSpec, elements
+from tandem.protocol.tensors import (
+    MAX_TENSORS,
+    Datatype,
+    FixedShape,
+    Tensor,
+    TensorJson,
+    TensorSpec,
+    check_tensors,
+    element_size,
+    elements,
+    tensor_from_json,
+)
 
 MODEL_FILE = "model.onnx"
 """What the ONNX file is called in a model's folder, whatever it was called when it was uploaded."""
@@ -23,9 +35,15 @@ MAX_BATCH = 4096
 MAX_REPLICAS = 1000
 MAX_WARM_UPS = 16
 MAX_WARM_UP_VALUES = 4096
+MAX_WARM_UP_BYTES = 2**26
 
+_STRING_BYTES = 1024
+"""What an element of BYTES counts for."""
 _MAX_DEPTH = 8
 _MAX_SEGMENT_BYTES = 255
+_ZEROS: Mapping[Datatype, str | bool] = {Datatype.BYTES: "", Datatype.BOOL: False}
+_STRANGE = frozenset('\\:*?"<>|')
+"""Mean something to one system or another, and `*` to ONNX Runtime: an address in memory."""
 _DIGEST_PREFIX = b"tandem model\n"
 """No ONNX file begins like this, so that no model of one file has the digest of one of several."""
 
@@ -33,7 +51,7 @@ _DIGEST_PREFIX = b"tandem model\n"
 def check_file_name(name: str) -> str:
     """The name as it came. Raises ValueError unless it is a relative path that stays in the model's folder."""
     parts = name.split("/")
-    if any(part in {"", ".", ".."} for part in parts) or not name.isprintable() or "\\" in name:
+    if any(part in {"", ".", ".."} for part in parts) or not name.isprintable() or not _STRANGE.isdisjoint(name):
         raise ValueError(
             f"expected a relative path of plain names, such as weights.bin or data/weights.bin, got {name!r}"
         )
@@ -117,6 +135,30 @@ class ModelSettings(Frozen):
     """Seconds that a request may take that names no timeout; None: as the orchestrator's settings say."""
 
 
+def warm_up_tensors(inputs: Sequence[TensorSpec], warm_up: Sequence[WarmUpTensor]) -> tuple[Tensor, ...]:
+    """What a warm-up run is fed with, in the order of the model's inputs. Raises InvalidTensor."""
+    given = {each.name: each for each in warm_up}
+    specs = {spec.name: spec for spec in inputs}
+    if set(given) != set(specs) or len(given) != len(warm_up):
+        raise InvalidTensor(f"warm_up: expected the inputs {sorted(specs)}, each once, got {[e.name for e in warm_up]}")
+    tensors = tuple(_filled(spec, given[spec.name]) for spec in inputs)
+    check_tensors(inputs, tensors)
+    return tensors
+
+
+def _filled(spec: TensorSpec, warm_up: WarmUpTensor) -> Tensor:
+    count = elements(warm_up.shape)
+    if count * (element_size(spec.datatype) or _STRING_BYTES) > MAX_WARM_UP_BYTES:
+        raise InvalidTensor(
+            f"warm_up: expected at most {MAX_WARM_UP_BYTES} bytes for {spec.name!r}, got shape {list(warm_up.shape)}"
+        )
+    values = list(warm_up.data) or [_ZEROS.get(spec.datatype, 0)]
+    shape = warm_up.shape if len(values) == count else (1,)
+    packed = tensor_from_json(TensorJson(name=spec.name, datatype=spec.datatype, shape=shape, data=values))
+    data = packed.data if len(values) == count else bytes(packed.data) * count
+    return Tensor(name=spec.name, datatype=spec.datatype, shape=warm_up.shape, data=data)
+
+
 class ModelInfo(Frozen):
     """A registered model, as its trial showed it."""
 
@@ -133,16 +175,22 @@ class ModelInfo(Frozen):
     opset: int = Field(default=0, ge=0)
     """Version of ONNX's operators that it is written for; 0: from before this was looked at."""
     cost_us: int = Field(ge=1)
-    """Microseconds of one run with every open dimension at 1, on one core of the orchestrator."""
+    """Microseconds of one run on one core of the orchestrator, with inputs of the shapes in `measured`."""
+    measured: tuple[FixedShape, ...] = Field(default=(), max_length=MAX_TENSORS)
+    """Of each input, in their order; none: every open dimension at 1."""
     memory: int = Field(ge=0)
     """MiB that the loaded model takes, measured."""
     unbatchable: str | None = Field(default="it was registered before this was tried", max_length=1024)
     """Why requests cannot be run as one; None: they can."""
     settings: ModelSettings = ModelSettings()
-    owner: str = ""
-    """The API key's id; empty: from before models had owners."""
+    owner: str = "local"
+    """The API key's id."""
     public: bool = True
     """Whether every key may use it, or its owner's alone."""
+    default: bool = False
+    """Whether it answers requests that name no version, although others may be later."""
+    pinned: int = Field(default=0, ge=0, le=MAX_REPLICAS)
+    """Warm replicas that the operator of the market asks for."""
     created_at: float = Field(default=0, ge=0)
     """When it was registered, in seconds since the epoch."""
 
@@ -150,6 +198,20 @@ class ModelInfo(Frozen):
     def batchable(self) -> bool:
         """Whether the first dimension is open in all inputs and outputs, and rows do not depend on their neighbours."""
         return self.unbatchable is None
+
+    @property
+    def replicas(self) -> int:
+        """On so many nodes it is to be kept warm."""
+        return max(self.settings.replicas, self.pinned)
+
+    @property
+    def cost_inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs as they were when the cost was measured: what `inference_cost` compares with."""
+        if not self.measured:
+            return self.inputs
+        return tuple(
+            spec.model_copy(update={"shape": shape}) for spec, shape in zip(self.inputs, self.measured, strict=True)
+        )
 
     @cached_property
     def digest(self) -> str:

@@ -10,10 +10,11 @@ A sender may be ahead of CREDIT by a window, of each stream and of the session, 
 given as soon as bytes are received: what bounds memory is that a message announces its size, and that so many streams
 and so many bytes may be open at once. A large message leaves a part of the session's window to small ones.
 
-A frame of a stream is told from a control message by its fourth byte: the kind here, and zero there, where it is part
-of a length below 2^24.
+A binary message holds one frame or several, one after the other: the small ones that were ready together cost one
+write and one read. It is told from a control message by its fourth byte: the kind of the first frame here, and zero
+there, where it is part of a length below 2^24.
 
-    0  3 bytes  zero
+    0  3 bytes  length of the frame, all of it
     3  1        kind
     4  4        stream, from 1; 0 in the CREDIT of the session
     8           REQUEST, RESPONSE: length of the head (4) and of the body (8), the head, the body's beginning
@@ -27,7 +28,6 @@ import struct
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import NamedTuple
 
 from tandem.protocol.codec import MAX_FRAME_BYTES
@@ -50,30 +50,26 @@ MAX_OPEN_BYTES = 2**28
 """Of all messages that are being received, and at a node of all requests that have no answer yet."""
 CHUNK_BYTES = 2**18
 """Of one frame: head and body together."""
+MAX_MESSAGE_BYTES = 2**19
+"""Of all frames that go out together."""
 STREAM_WINDOW = 2**20
 SESSION_WINDOW = 2**23
 MAX_CREDIT = 2**31
 
 _FOR_SMALL = SESSION_WINDOW // 4
-_PREFIX = struct.Struct("<3xBI")
-_OPENING = struct.Struct("<3xBIIQ")
-_CREDIT = struct.Struct("<3xBII")
+_PREFIX = struct.Struct("<II")
+_OPENING = struct.Struct("<IIIQ")
+_CREDIT = struct.Struct("<III")
+_KIND_BITS = 24
+_LENGTH = 2**_KIND_BITS - 1
 _NUMBERS = 2**32
 _MAX_CODE = 128
 _MAX_DETAIL = 4096
 _KIND_AT = 3
 
 
-class _Kind(IntEnum):
-    REQUEST = 1
-    RESPONSE = 2
-    DATA = 3
-    FAILED = 4
-    CANCEL = 5
-    CREDIT = 6
-
-
-_REQUEST, _RESPONSE, _DATA, _FAILED, _CANCEL, _CREDIT_KIND = (int(kind) for kind in _Kind)
+_REQUEST, _RESPONSE, _DATA, _FAILED, _CANCEL, _CREDIT_KIND = range(1, 7)
+_CREDITED = _CREDIT_KIND << _KIND_BITS | _CREDIT.size
 
 
 class Requested(NamedTuple):
@@ -108,9 +104,14 @@ class Cancelled(NamedTuple):
 Event = Requested | Responded | Refused | Cancelled
 
 
-def is_stream(frame: Buffer) -> bool:
-    """Whether a binary frame belongs to a stream, and not to a control message."""
-    return len(frame) > _KIND_AT and frame[_KIND_AT] != 0
+def is_stream(message: Buffer) -> bool:
+    """Whether a binary message belongs to streams, and is no control message."""
+    return len(message) > _KIND_AT and message[_KIND_AT] != 0
+
+
+def _prefix(kind: int, stream: int, size: int = 0) -> bytes:
+    """Of a frame with `size` bytes after it."""
+    return _PREFIX.pack(kind << _KIND_BITS | _PREFIX.size + size, stream)
 
 
 @dataclass(slots=True, eq=False)
@@ -118,9 +119,11 @@ class _Outgoing:
     """A message that is sent piece by piece."""
 
     stream: int
-    opening: bytes | None
-    """Prefix and head, until they are sent."""
-    head_size: int
+    kind: int
+    head: bytes | None
+    """Until it is sent."""
+    size: int
+    """Of the body."""
     parts: deque[memoryview]
     credit: int
 
@@ -173,20 +176,24 @@ class Streams:
 
     # --- what is to be sent
 
-    def take(self) -> list[bytes]:
-        """Frames that go out at once, in this order."""
-        small, self._small = self._small, []
-        return small
+    def take(self) -> bytes | None:
+        """All small frames, or as many as one message holds; None: there are none."""
+        small, size, count = self._small, 0, 0
+        if len(small) == 1:
+            self._small = []
+            return small[0]
+        for frame in small:
+            size += len(frame)
+            if count and size > MAX_MESSAGE_BYTES:
+                break
+            count += 1
+        self._small = small[count:]
+        return b"".join(small[:count]) if count else None
 
     @property
     def unsent(self) -> int:
-        """Frames that `take` would give."""
+        """Small frames that wait."""
         return len(self._small)
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing is to be sent, but for what waits for credit."""
-        return not self._small and not self._ready()
 
     def chunk(self) -> bytes | None:
         """The next piece of a large message; None: nothing is left, or there is no credit."""
@@ -194,13 +201,9 @@ class Streams:
             outgoing = self._large[0]
             self._large.rotate(-1)
             room = min(CHUNK_BYTES, outgoing.credit, self._credit - _FOR_SMALL)
-            if room > (outgoing.head_size if outgoing.opening else 0):
+            if room > len(outgoing.head or b""):
                 return self._cut(outgoing, room)
         return None
-
-    def _ready(self) -> bool:
-        room = self._credit - _FOR_SMALL
-        return any(min(each.credit, room) > (each.head_size if each.opening else 0) for each in self._large)
 
     def request(self, head: bytes, body: Sequence[Buffer]) -> int:
         """Opens a stream: its number. Raises TooLarge, or NoCapacity if as many are open as may be."""
@@ -212,7 +215,7 @@ class Streams:
             number = number % (_NUMBERS - 1) + 1
         self._last = number
         stream = self._streams[number] = _Stream()
-        self._send(stream, _OPENING.pack(_REQUEST, number, len(head), size), head, body, number)
+        self._send(stream, number, head, body, size)
         return number
 
     def respond(self, number: int, head: bytes, body: Sequence[Buffer]) -> None:
@@ -224,7 +227,7 @@ class Streams:
         if stream.cancelled:
             self.fail(number, _given_up())
             return
-        self._send(stream, _OPENING.pack(_RESPONSE, number, len(head), size), head, body, number)
+        self._send(stream, number, head, body, size)
         if stream.outgoing is None:
             self._forget(number)
 
@@ -242,27 +245,32 @@ class Streams:
         stream = self._streams.get(number)
         if stream is None or stream.cancelled:
             return
+        unheard = stream.outgoing is not None and stream.outgoing.head is not None
         stream.cancelled = True
         self._drop(stream)
+        if unheard:  # the node does not know of it
+            self._forget(number)
+            return
         if stream.incoming is not None:
             self._discard(stream)
-        self._small.append(_PREFIX.pack(_CANCEL, number))
+        self._small.append(_prefix(_CANCEL, number))
 
-    def _send(self, stream: _Stream, opening: bytes, head: bytes, body: Sequence[Buffer], number: int) -> None:
-        size = len(head) + sum(map(len, body))
-        if size <= CHUNK_BYTES and size <= self._credit:
-            self._credit -= size
+    def _send(self, stream: _Stream, number: int, head: bytes, body: Sequence[Buffer], size: int) -> None:
+        kind, total = _REQUEST if self._requests else _RESPONSE, len(head) + size
+        if total <= CHUNK_BYTES and total <= self._credit:
+            self._credit -= total
+            opening = _OPENING.pack(kind << _KIND_BITS | _OPENING.size + total, number, len(head), size)
             self._small.append(b"".join((opening, head, *body)))
             return
         parts = deque(view for each in body if (view := memoryview(each)))
-        stream.outgoing = _Outgoing(number, opening + head, len(head), parts, STREAM_WINDOW)
+        stream.outgoing = _Outgoing(number, kind, head, size, parts, STREAM_WINDOW)
         self._large.append(stream.outgoing)
 
     def _cut(self, outgoing: _Outgoing, room: int) -> bytes:
         """The next frame of a message, of at most `room` bytes."""
-        begun, outgoing.opening = outgoing.opening, None
-        used = outgoing.head_size if begun else 0
-        pieces: list[Buffer] = [begun or _PREFIX.pack(_DATA, outgoing.stream)]
+        head, outgoing.head = outgoing.head, None
+        used = len(head or b"")
+        pieces: list[Buffer] = []
         while outgoing.parts and used < room:
             part = outgoing.parts.popleft()
             if len(part) > room - used:
@@ -274,7 +282,10 @@ class Streams:
         self._credit -= used
         if not outgoing.parts:
             self._sent(outgoing)
-        return b"".join(pieces)
+        if head is None:
+            return b"".join((_prefix(_DATA, outgoing.stream, used), *pieces))
+        word = outgoing.kind << _KIND_BITS | _OPENING.size + used
+        return b"".join((_OPENING.pack(word, outgoing.stream, len(head), outgoing.size), head, *pieces))
 
     def _sent(self, outgoing: _Outgoing) -> None:
         self._large.remove(outgoing)
@@ -290,8 +301,8 @@ class Streams:
 
     def _refuse(self, number: int, error: TandemError) -> None:
         code = error.code.encode()[:_MAX_CODE]
-        flags = bytes((error.retryable, len(code)))
-        self._small.append(_PREFIX.pack(_FAILED, number) + flags + code + error.detail.encode()[:_MAX_DETAIL])
+        said = bytes((error.retryable, len(code))) + code + error.detail.encode()[:_MAX_DETAIL]
+        self._small.append(_prefix(_FAILED, number, len(said)) + said)
 
     def _forget(self, number: int) -> None:
         stream = self._streams.pop(number)
@@ -303,11 +314,25 @@ class Streams:
 
     # --- what comes
 
-    def receive(self, frame: bytes) -> Event | None:
-        """What a frame leads to. Raises StreamViolation or CreditExceeded, after which the session is to be closed."""
-        if len(frame) < _PREFIX.size:
-            raise StreamViolation(f"expected a frame of at least {_PREFIX.size} bytes, got {len(frame)}")
-        kind, number = _PREFIX.unpack_from(frame)
+    def receive(self, message: bytes) -> list[Event]:
+        """What a message leads to. Raises StreamViolation or CreditExceeded, which end the session."""
+        events: list[Event] = []
+        at, end = 0, len(message)
+        while at < end:
+            if end - at < _PREFIX.size:
+                raise StreamViolation(f"expected a frame of at least {_PREFIX.size} bytes, got {end - at}")
+            word, number = _PREFIX.unpack_from(message, at)
+            size = word & _LENGTH
+            if not _PREFIX.size <= size <= end - at:
+                raise StreamViolation(f"expected a frame of {size} bytes, got {end - at}")
+            frame = message if size == end else memoryview(message)[at : at + size]
+            event = self._frame(word >> _KIND_BITS, number, frame)
+            if event is not None:
+                events.append(event)
+            at += size
+        return events
+
+    def _frame(self, kind: int, number: int, frame: Buffer) -> Event | None:
         if kind == (_RESPONSE if self._requests else _REQUEST):
             return self._opened(number, frame)
         if kind == _DATA:
@@ -319,7 +344,7 @@ class Streams:
             return self._failed(number, frame) if self._requests else self._cancelled(number)
         raise StreamViolation(f"expected a frame that the other side may send, got one of kind {kind}")
 
-    def _opened(self, number: int, frame: bytes) -> Event | None:
+    def _opened(self, number: int, frame: Buffer) -> Event | None:
         if len(frame) < _OPENING.size:
             raise StreamViolation(f"expected a message of at least {_OPENING.size} bytes, got {len(frame)}")
         _, _, head_size, size = _OPENING.unpack_from(frame)
@@ -331,7 +356,7 @@ class Streams:
                 f"frame of at most {CHUNK_BYTES}, got a head of {head_size}, a body of {size} and a frame of {got}"
             )
         stream = self._stream_of(number)
-        head, body = frame[_OPENING.size : end], memoryview(frame)[end:]
+        head, body = bytes(frame[_OPENING.size : end]), memoryview(frame)[end:]
         incoming = stream.incoming = _Incoming(head, size, STREAM_WINDOW - got, received=len(body))
         if stream.cancelled:
             incoming.discarded = True
@@ -396,14 +421,16 @@ class Streams:
         self._ended_by(number, incoming)
         return Refused(number, error)
 
-    def _failed(self, number: int, frame: bytes) -> Event | None:
+    def _failed(self, number: int, frame: Buffer) -> Event | None:
         stream = self._streams.get(number)
         at = _PREFIX.size + 2
         if stream is None or len(frame) < at or len(frame) > at + _MAX_CODE + _MAX_DETAIL:
             raise StreamViolation(f"expected the failure of a stream that is open, with a code, got one of {number}")
         end = at + frame[at - 1]
         error = error_from_wire(
-            frame[at:end].decode(errors="replace"), frame[end:].decode(errors="replace"), retryable=frame[at - 2] == 1
+            bytes(frame[at:end]).decode(errors="replace"),
+            bytes(frame[end:]).decode(errors="replace"),
+            retryable=frame[at - 2] == 1,
         )
         if stream.outgoing is not None:
             self.cancel(number)  # which says that nothing of the request will follow
@@ -444,7 +471,7 @@ class Streams:
         if self._allowance < 0:
             raise CreditExceeded(f"expected at most {SESSION_WINDOW} bytes ahead of credit on the session, got more")
         if self._allowance <= SESSION_WINDOW // 2:
-            self._small.append(_CREDIT.pack(_CREDIT_KIND, 0, SESSION_WINDOW - self._allowance))
+            self._small.append(_CREDIT.pack(_CREDITED, 0, SESSION_WINDOW - self._allowance))
             self._allowance = SESSION_WINDOW
 
     def _spend(self, number: int, incoming: _Incoming, size: int) -> None:
@@ -452,13 +479,13 @@ class Streams:
         if incoming.allowance < 0:
             raise CreditExceeded(f"expected at most {STREAM_WINDOW} bytes ahead of credit on a stream, got more")
         if incoming.allowance <= STREAM_WINDOW // 2 and incoming.received < incoming.size:
-            self._small.append(_CREDIT.pack(_CREDIT_KIND, number, STREAM_WINDOW - incoming.allowance))
+            self._small.append(_CREDIT.pack(_CREDITED, number, STREAM_WINDOW - incoming.allowance))
             incoming.allowance = STREAM_WINDOW
 
-    def _credited(self, number: int, frame: bytes) -> None:
+    def _credited(self, number: int, frame: Buffer) -> None:
         if len(frame) != _CREDIT.size:
             raise StreamViolation(f"expected credit in {_CREDIT.size} bytes, got {len(frame)}")
-        (_, _, size) = _CREDIT.unpack(frame)
+        _, _, size = _CREDIT.unpack(frame)
         if number:
             stream = self._streams.get(number)
             if stream is None or stream.outgoing is None:  # it was sent whole meanwhile

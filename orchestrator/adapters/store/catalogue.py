@@ -2,14 +2,23 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, delete, exists, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, exists, func, insert, or_, select, update
 
 from orchestrator.adapters.store.engine import Database
 from orchestrator.adapters.store.queries import BATCH, demand_artifacts
 from orchestrator.adapters.store.rows import artifact_record, key_record
-from orchestrator.adapters.store.schema import api_keys, artifacts, job_artifacts, models
+from orchestrator.adapters.store.schema import (
+    api_keys,
+    artifacts,
+    catalogue_revision,
+    job_artifacts,
+    model_files,
+    models,
+)
+from orchestrator.core.catalogue import CatalogueUpdate, ModelChanges, ModelKey, key_of
 from orchestrator.core.records import ApiKeyRecord, ArtifactRecord
-from tandem.protocol.errors import Conflict, NotFound
+from orchestrator.ports.store import ModelDecision
+from tandem.protocol.errors import NotFound
 from tandem.protocol.media import MediaInfo, Source
 from tandem.protocol.models import ModelInfo
 
@@ -52,6 +61,7 @@ class SqlCatalogue:
                 artifacts.c.renewed_at <= self._database.now() - older_than,
                 ~exists().where(job_artifacts.c.artifact == artifacts.c.id),
                 ~exists().where(models.c.artifact == artifacts.c.id),
+                ~exists().where(model_files.c.artifact == artifacts.c.id),
             )
             .returning(artifacts.c.id)
         )
@@ -86,33 +96,29 @@ class SqlCatalogue:
             return None
         return Source(media=row.media, keyframes=row.keyframes or (), layout=row.layout)
 
-    async def add_model(self, model: ModelInfo) -> None:
-        def add(connection: Connection) -> None:
-            known = connection.scalar(
-                select(models.c.artifact).where(models.c.name == model.name, models.c.version == model.version)
-            )
-            if known is None:
-                demand_artifacts(connection, [model.artifact])
-                row = {"name": model.name, "version": model.version, "artifact": model.artifact, "info": model}
-                connection.execute(insert(models).values(row))
-            elif known != model.artifact:
-                raise Conflict(
-                    f"expected {model.name} {model.version} to stand for {known}, got {model.artifact}: "
-                    "register it under a new version"
-                )
+    async def decide_models(self, owner: str, name: str, decide: ModelDecision) -> ModelChanges:
+        concerned = select(models.c.info).where(
+            or_(models.c.owner == owner, and_(models.c.name == name, models.c.public))
+        )
 
-        await self._database.write(add)
+        def write(connection: Connection) -> ModelChanges:
+            known = list(connection.scalars(concerned.order_by(models.c.owner, models.c.name, models.c.version)))
+            changes = decide(known, self._database.now())
+            _save_models(connection, changes)
+            return changes
 
-    async def model(self, name: str, version: str) -> ModelInfo:
-        query = select(models.c.info).where(models.c.name == name, models.c.version == version)
-        found: ModelInfo | None = await self._database.read(lambda connection: connection.scalar(query))
-        if found is None:
-            raise NotFound(f"expected a registered model, got {name} {version}")
-        return found
+        return await self._database.write(write)
 
-    async def models(self) -> list[ModelInfo]:
-        query = select(models.c.info).order_by(models.c.name, models.c.version)
-        return await self._database.read(lambda connection: list(connection.scalars(query)))
+    async def catalogue(self, since: int = 0) -> CatalogueUpdate:
+        def read(connection: Connection) -> CatalogueUpdate:
+            revision = connection.scalar(select(catalogue_revision.c.number)) or 0
+            if revision == since:
+                return CatalogueUpdate(revision)
+            keys = connection.execute(select(models.c.owner, models.c.name, models.c.version))
+            changed = connection.scalars(select(models.c.info).where(models.c.revision > since))
+            return CatalogueUpdate(revision, frozenset(ModelKey(*row) for row in keys), tuple(changed))
+
+        return await self._database.read(read)
 
     async def add_key(self, key: ApiKeyRecord) -> None:
         statement = insert(api_keys).values(
@@ -141,3 +147,32 @@ class SqlCatalogue:
 
 def _no_artifact(artifact_id: str) -> NotFound:
     return NotFound(f"expected an artifact of this store, got {artifact_id}")
+
+
+def _save_models(connection: Connection, changes: ModelChanges) -> None:
+    if not (changes.put or changes.removed):
+        return
+    revision = (connection.scalar(select(catalogue_revision.c.number)) or 0) + 1
+    connection.execute(delete(catalogue_revision))
+    connection.execute(insert(catalogue_revision).values(number=revision))
+    for key in changes.removed:
+        connection.execute(delete(model_files).where(*_at(model_files, key)))
+        connection.execute(delete(models).where(*_at(models, key)))
+    for model in changes.put:
+        _save_model(connection, model, revision)
+
+
+def _save_model(connection: Connection, model: ModelInfo, revision: int) -> None:
+    key = key_of(model)
+    values = {"public": model.public, "artifact": model.artifact, "info": model, "revision": revision}
+    if connection.execute(update(models).where(*_at(models, key)).values(values)).rowcount:
+        return
+    files = {file.artifact for file in model.files}
+    demand_artifacts(connection, sorted({model.artifact, *files}))
+    connection.execute(insert(models).values(**key._asdict(), **values))
+    if files:
+        connection.execute(insert(model_files), [{**key._asdict(), "artifact": artifact} for artifact in sorted(files)])
+
+
+def _at(table: Table, key: ModelKey) -> tuple[ColumnElement[bool], ...]:
+    return table.c.owner == key.owner, table.c.name == key.name, table.c.version == key.version

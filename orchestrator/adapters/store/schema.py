@@ -19,6 +19,7 @@ from sqlalchemy import (
     Double,
     Enum,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
@@ -414,10 +415,36 @@ Index("ix_deliveries_pending", deliveries.c.job, unique=True, sqlite_where=_IS_P
 models = Table(
     "models",
     metadata,
+    Column("owner", Text, primary_key=True),
     Column("name", Text, primary_key=True),
     Column("version", Text, primary_key=True),
+    Column("public", Boolean, nullable=False),
     Column("artifact", ForeignKey(artifacts.c.id), nullable=False, index=True),
     Column("info", Json(TypeAdapter(ModelInfo)), nullable=False),
+    Column("revision", Integer, nullable=False, index=True, comment="the catalogue's when it was written last"),
+)
+
+model_files = Table(
+    "model_files",
+    metadata,
+    Column("owner", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("version", Text, primary_key=True),
+    Column("artifact", ForeignKey(artifacts.c.id), primary_key=True, index=True),
+    ForeignKeyConstraint(["owner", "name", "version"], ["models.owner", "models.name", "models.version"]),
+    comment="external data; their names are in the model's info",
+)
+
+catalogue_revision = Table(
+    "catalogue_revision",
+    metadata,
+    Column(
+        "number",
+        Integer,
+        primary_key=True,
+        autoincrement=False,
+        comment="one row, raised by each change",
+    ),
 )
 
 api_keys = Table(

@@ -109,7 +109,7 @@ async def unload(call: Call) -> web.StreamResponse:
     """Has all nodes let go of it. Raises Forbidden for another key's model."""
     named = await _model(call)
     owned = await call.services.models.own(call.owner, named.name, named.version)
-    await call.services.oip.online.unload(owned.digest)
+    await call.services.unload(owned.digest)
     return _json({})
 
 

@@ -68,7 +68,9 @@ async def test_what_onnx_runtime_passes_passes_here(tmp_path: Path) -> None:
     failures: list[str] = []
     async with exchange(tmp_path) as running, working_node(running.origin, tmp_path, models, NODE):
         await running.connected()
-        hub = Hub(Inferences(running.online, Models({each.name: each for each in infos}), 2**26), _anybody, Memory(2**28))
+        hub = Hub(
+            Inferences(running.online, Models({each.name: each for each in infos}), 2**26), _anybody, Memory(2**28)
+        )
         async with hub.serve("127.0.0.1", 0, no_others, grace=0.1) as server:
             protocol = Protocol(hub, server.sockets[0].getsockname()[1], None)  # type: ignore[arg-type]
             turns = asyncio.Semaphore(AT_ONCE)

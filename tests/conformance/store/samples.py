@@ -1,9 +1,10 @@
 """Jobs, decisions and tickets for the store's tests."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
+from orchestrator.core.catalogue import ModelChanges, ModelQuota, add
 from orchestrator.core.records import (
     AccountChanges,
     AccountRecord,
@@ -34,11 +35,13 @@ from tandem.protocol.jobs import (
 )
 from tandem.protocol.media import AudioStream, MediaInfo, VideoStream
 from tandem.protocol.messages import SignedTicket
+from tandem.protocol.models import ModelInfo
 from tandem.protocol.signing import parse_address
 from tandem.protocol.tensors import Datatype, Tensor, TensorJson, TensorSpec
 from tandem.protocol.tickets import TicketParams
 from tests.fixtures.protocol import transcode_work
 
+QUOTA = ModelQuota(models=10, size=1000, replicas=2)
 START = 1_800_000_000.0
 NODE = parse_address("0x" + "a1" * 20)
 OTHER = parse_address("0x" + "b2" * 20)
@@ -267,3 +270,12 @@ def _attempt(snapshot: JobSnapshot, ref: AttemptRef) -> AttemptRecord:
     attempt = snapshot.attempt(ref)
     assert attempt is not None
     return attempt
+
+
+async def put_model(store: Store, model: ModelInfo, *, check: bool = True) -> ModelChanges:
+    """Registers it, as its owner would, or whatever the rules say."""
+
+    def decide(known: Sequence[ModelInfo], _now: float) -> ModelChanges:
+        return add(known, model, QUOTA) if check else ModelChanges(put=(model,))
+
+    return await store.decide_models(model.owner, model.name, decide)

@@ -53,7 +53,7 @@ async def test_transcode_puts_the_renditions_where_it_is_told(api: Api, clip: by
 
 
 async def test_a_model_is_added_listed_and_run(api: Api, tmp_path: Path) -> None:
-    added = await tandem(api, "model", "add", "digits", DIGITS)
+    added = await tandem(api, "model", "add", DIGITS)
     assert "image FP32 [-1, 64]" in added.stdout, added.output
     assert "digits" in (await tandem(api, "model", "list")).stdout
     pixels = tmp_path / "pixels.json"
@@ -121,7 +121,7 @@ WRONG: list[tuple[list[str | Path], int, str]] = [
     (["infer", "m", "-i", "x=5"], 2, "expected a JSON list"),
     (["transcode", DIGITS, "-r", "tall"], 2, "expected HEIGHT"),
     (["transcode", DIGITS], 3, "unreadable_media: "),
-    (["model", "add", "m", __file__], 3, "invalid_model: "),
+    (["model", "add", __file__, "--name", "m"], 3, "invalid_model: "),
     (["jobs", "--url", "http://127.0.0.1:1"], 4, "is it running there?"),
 ]
 

@@ -9,6 +9,7 @@ from orchestrator.adapters.store import open_store
 from orchestrator.service.janitor import Janitor
 from tandem.clock import SystemClock
 from tandem.protocol.models import ModelInfo
+from tests.conformance.store.samples import put_model
 
 AGE = 1000.0
 DAY = 86_400
@@ -29,7 +30,7 @@ async def test_sweep(tmp_path: Path) -> None:
                 os.utime(path, (clock.now() - DAY, clock.now() - DAY))
         await store.add_artifact(model, 5, "application/octet-stream")
         facts = {"name": "m", "version": "1", "artifact": model, "size": 5, "inputs": (), "outputs": ()}
-        await store.add_model(ModelInfo(**facts, cost_us=1, memory=1))
+        await put_model(store, ModelInfo(**facts, cost_us=1, memory=1))
 
         await Janitor(store, disk, clock, AGE).sweep()
         assert await disk.aged(0) == sorted([model, fresh])

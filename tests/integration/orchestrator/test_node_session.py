@@ -37,6 +37,7 @@ from tandem.protocol.capacity import Sandbox
 from tandem.protocol.codec import Envelope, Frame, decode, encode
 from tandem.protocol.errors import Unavailable
 from tandem.protocol.messages import Heartbeat, HeartbeatReply, Message, Offer, Problem, Verdict, Welcome
+from tandem.protocol.models import ModelInfo
 from tandem.protocol.signing import SigningKey
 from tandem.waiting import Bell
 from tests.fixtures.protocol import DOMAIN, NODE, ORIGIN, REF, SENDER, SIGNER, STRANGER, offer
@@ -73,6 +74,10 @@ class Served:
         return self.http.ws_connect(self.url)
 
 
+async def no_models() -> list[ModelInfo]:
+    return []
+
+
 @pytest.fixture
 async def served(tmp_path: Path) -> AsyncIterator[Served]:
     clock, nodes, events, tracker = SystemClock(), Nodes(), JobEvents(), Tracker()
@@ -87,7 +92,7 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
         payer = Payer(store, nodes, IDENTITY, PAYING, owed)
         usage = Usage(store, nodes, clock, 1.0, owed.ring, CollectorRegistry())
         replicas = partial(Replicas, nodes, UrlSigner(bytes(32), ORIGIN, clock), clock, ReplicaPolicy(1))
-        online = Online(nodes, replicas, usage, store.models, clock, price=1, policy=OnlinePolicy())
+        online = Online(nodes, replicas, usage, no_models, clock, price=1, policy=OnlinePolicy())
         timeouts = Timeouts(lease=30, start_to_finish_base=60, start_to_finish_factor=1)
         doors = Doors(
             Collaborators(

@@ -23,9 +23,11 @@ from orchestrator.service.lifecycle import Bells, Lifecycle
 from orchestrator.service.planning import Planning
 from orchestrator.service.preparation import Preparations
 from orchestrator.service.sources import Sources
+from tandem.inspection.trial import Trial
 from tandem.protocol.errors import TandemError, Unavailable, UrlUnavailable
 from tandem.protocol.jobs import JobState
 from tandem.protocol.media import MediaInfo, Source
+from tandem.protocol.models import ModelInfo
 from tandem.waiting import Bell
 from tests.conformance.store.samples import MEDIA, cancel, unprepared
 from tests.fixtures.api import PRICES
@@ -72,8 +74,11 @@ class Elsewhere:
     async def complexity(self, path: Path, media: MediaInfo) -> int | None:  # noqa: ARG002
         return 100_000
 
-    async def model(self, path: Path) -> ModelFacts:
-        raise AssertionError(path)
+    async def model(self, path: Path, trial: Trial) -> ModelFacts:
+        raise AssertionError(path, trial)
+
+    async def find_model(self, owner: str, name: str, version: str | None) -> ModelInfo:
+        raise AssertionError(owner, name, version)
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ async def bench(market: Market, tmp_path: Path) -> AsyncIterator[Bench]:
     lifecycle = Lifecycle(store, market.nodes, events, market.tracker, RetryPolicy(), Bells())
     await store.submit(JOB)
     async with open_artifacts(tmp_path / "artifacts") as content:
-        planning = Planning(store, content, elsewhere, PRICES, list)
+        planning = Planning(store, content, elsewhere, PRICES, list, elsewhere.find_model)
         sources = Sources(Artifacts(store, content, 100), elsewhere, events, market.clock)
         bell = Bell(market.clock)
         yield Bench(

@@ -10,6 +10,7 @@ from orchestrator.ports.inspection import ModelFacts
 from orchestrator.service.events import JobEvents
 from orchestrator.service.lifecycle import Bells, Lifecycle
 from orchestrator.service.verification import Verifier
+from tandem.inspection.trial import Trial
 from tandem.protocol.jobs import AttemptState, FileResult, TranscodeOutput
 from tandem.protocol.media import MediaInfo, Source
 from tests.fixtures.protocol import NODE, media
@@ -27,7 +28,7 @@ class Probe:
     async def complexity(self, path: Path, media: MediaInfo) -> int | None:
         raise NotImplementedError
 
-    async def model(self, path: Path) -> ModelFacts:
+    async def model(self, path: Path, trial: Trial) -> ModelFacts:
         raise NotImplementedError
 
 

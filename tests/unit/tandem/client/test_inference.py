@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.core.views import model_view
 from tandem.client.inference import inference_request, nested, tensor_json
 from tandem.protocol.errors import InvalidTensor
 from tandem.protocol.models import ModelInfo
@@ -41,9 +42,10 @@ def test_a_shape_that_cannot_be_told_is_an_error(shape: tuple[int, ...], data: l
 
 
 def test_inputs_are_those_of_the_model() -> None:
-    model = ModelInfo(
+    info = ModelInfo(
         name="m", version="2", artifact="sha256:" + "a" * 64, size=1, inputs=(spec(2),), outputs=(), cost_us=1, memory=0
     )
+    model = model_view(info, own=True, answers=True)
     assert inference_request(model, {"x": [1, 2]}).version == "2"
     with pytest.raises(InvalidTensor, match="expected the inputs"):
         inference_request(model, {"y": [1, 2]})

@@ -39,7 +39,7 @@ def test_names_that_lead_elsewhere(name: str) -> None:
 def test_a_model_stored_by_an_older_version_can_be_read() -> None:
     old = {"name": "m", "version": "1", "artifact": A, "size": 10, "inputs": [], "outputs": [], "cost_us": 5}
     model = ModelInfo.model_validate({**old, "memory": 1})
-    assert (model.files, model.settings, model.owner, model.public) == ((), ModelSettings(), "", True)
+    assert (model.files, model.settings, model.owner, model.public) == ((), ModelSettings(), "local", True)
     assert not model.batchable
     assert model.digest == A
 

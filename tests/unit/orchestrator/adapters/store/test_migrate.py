@@ -15,6 +15,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
 from orchestrator.adapters.store.accounts import SqlAccounts
+from orchestrator.adapters.store.catalogue import SqlCatalogue
 from orchestrator.adapters.store.chain import SqlLedger
 from orchestrator.adapters.store.engine import Database, open_database
 from orchestrator.adapters.store.migrate import upgrade
@@ -153,3 +154,22 @@ async def test_the_database_of_a_newer_version_is_refused(empty: Database) -> No
     await empty.write(lambda c: c.execute(text("UPDATE alembic_version SET version_num = '9999'")))
     with pytest.raises(ConfigurationError, match=r"9999.*start the version that wrote it"):
         await empty.write(upgrade)
+
+
+async def test_models_from_before_they_had_owners_stay_everybodys(empty: Database) -> None:
+    def old(connection: Connection) -> None:
+        upgrade(connection, "0010")
+        info = {"name": "m", "version": "1", "artifact": "sha256:" + "a" * 64, "size": 5, "inputs": [], "outputs": []}
+        connection.execute(
+            text("INSERT INTO artifacts (id, size, media_type, created_at, renewed_at) VALUES (:id, 5, '', 0, 0)"),
+            {"id": info["artifact"]},
+        )
+        connection.execute(
+            text("INSERT INTO models (name, version, artifact, info) VALUES ('m', '1', :artifact, :info)"),
+            {"artifact": info["artifact"], "info": json.dumps({**info, "cost_us": 7, "memory": 1})},
+        )
+
+    await empty.write(old)
+    await empty.write(upgrade)
+    (model,) = (await SqlCatalogue(empty).catalogue()).changed
+    assert (model.owner, model.public, model.cost_us, model.files) == ("local", True, 7, ())
