@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
@@ -23,8 +24,13 @@ def document(routes: Sequence[Route]) -> bytes:
     """The document as JSON."""
     schemas, definitions = _schemas(routes)
     paths: dict[str, dict[str, Any]] = {}
+    named: Counter[str] = Counter()
     for index, route in enumerate(routes):
-        paths.setdefault(openapi_path(route.path), {})[route.method.lower()] = _operation(route, index, schemas)
+        operation = _operation(route, index, schemas)
+        named[operation["operationId"]] += 1
+        if named[operation["operationId"]] > 1:  # one handler of several paths
+            operation["operationId"] += f"_{named[operation['operationId']]}"
+        paths.setdefault(openapi_path(route.path), {})[route.method.lower()] = operation
     return json.dumps(
         {
             "openapi": "3.1.0",

@@ -47,7 +47,8 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
 
 def _protocol_error(problem: web.Response) -> web.Response:
     """The same, as clients of the Open Inference Protocol know errors."""
-    said = Problem.model_validate_json(problem.body or b"")  # type: ignore[arg-type] - of bytes, as made above
+    assert isinstance(problem.body, bytes)  # noqa: S101 - as `problem_response` makes them
+    said = Problem.model_validate_json(problem.body)
     headers = {name: value for name, value in problem.headers.items() if name in _KEPT}
     body = error_body(said.code, said.detail)
     return web.Response(body=body, status=problem.status, content_type=JSON, headers=headers)

@@ -143,7 +143,7 @@ class Front(asyncio.BufferedProtocol):
         self._hub = hub
         self._loop = loop
         self._others = others
-        self._transport: asyncio.Transport = None  # type: ignore[assignment] - from connection_made on
+        self._transport: asyncio.Transport = None  # type: ignore[assignment]  # until connection_made
         self._pending = b""
         """What has come beyond the request that is being served, or is less than a head."""
         self._peer = ""

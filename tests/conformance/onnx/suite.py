@@ -17,7 +17,7 @@ from tandem.protocol.models import ModelInfo
 from tandem.protocol.tensors import Datatype, TensorSpec, join_bytes, split_bytes
 from tandem.protocol.tensors import Tensor as RawTensor
 
-DTYPES = {name: dtype for name, dtype in TENSOR_TYPES.values()}
+DTYPES = dict(TENSOR_TYPES.values())
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ async def test_the_document_holds_together(api: Api) -> None:
 
 
 async def test_the_router_answers_in_problems(api: Api) -> None:
-    async with api.http.get(f"{api.url}/v2/nothing") as response:
+    async with api.http.get(f"{api.url}/v3/nothing") as response:
         assert (response.status, response.content_type) == (404, "application/problem+json")
         assert await response.json(content_type=None) == {
             "type": "urn:tandem:error:not_found",

@@ -1,4 +1,5 @@
 """Connections as clients make them, good ones and others."""
+# ruff: noqa: ASYNC110 - what is waited for is a number of the server's, which rings no bell
 
 import asyncio
 import gzip
