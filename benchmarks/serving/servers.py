@@ -82,8 +82,8 @@ def _mlserver(folder: Path, models: Path, provider: str) -> Iterator[Server]:
     (root / "settings.json").write_text(json.dumps({**ports, "host": "127.0.0.1", "debug": False}))
     command = [*_program("mlserver", "mlserver"), "start", str(root)]
     url = f"http://127.0.0.1:{port}"
-    settings = {"PROVIDER": provider, "PYTHONPATH": str(_HERE)}
-    with _running("MLServer", command, folder, settings, f"{url}/v2/models/small/ready"):
+    environment = {"PROVIDER": provider, "PYTHONPATH": str(_HERE)}
+    with _running("MLServer", command, folder, environment, f"{url}/v2/models/small/ready"):
         yield Server("MLServer", url, binary=False)
 
 
