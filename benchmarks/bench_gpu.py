@@ -60,7 +60,7 @@ async def _measure(folder: Path, console: Console) -> None:
     ffmpeg = await find_ffmpeg(SystemClock())
     skill = await measure_video(ffmpeg, gpu=True, sandbox=Sandbox.LIMITS, clock=SystemClock())
     console.print(f"ffmpeg {ffmpeg.version}; decodes on the GPU: {', '.join(skill.gpu_decoders) or 'nothing'}")
-    sources = {name: _source(ffmpeg, folder / f"{name}.mp4", size) for name, size in _SIZES.items()}
+    sources = {name: _source(ffmpeg, folder / f"source-{name}.mp4", size) for name, size in _SIZES.items()}
     for name, source in sources.items():
         console.print(_ways(name, await _commands(ffmpeg, source, folder, skill)))
     console.print(_shared(ffmpeg, sources["1080p"], folder))
