@@ -17,9 +17,6 @@ demo: setup  ## Everything on a local chain; KEEP=1 leaves it running
 test: check  ## Format, lint, types, walls, contracts, and every test
 	@$(BIN)/python -m pytest -q -n auto --dist worksteal
 
-soak: setup-test  ## Nodes die by SIGKILL ten times during one job
-	@TANDEM_CHAOS_KILLS=10 $(BIN)/python -m pytest -q --timeout 600 tests/e2e/test_chaos.py
-
 check: setup-test  ## All but the tests in Python
 	@$(BIN)/ruff format --check --quiet
 	@$(BIN)/ruff check --quiet
@@ -36,12 +33,14 @@ fmt: setup-test  ## Formats Python and Solidity
 	@$(FORGE) fmt
 
 bench: setup-test  ## Times what benchmarks/README.md records
+	@scripts/setup.sh peers
 	@for each in benchmarks/bench_*.py; do $(BIN)/python $$each || exit 1; done
 
 simulate: setup-test  ## A million tickets, paid on a real contract: luck against its formula, and all books to the wei
 	@$(BIN)/python benchmarks/sim_payments.py
 
-soak: setup-test  ## Payments under crashes, reorganisations and outages, many times over: EXAMPLES=500
+soak: setup-test  ## Nodes killed ten times during one job; payments under crashes and outages, EXAMPLES=500
+	@TANDEM_CHAOS_KILLS=10 $(BIN)/python -m pytest -q --timeout 600 tests/e2e/test_chaos.py
 	@PAYMENT_EXAMPLES=$(or $(EXAMPLES),500) $(BIN)/python -m pytest -q --timeout 0 tests/property/test_payments_machine.py
 
 contracts: setup-test  ## Compiles the contract into the committed artifact
@@ -59,6 +58,8 @@ lock: setup-test  ## Compiles requirements/ anew, to the newest versions that fi
 	@$(COMPILE) pyproject.toml --extra dev -c requirements/cpu.txt -o requirements/dev.txt
 	@$(COMPILE) requirements/slither.in -o requirements/slither.txt
 	@$(COMPILE:--universal=--python-platform x86_64-manylinux_2_39) requirements/perf.in -o requirements/perf.txt
+	@for each in fastapi mlserver pytriton; do \
+	  $(COMPILE) requirements/peers/$$each.in -o requirements/peers/$$each.txt || exit 1; done
 
 clean:  ## Removes what was installed, built and cached
 	rm -rf .venv contracts/node_modules tests/players/node_modules contracts/out contracts/cache var dist .mypy_cache .ruff_cache .pytest_cache \

@@ -16,6 +16,7 @@ from aiohttp import web
 
 from orchestrator.accounting import Accounting, accounting, store_url
 from orchestrator.adapters.artifacts import open_artifacts
+from orchestrator.adapters.batches import ChildBatches
 from orchestrator.adapters.inspection import ChildInspector
 from orchestrator.adapters.packaging import ChildPackager
 from orchestrator.adapters.store import open_store
@@ -26,12 +27,14 @@ from orchestrator.core.lifecycle import RetryPolicy
 from orchestrator.core.session import Identity
 from orchestrator.core.views import NodeView
 from orchestrator.ports.artifacts import ArtifactStore
+from orchestrator.ports.batches import Batches
 from orchestrator.ports.inspection import Inspector
 from orchestrator.ports.packaging import Packager
 from orchestrator.ports.store import Store
 from orchestrator.ports.visiting import Visitor
 from orchestrator.service.artifacts import Artifacts
-from orchestrator.service.assembly import Assembly
+from orchestrator.service.assembly import Assembly, Makers
+from orchestrator.service.batches import BatchFiles
 from orchestrator.service.delivery import Deliveries
 from orchestrator.service.events import JobEvents
 from orchestrator.service.exports import Exports
@@ -109,13 +112,14 @@ async def _parts(settings: OrchestratorSettings, identity: Identity, clock: Cloc
     sandbox, nodes = await detect_sandbox(), Nodes()
     inspector = ChildInspector(sandbox=sandbox, clock=clock)
     packager = ChildPackager(settings.data / "packaging", sandbox=sandbox, clock=clock)
+    batches = ChildBatches(settings.data / "batches", sandbox=sandbox, clock=clock)
     async with (
         open_store(store_url(settings.data), clock) as store,
         open_artifacts(settings.data / "artifacts") as artifacts,
         open_visitor(settings.fetch.guard, _visit_limits(settings)) as visitor,
         accounting(settings, identity, clock, store, nodes) as accounts,
     ):
-        outside = _Outside(store, artifacts, inspector, packager, visitor, nodes, accounts)
+        outside = _Outside(store, artifacts, inspector, packager, batches, visitor, nodes, accounts)
         yield _compose(settings, identity, clock, outside)
 
 
@@ -127,6 +131,7 @@ class _Outside:
     artifacts: ArtifactStore
     inspector: Inspector
     packager: Packager
+    batches: Batches
     visitor: Visitor
     nodes: Nodes
     accounting: Accounting
@@ -146,14 +151,15 @@ def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, o
     due: asyncio.Queue[str] = asyncio.Queue()
     bells = Bells(tasks_waiting.ring, money_owed.ring, due.put_nowait, to_deliver.ring, to_export.ring)
     lifecycle = Lifecycle(store, nodes, events, tracker, policy, bells)
-    assembly = Assembly(store, content, outside.packager, inspector, lifecycle.apply, due, clock)
+    batches = BatchFiles(store, content, outside.batches)
+    assembly = Assembly(store, content, Makers(outside.packager, batches, inspector), lifecycle.apply, due, clock)
     signer = UrlSigner(_url_secret(settings.data), settings.http.origin, clock)
     scheduler = Scheduler(store, nodes, lifecycle, tracker, signer, tasks_waiting, timeouts)
     payer = Payer(store, nodes, identity, outside.accounting.paying, money_owed)
     usage = Usage(store, nodes, clock, settings.usage.window, money_owed.ring, outside.accounting.registry)
     verifier = Verifier(store, content, inspector, lifecycle, clock)
     models = Models(store, content, inspector, clock, settings.catalogue.quota)
-    planning = Planning(store, content, inspector, settings.prices, nodes.states, models.find)
+    planning = Planning(store, content, inspector, batches, settings.prices, nodes.states, models.find)
     artifacts = Artifacts(store, content, settings.limits.upload)
     sources = Sources(artifacts, outside.visitor, events, clock)
     preparations = Preparations(

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what Tandem needs: `scripts/setup.sh` to run it, `scripts/setup.sh test` to test it too.
+# Installs what Tandem needs: `scripts/setup.sh` to run it, `scripts/setup.sh test` to test it too, `scripts/setup.sh peers`
+# to measure it beside others.
 # Everything goes into .venv, contracts/node_modules and tests/players/node_modules, except what Debian or Ubuntu packages
 # and is missing.
 # What is there already is skipped.
@@ -134,6 +135,22 @@ npm_packages() {
   echo "$stamp" > contracts/node_modules/.installed
 }
 
+# The servers that benchmarks/bench_serving.py measures beside ours, each by itself: they ask for versions of their own.
+peers() {
+  local name home stamp
+  for name in fastapi mlserver pytriton; do
+    home=$VENV/peers/$name
+    stamp=$(sha256sum < "requirements/peers/$name.txt")
+    if grep -qsxF "$stamp" "$home/.installed"; then continue; fi
+    say "installing $name into $home"
+    # Triton brings the interpreter as a library of the system, which only the system's own Python fits.
+    "$( [ -x /usr/bin/python3 ] && echo /usr/bin/python3 || find_python )" -m venv --clear "$home"
+    "$home/bin/python" -m pip --quiet --disable-pip-version-check --no-input install --require-hashes \
+      --requirement="requirements/peers/$name.txt"
+    echo "$stamp" > "$home/.installed"
+  done
+}
+
 # hls.js, shaka-player and dash.js, which a browser plays streams with in the tests.
 players() {
   local stamp
@@ -147,6 +164,7 @@ players() {
 make_venv
 python_packages
 if [ "$MODE" = test ]; then slither; perf_analyzer; fi
+if [ "$MODE" = peers ]; then peers; exit; fi
 system_programs
 npm_packages
 [ "$MODE" != test ] || players

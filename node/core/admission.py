@@ -13,7 +13,7 @@ from tandem.protocol.errors import (
     TandemError,
     Unavailable,
 )
-from tandem.protocol.jobs import TranscodeWork
+from tandem.protocol.jobs import BatchWork, InferenceWork, ModelWork, TranscodeWork
 from tandem.protocol.messages import MAX_HELD, Assign, Offer
 from tandem.protocol.placement import lacking, need
 from tandem.protocol.pricing import Prices, price_of
@@ -52,12 +52,16 @@ def refusal(assign: Assign, situation: Situation) -> TandemError | None:
 
 
 def _unable(assign: Assign, offer: Offer) -> TandemError | None:
-    wanted = set(assign.work.names) if isinstance(assign.work, TranscodeWork) else set()
+    wanted = set() if isinstance(assign.work, InferenceWork) else set(assign.work.names)
     if wanted != set(assign.upload_urls):
         return InvalidRequest("expected an upload URL for each file of the output, and no other")
     marked = isinstance(assign.work, TranscodeWork) and assign.work.picture.watermark is not None
     if marked is (assign.watermark_url is None):
         return InvalidRequest("expected a URL of the watermark exactly if the work has one")
+    if isinstance(assign.work, BatchWork) is (assign.model_url is None):
+        return InvalidRequest("expected a URL of the model exactly if the work has a source beside it")
+    if isinstance(assign.work, ModelWork) and len(assign.work.files) != len(assign.file_urls):
+        return InvalidRequest("expected a URL for each file of the model")
     missing = lacking(assign.work, offer.capability)
     return Unavailable(f"this node has {missing}") if missing else None
 

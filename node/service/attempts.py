@@ -6,8 +6,8 @@ A job's failure is an outcome like any other. Whatever is no TandemError is a bu
 import asyncio
 import logging
 import tempfile
-from collections.abc import Iterable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +16,7 @@ from typing import Self, assert_never
 from node.core.admission import Situation, refusal
 from node.ports.execution import Inference, ModelFiles, Report, Transcoder
 from node.ports.transfer import Shelf, Transfer
+from node.service.batches import ShardRun
 from node.service.books import Books
 from node.service.link import Link
 from tandem import logging as log
@@ -31,7 +32,16 @@ from tandem.protocol.errors import (
     Unavailable,
 )
 from tandem.protocol.ids import AttemptRef
-from tandem.protocol.jobs import FileResult, InferenceOutput, InferenceWork, TranscodeOutput, TranscodeWork
+from tandem.protocol.jobs import (
+    ROWS,
+    BatchOutput,
+    BatchWork,
+    FileResult,
+    InferenceOutput,
+    InferenceWork,
+    TranscodeOutput,
+    TranscodeWork,
+)
 from tandem.protocol.messages import (
     MAX_SECONDS,
     Assign,
@@ -222,6 +232,8 @@ class Attempts:
                 return await self._transcode(assign, work)
             case InferenceWork() as work:
                 return await self._infer(assign, work, tensors)
+            case BatchWork() as work:
+                return await self._run_shard(assign, work)
             case _:
                 assert_never(assign.work)
 
@@ -250,14 +262,41 @@ class Attempts:
         return FileResult(name=name, artifact=artifact, size=size)
 
     async def _infer(self, assign: Assign, work: InferenceWork, tensors: tuple[Tensor, ...]) -> Frame:
-        to = self._executors
-        async with to.transfer.fetch(Shelf.MODELS, work.model, work.model_size, assign.source_url) as model:
-            run = await to.inference.run(ModelFiles(work.digest, model), tensors, [spec.name for spec in work.outputs])
+        async with self._model(assign, work, assign.source_url) as files:
+            run = await self._executors.inference.run(files, tensors, [spec.name for spec in work.outputs])
         output = InferenceOutput(outputs=tuple(tensor.meta for tensor in run.outputs), provider=run.provider)
         try:
             return encode(Envelope(Finished(ref=assign.ref, output=output), run.outputs))
         except MalformedMessage as error:
             raise TooLarge(f"expected outputs that fit into one message: {error.detail}") from error
+
+    @asynccontextmanager
+    async def _model(self, assign: Assign, work: InferenceWork | BatchWork, url: str) -> AsyncIterator[ModelFiles]:
+        """The model with its external data, from the cache or fetched."""
+        transfer = self._executors.transfer
+        async with AsyncExitStack() as kept:
+            model = await kept.enter_async_context(transfer.fetch(Shelf.MODELS, work.model, work.model_size, url))
+            data = {
+                file.name: await kept.enter_async_context(
+                    transfer.fetch(Shelf.MODELS, file.artifact, file.size, file_url)
+                )
+                for file, file_url in zip(work.files, assign.file_urls, strict=True)
+            }
+            yield ModelFiles(work.digest, model, data)
+
+    async def _run_shard(self, assign: Assign, work: BatchWork) -> Frame:
+        to, names = self._executors, [spec.name for spec in work.outputs]
+        async with (
+            self._model(assign, work, assign.model_url or "") as files,
+            to.transfer.fetch_ranges(work.source, work.source_size, (work.span,), assign.source_url) as source,
+        ):
+            shard = ShardRun(work, lambda inputs: to.inference.run(files, inputs, names), self._reporter(assign.ref))
+            with self._workspace() as folder:
+                target = Path(folder) / ROWS
+                await shard.perform(source, target)
+                file = await self._upload(ROWS, target, assign.upload_urls[ROWS])
+        output = BatchOutput(file=file, provider=shard.provider, failed=tuple(shard.failed))
+        return encode(Envelope(Finished(ref=assign.ref, output=output)))
 
     def _workspace(self) -> AbstractContextManager[str]:
         try:

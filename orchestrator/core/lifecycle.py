@@ -29,7 +29,10 @@ from tandem.protocol.errors import (
 from tandem.protocol.ids import AttemptRef
 from tandem.protocol.jobs import (
     JOB_TRANSITIONS,
+    AnyWork,
     AttemptState,
+    BatchWork,
+    InferenceWork,
     JobState,
     Output,
     TaskState,
@@ -378,8 +381,20 @@ def _backoff(history: Sequence[AttemptRecord], policy: RetryPolicy) -> float:
 
 def needs_assembly(snapshot: JobSnapshot) -> bool:
     """Whether the results of the tasks are not yet what the submitter asked for."""
-    works = [task.work for task in snapshot.tasks if isinstance(task.work, TranscodeWork)]
-    return any(not work.direct or work.stills is not None for work in works)
+    return any(_is_part(task.work) for task in snapshot.tasks)
+
+
+def _is_part(work: AnyWork) -> bool:
+    """Whether its result is not one that a submitter is given as it is."""
+    match work:
+        case TranscodeWork():
+            return not work.direct or work.stills is not None
+        case InferenceWork():
+            return False
+        case BatchWork():
+            return True
+        case _:
+            assert_never(work)
 
 
 def is_assembling(snapshot: JobSnapshot) -> bool:

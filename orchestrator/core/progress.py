@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from orchestrator.core.records import AttemptRecord, JobSnapshot, TaskRecord
 from tandem.protocol.ids import AttemptRef
-from tandem.protocol.jobs import AttemptState, TaskState, TranscodeWork
+from tandem.protocol.jobs import AttemptState, BatchWork, TaskState, TranscodeWork
 from tandem.protocol.placement import effort
 
 _DONE = 1000
@@ -30,6 +30,8 @@ class JobProgress:
     renditions: tuple[RenditionProgress, ...] = ()
     fetched: int | None = None
     """Bytes of an input that is being fetched."""
+    rows: tuple[int, int] | None = None
+    """Of a batch: those that are done, and all."""
 
 
 NOT_BEGUN = JobProgress(0)
@@ -47,15 +49,25 @@ class _Share:
 
 
 def weight(task: TaskRecord) -> int:
-    """Tasks count by what there is to encode."""
-    return max(1, effort(task.work)) if isinstance(task.work, TranscodeWork) else 1
+    """Tasks count by what there is to encode, shards by their rows."""
+    match task.work:
+        case TranscodeWork() as work:
+            return max(1, effort(work))
+        case BatchWork(rows=rows):
+            return rows
+        case _:
+            return 1
 
 
 def job_progress(
     snapshot: JobSnapshot, weights: Mapping[str, int], shown: Mapping[AttemptRef, int], now: float
 ) -> JobProgress:
     """`weights`: of each task; `shown`: thousandths that the nodes last said of their attempts."""
-    shares = [_share(task, weights[task.id], attempts, shown, now) for task, attempts in snapshot.with_attempts()]
+    shares = [
+        _share(task, weights[task.id], attempts, shown, now)
+        for task, attempts in snapshot.with_attempts()
+        if task.state is not TaskState.CANCELLED  # others were planned in its place
+    ]
     if not shares:
         return NOT_BEGUN
     total = sum(share.weight for share in shares)
@@ -65,6 +77,7 @@ def job_progress(
         remaining=_remaining(shares, rate),
         speed=rate / _DONE * _seconds(shares) or None,
         renditions=_renditions(shares),
+        rows=_rows(shares),
     )
 
 
@@ -110,6 +123,14 @@ def _seconds(shares: Sequence[_Share]) -> float:
     """Of the source, that the job is about."""
     works = [share.task.work for share in shares if isinstance(share.task.work, TranscodeWork)]
     return max(((work.clip or work.media).duration_us for work in works), default=0) / _MICRO
+
+
+def _rows(shares: Sequence[_Share]) -> tuple[int, int] | None:
+    counted = [share for share in shares if isinstance(share.task.work, BatchWork)]
+    if not counted:
+        return None
+    done = sum(share.weight * share.permille // _DONE for share in counted)
+    return done, sum(share.weight for share in counted)
 
 
 def _renditions(shares: Sequence[_Share]) -> tuple[RenditionProgress, ...]:

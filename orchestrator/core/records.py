@@ -7,14 +7,12 @@ from orchestrator.core.ledger import EntryKind, Totals, TrialBalance
 from orchestrator.core.packaging import JobFile
 from tandem.protocol.ids import AttemptRef, event_id
 from tandem.protocol.jobs import (
+    AnyRequest,
+    AnyWork,
     AttemptState,
-    InferenceRequest,
-    InferenceWork,
     JobState,
     Output,
     TaskState,
-    TranscodeRequest,
-    TranscodeWork,
 )
 from tandem.protocol.messages import SignedTicket
 from tandem.protocol.tensors import Tensor
@@ -37,7 +35,7 @@ class JobRecord:
     id: str
     owner: str
     """The API key's id, or `local`."""
-    request: TranscodeRequest | InferenceRequest
+    request: AnyRequest
     """As it was sent, less the tensors' data."""
     state: JobState
     price: int | None
@@ -52,7 +50,7 @@ class JobRecord:
 @dataclass(frozen=True, slots=True)
 class TaskRecord:
     id: str
-    work: TranscodeWork | InferenceWork
+    work: AnyWork
     state: TaskState
     price: int
     """The most that an attempt may cost, in wei."""

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 
+from orchestrator.core.batches import done_shards
 from orchestrator.core.records import JobSnapshot
 from tandem.protocol.errors import Conflict
-from tandem.protocol.jobs import JobState, TaskState, TranscodeWork
+from tandem.protocol.jobs import BatchWork, JobState, TaskState, TranscodeWork
 from tandem.protocol.ladder import Window
 
 Part = tuple[Window | None, str]
@@ -12,13 +13,12 @@ Part = tuple[Window | None, str]
 
 
 def missing_works(snapshot: JobSnapshot) -> tuple[TranscodeWork, ...]:
-    """Raises Conflict for a job that has not failed, or is no transcode.
+    """Of a transcode. Raises Conflict for a job that has not failed, or is no transcode.
 
     A task that failed becomes one for each of its renditions, so that what fails again takes nothing along. One that
     was cancelled with the job stays as it was. Of earlier retries the newest tasks count.
     """
-    if snapshot.job.state is not JobState.FAILED:
-        raise Conflict(f"expected a job that has failed, got one that is {snapshot.job.state}; nothing to try again")
+    _check_failed(snapshot)
     made: set[Part] = set()
     works: list[TranscodeWork] = []
     for task in reversed(snapshot.tasks):
@@ -30,6 +30,21 @@ def missing_works(snapshot: JobSnapshot) -> tuple[TranscodeWork, ...]:
             works.extend(_apart(lacking) if task.state is TaskState.FAILED else [lacking])
         made |= parts
     return tuple(reversed(works))
+
+
+def missing_shards(snapshot: JobSnapshot) -> tuple[BatchWork, ...]:
+    """Of a batch, as they were cut at first. Raises Conflict for a job that has not failed, or not at its tasks."""
+    _check_failed(snapshot)
+    works = {task.work.span: task.work for task in snapshot.tasks if isinstance(task.work, BatchWork)}
+    done = {shard.work.span for shard in done_shards(snapshot)}
+    if not works:
+        raise Conflict("expected a batch whose file could be read, got one that failed before; submit it again")
+    return tuple(work for span, work in works.items() if span not in done)
+
+
+def _check_failed(snapshot: JobSnapshot) -> None:
+    if snapshot.job.state is not JobState.FAILED:
+        raise Conflict(f"expected a job that has failed, got one that is {snapshot.job.state}; nothing to try again")
 
 
 def _parts(work: TranscodeWork) -> Iterator[Part]:

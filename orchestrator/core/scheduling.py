@@ -7,15 +7,18 @@ from enum import StrEnum
 from typing import assert_never
 
 from orchestrator.core.records import ReadyTask, TaskRecord
-from tandem.protocol.capacity import Capacity, shortfalls
+from orchestrator.core.sharding import ROW_US
+from tandem.protocol.capacity import RESOURCES, Capacity, shortfalls
 from tandem.protocol.ids import AttemptRef
-from tandem.protocol.jobs import InferenceWork, TaskState, TranscodeWork
+from tandem.protocol.jobs import AnyWork, BatchWork, InferenceWork, TaskState, TranscodeWork
 from tandem.protocol.messages import Offer
 from tandem.protocol.placement import LEAST_CPU, effort, lacking, need
 from tandem.protocol.pricing import price_of
 
 _MICRO = 10**6
 _UNKNOWN_SPEED_SECONDS = 60.0
+_USUAL_SPEED = 1000
+"""Runs a second of the calibration model on a core as fast as that by which a model's cost is measured."""
 _FETCHED_A_SECOND = 25 * 10**6
 """Bytes, as a guess: enough to prefer the node that has the source."""
 
@@ -170,6 +173,18 @@ def speeds(work: TranscodeWork, price: int, nodes: Sequence[NodeState]) -> list[
     return [work.duration_us / _MICRO / max(expected_seconds(work, node), 1 / _MICRO) for node in able]
 
 
+def lanes_of(work: BatchWork, nodes: Sequence[NodeState]) -> int:
+    """How many shards may run at the same time, on all nodes together; at least one."""
+    able = [node for node in nodes if node.is_payable and not lacking(work, node.offer.capability)]
+    return max(1, sum(_shards_on(work, node) for node in able))
+
+
+def _shards_on(work: BatchWork, node: NodeState) -> int:
+    wanted, had = need(work, node.offer.capability), node.offer.capacity
+    fits = [getattr(had, name) // amount for name in RESOURCES if (amount := getattr(wanted, name))]
+    return int(min(fits))
+
+
 def _lasting(ready: ReadyTask, node: NodeState) -> list[Reason]:
     """Obstacles that waiting does not remove."""
     reasons = []
@@ -212,8 +227,11 @@ def _score(ready: ReadyTask, node: NodeState) -> float:
     return seconds * (1.0 + dearness) / max(node.reliability, 0.01)
 
 
-def expected_seconds(work: TranscodeWork | InferenceWork, node: NodeState) -> float:
-    """How long a transcode takes an idle node; for a model in a unit of its own, which serves to compare nodes."""
+def expected_seconds(work: AnyWork, node: NodeState) -> float:
+    """How long a transcode or a shard takes an idle node; for one run of a model in a unit of its own.
+
+    That serves to compare nodes.
+    """
     match work:
         case TranscodeWork():
             speed = node.offer.capability.encode_speed * (node.pace or 1.0)
@@ -222,5 +240,9 @@ def expected_seconds(work: TranscodeWork | InferenceWork, node: NodeState) -> fl
         case InferenceWork():
             speed = node.offer.capability.inference_speed
             return 1 / speed if speed else _UNKNOWN_SPEED_SECONDS
+        case BatchWork():
+            seconds = (work.cost_us + work.rows * ROW_US) / _MICRO
+            speed = node.offer.capability.inference_speed
+            return seconds * _USUAL_SPEED / speed if speed else _UNKNOWN_SPEED_SECONDS
         case _:
             assert_never(work)

@@ -8,7 +8,7 @@ from statistics import median
 from orchestrator.core.records import AttemptRecord, ReadyTask, TaskRecord
 from orchestrator.core.scheduling import Assignment, NodeState, assign, expected_seconds
 from tandem.protocol.ids import AttemptRef
-from tandem.protocol.jobs import TranscodeWork
+from tandem.protocol.jobs import InferenceWork
 
 _DONE = 1000
 _LEAST_ELAPSED = 3.0
@@ -99,5 +99,5 @@ def _paces(running: Sequence[RunningTask], nodes: Mapping[str, NodeState], now: 
 
 
 def is_speculable(task: TaskRecord) -> bool:
-    """Whether a second attempt at it is ever worth its price: a model's run is too short for that."""
-    return isinstance(task.work, TranscodeWork)
+    """Whether a second attempt at it is ever worth its price: a single run of a model is too short for that."""
+    return not isinstance(task.work, InferenceWork)

@@ -3,18 +3,30 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeGuard, assert_never
+from typing import NamedTuple, TypeGuard, assert_never
 
 from orchestrator.core.records import ArtifactRecord, JobRecord, Submission, TaskRecord
-from orchestrator.core.scheduling import NodeState, speeds
+from orchestrator.core.scheduling import NodeState, lanes_of, speeds
+from orchestrator.core.sharding import BatchFacts, shards
 from orchestrator.core.splitting import split
 from orchestrator.core.transcoding import decide
 from tandem.protocol.api import QuoteView
 from tandem.protocol.codec import MAX_CONTROL_BYTES, MAX_FRAME_BYTES
-from tandem.protocol.errors import InvalidLadder, InvalidRequest, PriceExceeded, TooLarge, UnreadableMedia
+from tandem.protocol.errors import (
+    InvalidLadder,
+    InvalidRequest,
+    InvalidTensor,
+    PriceExceeded,
+    TooLarge,
+    UnreadableMedia,
+)
 from tandem.protocol.ids import task_id
 from tandem.protocol.jobs import (
+    AnyRequest,
+    AnyWork,
     ArtifactInput,
+    BatchRequest,
+    BatchWork,
     InferenceRequest,
     InferenceWork,
     JobState,
@@ -36,11 +48,20 @@ MAX_TENSOR_BYTES = MAX_FRAME_BYTES - MAX_CONTROL_BYTES
 """Tensors of one job: with its message they must fit one frame of the node session."""
 
 
+class Kept(NamedTuple):
+    """The artifacts of a batch's inputs."""
+
+    source: str
+    """As the submitter gave it."""
+    rows: str
+    """As a file of rows."""
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """What one task is to do, and the most that it may cost, in wei."""
 
-    work: TranscodeWork | InferenceWork
+    work: AnyWork
     price: int
 
 
@@ -48,9 +69,9 @@ class Part:
 class Plan:
     """A job that could be submitted: what is to be done and what it costs, in wei."""
 
-    request: TranscodeRequest | InferenceRequest
+    request: AnyRequest
     """Less the tensors' data."""
-    work: TranscodeWork | InferenceWork
+    work: AnyWork
     """All of it."""
     parts: tuple[Part, ...]
     """The same as tasks."""
@@ -158,6 +179,51 @@ def plan_inference(request: InferenceRequest, model: ModelInfo, prices: Prices) 
     )
 
 
+def plan_batch(
+    request: BatchRequest, model: ModelInfo, found: BatchFacts, kept: Kept, prices: Prices, crew: Sequence[NodeState]
+) -> Plan:
+    """Cut into shards for the nodes of `crew`. Raises InvalidTensor, PriceExceeded."""
+    outputs = wanted_outputs(request, model)
+    work = BatchWork(
+        model=model.artifact,
+        model_size=model.size,
+        files=model.files,
+        max_batch=model.settings.max_batch if model.batchable else 1,
+        source=kept.rows,
+        source_size=found.size,
+        span=(0, found.size),
+        rows=found.rows,
+        faulty=found.faulty,
+        format=found.format,
+        outputs=outputs,
+        cost_us=found.units * model.cost_us,
+    )
+    lanes = lanes_of(work, crew)
+    row_bytes = sum(_least_size(spec) for spec in outputs)
+    works = [
+        work.model_copy(
+            update={
+                "span": (shard.start, shard.end),
+                "rows": shard.rows,
+                "faulty": shard.faulty,
+                "cost_us": shard.units * model.cost_us,
+            }
+        )
+        for shard in shards(found.blocks, model.cost_us, lanes, row_bytes)
+    ]
+    parts = tuple(Part(each, inference_price(prices, each.cost_us)) for each in works)
+    return _affordable(Plan(request, work, parts, (*kept, model.artifact, *(file.artifact for file in model.files))))
+
+
+def wanted_outputs(request: BatchRequest, model: ModelInfo) -> tuple[TensorSpec, ...]:
+    """In the order in which they are asked for, or in the model's. Raises InvalidTensor."""
+    known = {spec.name: spec for spec in model.outputs}
+    names = request.outputs or tuple(known)
+    if len(set(names)) < len(names) or not known.keys() >= set(names):
+        raise InvalidTensor(f"outputs: expected some of {sorted(known)}, each once, got {list(names)}")
+    return tuple(known[name] for name in names)
+
+
 def _check_size(what: str, size: int) -> None:
     if size > MAX_TENSOR_BYTES:
         raise TooLarge(f"expected {what} of at most {MAX_TENSOR_BYTES} bytes in all, got {size}; send a smaller batch")
@@ -186,6 +252,15 @@ def quote_of(plan: Plan) -> QuoteView:
             )
         case InferenceWork(cost_us=cost_us):
             return QuoteView(kind="inference", price=plan.price, cost_us=cost_us)
+        case BatchWork(cost_us=cost_us, rows=rows, faulty=faulty):
+            return QuoteView(
+                kind="batch_inference",
+                price=plan.price,
+                cost_us=cost_us,
+                rows=rows,
+                faulty_rows=faulty,
+                tasks=len(plan.parts),
+            )
         case _:
             assert_never(plan.work)
 
@@ -222,12 +297,14 @@ def submission_of(plan: Plan, frame: Frame) -> Submission:
     )
 
 
-def needs_preparation(request: TranscodeRequest | InferenceRequest) -> TypeGuard[TranscodeRequest]:
+def needs_preparation(request: AnyRequest) -> TypeGuard[TranscodeRequest | BatchRequest]:
     """Whether more has to be found out about the job than a submitter should wait for."""
+    if isinstance(request, BatchRequest):
+        return True
     return isinstance(request, TranscodeRequest) and isinstance(request.input, UrlInput)
 
 
-def unprepared_submission(request: TranscodeRequest, frame: Frame) -> Submission:
+def unprepared_submission(request: TranscodeRequest | BatchRequest, frame: Frame) -> Submission:
     """The rows of a new job that has to be prepared first: no tasks yet, and no price."""
     return Submission(
         job=_record(request, frame, JobState.PREPARING, None),
@@ -238,9 +315,7 @@ def unprepared_submission(request: TranscodeRequest, frame: Frame) -> Submission
     )
 
 
-def _record(
-    request: TranscodeRequest | InferenceRequest, frame: Frame, state: JobState, price: int | None
-) -> JobRecord:
+def _record(request: AnyRequest, frame: Frame, state: JobState, price: int | None) -> JobRecord:
     return JobRecord(
         id=frame.job,
         owner=frame.owner,
@@ -252,7 +327,7 @@ def _record(
     )
 
 
-def _digest(request: TranscodeRequest | InferenceRequest, inputs: Sequence[Tensor]) -> bytes:
+def _digest(request: AnyRequest, inputs: Sequence[Tensor]) -> bytes:
     """sha256 of a request with its data, to tell a repeat from another request."""
     digest = hashlib.sha256(request.model_dump_json().encode())
     for tensor in inputs:

@@ -1,14 +1,22 @@
 """Whether a result is what was asked, judged from facts that the orchestrator found itself."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from tandem.protocol.errors import InvalidTensor, ResultRejected
-from tandem.protocol.jobs import PICTURE_OFFSET_TICKS, FileResult, InferenceWork, TranscodeWork
+from tandem.protocol.errors import InvalidTensor, MalformedMessage, ResultRejected
+from tandem.protocol.jobs import (
+    PICTURE_OFFSET_TICKS,
+    BatchOutput,
+    BatchWork,
+    FileResult,
+    InferenceWork,
+    TranscodeWork,
+)
 from tandem.protocol.ladder import AudioRendition, Rendition, Sprite, Stills, Thumbnails
 from tandem.protocol.media import MediaInfo, Source, VideoStream
-from tandem.protocol.tensors import Tensor, check_tensors
+from tandem.protocol.rows import Row
+from tandem.protocol.tensors import Tensor, check_tensors, element_size, elements
 from tandem.protocol.units import ceil_div
 
 _FRAME_TOLERANCE = 2
@@ -26,6 +34,9 @@ _BITRATE_REACH = Fraction(5, 2)
 """How far the average of a short piece may pass the bitrate, its container included."""
 _SMALL_FILE = 2**18
 _BITS_PER_BYTE = 8
+_LEAST_ANSWERS = 2**26
+_MOST_GROWTH = 64
+"""Of a shard's answers over its inputs, where the model leaves open how much it gives."""
 _MICRO = 10**6
 _OFFSET_US = PICTURE_OFFSET_TICKS * 100 // 9
 
@@ -46,8 +57,13 @@ Fact = tuple[str, object, object, bool]
 """What is looked at, what was expected, what was found, and whether that will do."""
 
 
-def upload_limit(work: TranscodeWork, name: str) -> int:
-    """The most bytes that a file of the output may have: well above its bitrate, so that only a flood is cut."""
+def upload_limit(work: TranscodeWork | BatchWork, name: str) -> int:
+    """The most bytes that a file of the output may have: well above what is likely, so that only a flood is cut."""
+    if isinstance(work, BatchWork):
+        least = sum(
+            (element_size(spec.datatype) or 1) * elements([abs(n) for n in spec.shape]) for spec in work.outputs
+        )
+        return _LEAST_ANSWERS + _MOST_GROWTH * (work.span[1] - work.span[0] + work.rows * least)
     rate = _rate(work, name)
     bits = _MOST_BITS if rate is None else _BITRATE_HEADROOM * rate
     return _OVERHEAD_BYTES + bits * work.duration_us // (_BITS_PER_BYTE * _MICRO)
@@ -64,7 +80,7 @@ def _rate(work: TranscodeWork, name: str) -> int | None:
     return None
 
 
-def check_files(work: TranscodeWork, files: Sequence[FileResult]) -> None:
+def check_files(work: TranscodeWork | BatchWork, files: Sequence[FileResult]) -> None:
     """Raises ResultRejected unless exactly the files that were asked for came."""
     wanted, given = sorted(work.names), sorted(file.name for file in files)
     if wanted != given:
@@ -231,3 +247,43 @@ def check_outputs(work: InferenceWork, tensors: Sequence[Tensor]) -> None:
         check_tensors(work.outputs, tensors)
     except InvalidTensor as error:
         raise ResultRejected(error.detail) from error
+
+
+def check_answers(work: BatchWork, output: BatchOutput, rows: Iterable[Row]) -> None:
+    """Raises ResultRejected unless there is an answer to each row of the shard, and each is what the model gives."""
+    names = [spec.name for spec in work.outputs]
+    count, failed = 0, []
+    try:
+        for row in rows:
+            if row.fault is not None:
+                failed.append(count)
+            else:
+                _check_answer(work, names, row.tensors)
+            count += 1
+    except (InvalidTensor, MalformedMessage) as error:
+        raise ResultRejected(f"answer {count} of the shard: {error.detail}") from error
+    if count != work.rows:
+        raise ResultRejected(f"expected answers to {work.rows} rows, got {count}")
+    if tuple(failed) != output.failed or (failed and not work.lenient):
+        wanted = list(output.failed) if work.lenient else "none"
+        raise ResultRejected(f"expected of the rows that failed {wanted}, got {failed!s:.200}")
+
+
+def _check_answer(work: BatchWork, names: Sequence[str], tensors: Sequence[Tensor]) -> None:
+    if [tensor.name for tensor in tensors] != names:
+        raise InvalidTensor(f"expected the outputs {names} in this order, got {[t.name for t in tensors]!s:.300}")
+    check_tensors(work.outputs, tensors)
+
+
+def check_confirmed(output: BatchOutput, earlier: Sequence[BatchOutput]) -> None:
+    """Rows are taken for failed only once another attempt says the same: else failing would be an easy way to earn.
+
+    Raises ResultRejected, upon which the shard is run again, elsewhere if there is another node.
+    """
+    said = {row for each in earlier for row in each.failed}
+    fresh = [row for row in output.failed if row not in said]
+    if fresh:
+        raise ResultRejected(
+            f"expected every row to be answered, got a failure on {len(fresh)} of the shard, first on row {fresh[0]}; "
+            "if the next attempt fails on them too, they are taken to be at fault"
+        )

@@ -20,6 +20,7 @@ from orchestrator.core.records import (
 from orchestrator.core.scheduling import Reason
 from tandem.protocol.api import (
     AttemptView,
+    BatchResult,
     DeliveryView,
     Explanation,
     ExportView,
@@ -45,7 +46,10 @@ from tandem.protocol.api import (
 )
 from tandem.protocol.ids import AttemptRef
 from tandem.protocol.jobs import (
+    AnyRequest,
     AttemptState,
+    BatchOutput,
+    BatchRequest,
     InferenceOutput,
     InferenceRequest,
     JobState,
@@ -114,6 +118,8 @@ def progress_view(progress: JobProgress) -> ProgressView:
             RenditionProgressView(name=each.name, percent=each.permille / 10) for each in progress.renditions
         ),
         fetched_bytes=progress.fetched,
+        rows=progress.rows[0] if progress.rows else None,
+        rows_total=progress.rows[1] if progress.rows else None,
     )
 
 
@@ -135,15 +141,15 @@ def job_summary(snapshot: JobSnapshot, progress: JobProgress = NOT_BEGUN) -> Job
 
 def job_view(
     snapshot: JobSnapshot,
-    renditions: tuple[RenditionView, ...] = (),
+    given: tuple[RenditionView, ...] | BatchResult | None = (),
     progress: JobProgress = NOT_BEGUN,
     export: ExportRecord | None = None,
 ) -> JobView:
-    """The whole job; `renditions`: of a transcode that has all its results."""
+    """The whole job; `given`: the renditions of a transcode that has all its results, or the file of a batch."""
     return JobView(
         **dict(job_summary(snapshot, progress)),
         request=_request(snapshot.job.request),
-        result=_result(snapshot, renditions) if is_done(snapshot) else None,
+        result=_result(snapshot, given) if is_done(snapshot) else None,
         attempts=tuple(_attempt(attempt) for attempt in snapshot.attempts),
         export=ExportView(written=export.written, tries=export.tries, error=export.error) if export else None,
     )
@@ -235,9 +241,9 @@ def _accepted(snapshot: JobSnapshot) -> tuple[AttemptRecord, ...]:
     return tuple(attempt for attempt in snapshot.attempts if attempt.state is AttemptState.ACCEPTED)
 
 
-def _request(request: TranscodeRequest | InferenceRequest) -> TranscodeRequest | InferenceEcho:
+def _request(request: AnyRequest) -> TranscodeRequest | InferenceEcho | BatchRequest:
     match request:
-        case TranscodeRequest():
+        case TranscodeRequest() | BatchRequest():
             return request
         case InferenceRequest():
             inputs = tuple(
@@ -254,15 +260,19 @@ def _request(request: TranscodeRequest | InferenceRequest) -> TranscodeRequest |
             assert_never(request)
 
 
-def _result(snapshot: JobSnapshot, renditions: tuple[RenditionView, ...]) -> TranscodeResult | InferenceResult | None:
+def _result(
+    snapshot: JobSnapshot, given: tuple[RenditionView, ...] | BatchResult | None
+) -> TranscodeResult | InferenceResult | BatchResult | None:
+    if not isinstance(given, tuple):
+        return given
     for attempt in snapshot.attempts:
         match attempt.output if attempt.state is AttemptState.ACCEPTED else None:
             case InferenceOutput(provider=provider):
                 outputs = tuple(tensor_to_json(tensor) for tensor in attempt.tensors)
                 return InferenceResult(outputs=outputs, provider=provider)
             case TranscodeOutput():
-                return TranscodeResult(renditions=renditions)
-            case None:
+                return TranscodeResult(renditions=given)
+            case BatchOutput() | None:
                 pass
             case _:
                 assert_never(attempt.output)

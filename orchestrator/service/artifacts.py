@@ -7,9 +7,10 @@ from orchestrator.ports.artifacts import ArtifactStore
 from orchestrator.ports.store import Store
 from tandem.protocol.errors import InvalidRequest, NotFound, StaleAttempt, TooLarge
 from tandem.protocol.ids import AttemptRef, job_of
-from tandem.protocol.jobs import AttemptState, TranscodeWork
+from tandem.protocol.jobs import AttemptState, InferenceWork, TranscodeWork
 
 _RENDITION_TYPE = "video/mp4"
+_ROWS_TYPE = "application/octet-stream"
 
 
 class Artifacts:
@@ -35,13 +36,13 @@ class Artifacts:
     async def upload_output(
         self, ref: AttemptRef, name: str, chunks: AsyncIterator[bytes], limit: int
     ) -> ArtifactRecord:
-        """A rendition from the node that runs the attempt.
+        """An output from the node that runs the attempt.
 
-        Raises StaleAttempt if the attempt is over, NotFound for a rendition that was not asked for, TooLarge.
+        Raises StaleAttempt if the attempt is over, NotFound for one that was not asked for, TooLarge.
         """
-        _check_output(await self._store.job(job_of(ref.task)), ref, name)
+        media_type = _check_output(await self._store.job(job_of(ref.task)), ref, name)
         artifact_id, size = await self._content.write(_some(chunks), limit)
-        return await self._store.add_artifact(artifact_id, size, _RENDITION_TYPE)
+        return await self._store.add_artifact(artifact_id, size, media_type)
 
     async def get(self, artifact_id: str) -> ArtifactRecord:
         """Raises NotFound."""
@@ -52,15 +53,17 @@ class Artifacts:
         return self._content.read(artifact_id, start, end)
 
 
-def _check_output(snapshot: JobSnapshot, ref: AttemptRef, name: str) -> None:
+def _check_output(snapshot: JobSnapshot, ref: AttemptRef, name: str) -> str:
+    """The media type of what is to come."""
     attempt = snapshot.attempt(ref)
     if attempt is None or attempt.state is not AttemptState.RUNNING:
         state = attempt.state if attempt else "unknown"
         raise StaleAttempt(f"expected attempt {ref} to be running, it is {state}; stop working on it")
     task = snapshot.task(ref.task)
-    wanted = list(task.work.names) if task and isinstance(task.work, TranscodeWork) else []
+    wanted = list(task.work.names) if task and not isinstance(task.work, InferenceWork) else []
     if name not in wanted:
-        raise NotFound(f"expected a rendition of {ref}, which are {wanted}, got {name!r}")
+        raise NotFound(f"expected an output of {ref}, which are {wanted}, got {name!r}")
+    return _RENDITION_TYPE if task and isinstance(task.work, TranscodeWork) else _ROWS_TYPE
 
 
 async def _some(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

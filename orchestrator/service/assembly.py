@@ -8,6 +8,7 @@ killed process had stored without writing it down belongs to nobody, and the jan
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Final
@@ -30,14 +31,15 @@ from orchestrator.ports.artifacts import ArtifactStore
 from orchestrator.ports.inspection import Inspector
 from orchestrator.ports.packaging import CutPart, Cutting, Images, Joining, Packager, Part, Pictures, Sound
 from orchestrator.ports.store import Store
+from orchestrator.service.batches import BatchFiles
+from orchestrator.service.made import is_own, pieces
 from tandem.clock import Clock
 from tandem.protocol.errors import AssemblyFailed, Conflict, NotFound, TandemError, Unavailable
-from tandem.protocol.jobs import JOB_TRANSITIONS, PICTURE_OFFSET_TICKS, JobState, is_final
+from tandem.protocol.jobs import JOB_TRANSITIONS, PICTURE_OFFSET_TICKS, BatchRequest, JobState, is_final
 from tandem.protocol.ladder import Container, SegmentFormat
 
 _AGAIN_SECONDS = 2.0
 _MICRO = 10**6
-_PIECE = 2**20
 _OPEN = (JobState.QUEUED, JobState.RUNNING, JobState.VERIFYING)
 _PAGE = 100
 _MAX_TEXT = 2**24
@@ -54,6 +56,15 @@ MEDIA_TYPES: Mapping[str, str] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Makers:
+    """Who does what is a child process's to do."""
+
+    packager: Packager
+    batches: BatchFiles
+    inspector: Inspector
+
+
 class Assembly:
     """`due` has the ids of jobs of which something may be ready to be put together; `apply` writes an event of one."""
 
@@ -61,16 +72,16 @@ class Assembly:
         self,
         store: Store,
         artifacts: ArtifactStore,
-        packager: Packager,
-        inspector: Inspector,
+        makers: Makers,
         apply: Callable[[str, Event], Awaitable[object]],
         due: "asyncio.Queue[str]",
         clock: Clock,
     ) -> None:
         self._store = store
         self._artifacts = artifacts
-        self._packager = packager
-        self._inspector = inspector
+        self._packager = makers.packager
+        self._batches = makers.batches
+        self._inspector = makers.inspector
         self._apply = apply
         self._due = due
         self._clock = clock
@@ -132,6 +143,10 @@ class Assembly:
         """Does all that can be done now. Raises Conflict if the job ends meanwhile; else what stands in the way."""
         snapshot = await self._store.job(job)
         if is_final(JOB_TRANSITIONS, snapshot.job.state) or not needs_assembly(snapshot):
+            return
+        if isinstance(snapshot.job.request, BatchRequest):
+            if is_assembling(snapshot):
+                await self._apply(job, Assembled((await self._batches.results(snapshot),)))
             return
         packages = await self._store.packages(job)
         for _, parts in groupby(ready(snapshot, packages), key=lambda each: each.made.task):
@@ -228,9 +243,9 @@ class Assembly:
         return await self._written(file.path, b"\n".join((head, clock.encode(), rest)))
 
     async def _stored(self, path: str, source: Path) -> JobFile:
-        if not await asyncio.to_thread(_is_own, source):
+        if not await asyncio.to_thread(is_own, source):
             raise AssemblyFailed(f"expected the file {path} to be made, got something else in its place")
-        return await self._put(path, _pieces(source))
+        return await self._put(path, pieces(source))
 
     async def _written(self, path: str, content: bytes) -> JobFile:
         async def whole() -> AsyncIterator[bytes]:
@@ -248,14 +263,3 @@ class Assembly:
         """As they were counted when the window was verified."""
         info = await self._store.media(made.file.artifact)
         return info.video.frames if info is not None and info.video is not None else 0
-
-
-def _is_own(path: Path) -> bool:
-    """Whether it is a file, and no link, by which this process would read what the child could not."""
-    return path.resolve() == path and path.is_file()
-
-
-async def _pieces(path: Path) -> AsyncIterator[bytes]:
-    with await asyncio.to_thread(path.open, "rb") as file:
-        while piece := await asyncio.to_thread(file.read, _PIECE):
-            yield piece

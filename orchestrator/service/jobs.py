@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from orchestrator.core.assembling import output_of, presentation, rendition_names
+from orchestrator.core.batches import batch_result
 from orchestrator.core.playlists import DASH, PLAYLIST, Presentation
 from orchestrator.core.records import JobSnapshot
 from orchestrator.core.scheduling import Reason
@@ -10,9 +11,9 @@ from orchestrator.core.views import explanation, is_done, job_summary, job_view,
 from orchestrator.ports.store import Store
 from orchestrator.service.events import JobEvents
 from orchestrator.service.folders import mp4_of
-from tandem.protocol.api import Explanation, JobList, JobView, RenditionView
+from tandem.protocol.api import BatchResult, Explanation, JobList, JobView, RenditionView
 from tandem.protocol.errors import Conflict, NotFound
-from tandem.protocol.jobs import JOB_TRANSITIONS, JobState, TranscodeRequest, is_final, uploads_of
+from tandem.protocol.jobs import JOB_TRANSITIONS, BatchRequest, JobState, TranscodeRequest, is_final, uploads_of
 from tandem.protocol.ladder import Container
 
 Explain = Callable[[JobSnapshot], Mapping[str, Mapping[str, Sequence[Reason]]]]
@@ -49,12 +50,17 @@ class Jobs:
     async def view(self, job_id: str, owner: str) -> JobView:
         """Raises NotFound."""
         snapshot = await self.snapshot(job_id, owner)
-        renditions = await self._renditions(snapshot) if is_done(snapshot) else ()
+        given = await self._given(snapshot) if is_done(snapshot) else ()
         export = await self._store.export(job_id) if uploads_of(snapshot.job.request) else None
-        view = job_view(snapshot, renditions, self._events.progress(job_id), export)
+        view = job_view(snapshot, given, self._events.progress(job_id), export)
         if not isinstance(snapshot.job.request, TranscodeRequest):
             return view
         return view.model_copy(update={"folder": self._folder(job_id)})
+
+    async def _given(self, snapshot: JobSnapshot) -> tuple[RenditionView, ...] | BatchResult | None:
+        if isinstance(snapshot.job.request, BatchRequest):
+            return batch_result(snapshot, await self._store.files(snapshot.job.id))
+        return await self._renditions(snapshot)
 
     async def _renditions(self, snapshot: JobSnapshot) -> tuple[RenditionView, ...]:
         """What a transcode gave, each with the file to open and what is known of it."""

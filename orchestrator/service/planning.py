@@ -5,13 +5,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import assert_never
 
 from orchestrator.core.scheduling import NodeState
-from orchestrator.core.submission import Plan, plan_inference, plan_transcode
+from orchestrator.core.submission import Kept, Plan, plan_batch, plan_inference, plan_transcode, wanted_outputs
 from orchestrator.ports.artifacts import ArtifactStore
 from orchestrator.ports.inspection import Inspector
 from orchestrator.ports.store import Store
+from orchestrator.service.batches import BatchFiles
 from tandem.inspection.images import MAX_IMAGE_BYTES, image_format
 from tandem.protocol.errors import InvalidRequest, TooLarge
-from tandem.protocol.jobs import ArtifactInput, InferenceRequest, TranscodeRequest
+from tandem.protocol.jobs import AnyRequest, ArtifactInput, BatchRequest, InferenceRequest, TranscodeRequest
 from tandem.protocol.ladder import Watermark, WatermarkRequest
 from tandem.protocol.media import MediaInfo, Source
 from tandem.protocol.models import ModelInfo
@@ -29,6 +30,7 @@ class Planning:
         store: Store,
         artifacts: ArtifactStore,
         inspector: Inspector,
+        batches: BatchFiles,
         prices: Prices,
         crew: Callable[[], Sequence[NodeState]],
         find_model: FindModel,
@@ -36,15 +38,18 @@ class Planning:
         self._store = store
         self._artifacts = artifacts
         self._inspector = inspector
+        self._batches = batches
         self._prices = prices
         self._crew = crew
         self._find_model = find_model
 
-    async def plan(self, request: TranscodeRequest | InferenceRequest, owner: str, source: str | None = None) -> Plan:
+    async def plan(self, request: AnyRequest, owner: str, source: str | None = None, *, keep: bool = False) -> Plan:
         """What is to be done for this key and what it costs; `source` is the artifact that a URL has become.
 
-        Raises NotFound (artifact, model), UnreadableMedia, InvalidLadder, InvalidTensor, TooLarge, PriceExceeded,
-        Unavailable; InvalidRequest for a URL that has become none yet.
+        `keep`: the rows of a batch are made an artifact, for tasks that are about to be queued.
+
+        Raises NotFound (artifact, model), UnreadableMedia, UnreadableBatch, InvalidLadder, InvalidTensor, TooLarge,
+        PriceExceeded, Unavailable; InvalidRequest for a URL that has become none yet.
         """
         match request:
             case TranscodeRequest():
@@ -57,8 +62,31 @@ class Planning:
                 )
             case InferenceRequest():
                 return await self._plan_inference(request, owner)
+            case BatchRequest():
+                return await self._plan_batch(request, owner, source or _artifact(request), keep=keep)
             case _:
                 assert_never(request)
+
+    async def pinned(self, request: BatchRequest, owner: str) -> BatchRequest:
+        """With the version that is meant now, and checked as far as can be before the file is looked into.
+
+        Raises NotFound (artifact, model), InvalidTensor.
+        """
+        model = await self._find_model(owner, request.model, request.version)
+        wanted_outputs(request, model)
+        if isinstance(request.input, ArtifactInput):
+            await self._store.artifact(request.input.artifact)
+        return request.model_copy(update={"version": model.version})
+
+    async def _plan_batch(self, request: BatchRequest, owner: str, source: str, *, keep: bool) -> Plan:
+        await self._store.artifact(source)
+        model = await self._find_model(owner, request.model, request.version)
+        outputs = wanted_outputs(request, model)
+        if keep:
+            found, rows = await self._batches.rows(source, request, model, outputs)
+        else:
+            found, rows = await self._batches.look(source, request, model, outputs), source
+        return plan_batch(request, model, found, Kept(source, rows), self._prices, self._crew())
 
     async def _plan_inference(self, request: InferenceRequest, owner: str) -> Plan:
         model = await self._find_model(owner, request.model, request.version)
@@ -91,7 +119,7 @@ def _unmeasured(media: MediaInfo) -> bool:
     return media.video is not None and media.duration_us > 0 and media.complexity is None
 
 
-def _artifact(request: TranscodeRequest) -> str:
+def _artifact(request: TranscodeRequest | BatchRequest) -> str:
     if isinstance(request.input, ArtifactInput):
         return request.input.artifact
     raise InvalidRequest(

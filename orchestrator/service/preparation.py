@@ -20,7 +20,7 @@ from orchestrator.service.planning import Planning
 from orchestrator.service.sources import Sources
 from tandem import logging as log
 from tandem.protocol.errors import Conflict, TandemError
-from tandem.protocol.jobs import InferenceRequest, JobState, TranscodeRequest, UrlInput
+from tandem.protocol.jobs import AnyRequest, InferenceRequest, JobState, UrlInput
 from tandem.waiting import Bell
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class Preparations:
             return
         try:
             record = await self._with_source(record, job.request)
-            plan = await self._planning.plan(job.request, job.owner, record.source)
+            plan = await self._planning.plan(job.request, job.owner, record.source, keep=True)
             event: Event | None = Prepared(tasks_of(plan, job.id), plan.price, plan.artifacts)
         except TandemError as error:
             event = await self._failed(record, error)
@@ -67,12 +67,10 @@ class Preparations:
             with suppress(Conflict):  # cancelled meanwhile
                 await self._apply(job.id, event)
 
-    async def _with_source(
-        self, record: PreparationRecord, request: TranscodeRequest | InferenceRequest
-    ) -> PreparationRecord:
-        if record.source is not None or not (
-            isinstance(request, TranscodeRequest) and isinstance(request.input, UrlInput)
-        ):
+    async def _with_source(self, record: PreparationRecord, request: AnyRequest) -> PreparationRecord:
+        if record.source is not None or isinstance(request, InferenceRequest):
+            return record
+        if not isinstance(request.input, UrlInput):
             return record
         fetched = replace(record, source=(await self._sources.fetch(record.job, request.input.url)).id)
         await self._store.save_preparation(fetched)

@@ -4,11 +4,11 @@ from collections.abc import Awaitable, Callable
 
 from orchestrator.core.lifecycle import Event, Retried
 from orchestrator.core.records import JobSnapshot, TaskRecord
-from orchestrator.core.retrying import missing_works
+from orchestrator.core.retrying import missing_shards, missing_works
 from orchestrator.ports.store import Store
 from tandem.protocol.errors import NotFound
 from tandem.protocol.ids import index_of, task_id
-from tandem.protocol.jobs import TaskState
+from tandem.protocol.jobs import AnyWork, BatchRequest, TaskState
 from tandem.protocol.pricing import Prices, price_of
 
 
@@ -28,8 +28,10 @@ class Retries:
         await self._apply(job_id, Retried(self._tasks(snapshot)))
 
     def _tasks(self, snapshot: JobSnapshot) -> tuple[TaskRecord, ...]:
-        first = 1 + max(index_of(task.id) for task in snapshot.tasks)
+        first = 1 + max((index_of(task.id) for task in snapshot.tasks), default=-1)
+        batch = isinstance(snapshot.job.request, BatchRequest)
+        works: tuple[AnyWork, ...] = missing_shards(snapshot) if batch else missing_works(snapshot)
         return tuple(
             TaskRecord(task_id(snapshot.job.id, index), work, TaskState.WAITING, price_of(work, self._prices) or 0)
-            for index, work in enumerate(missing_works(snapshot), first)
+            for index, work in enumerate(works, first)
         )

@@ -16,7 +16,7 @@ from orchestrator.service.nodes import Nodes
 from orchestrator.service.tracking import Tracker
 from tandem.protocol.errors import AttemptReturned, NotFound, StaleAttempt
 from tandem.protocol.ids import AttemptRef, job_of
-from tandem.protocol.jobs import InferenceWork, TaskState, TranscodeWork
+from tandem.protocol.jobs import AnyWork, BatchWork, InferenceWork, TaskState, TranscodeWork, source_of
 from tandem.protocol.messages import MAX_SECONDS, Assign
 from tandem.protocol.models import ModelFile
 from tandem.waiting import Bell
@@ -36,11 +36,11 @@ class Timeouts:
     start_to_finish_base: float
     start_to_finish_factor: float
 
-    def start_to_finish(self, work: TranscodeWork | InferenceWork) -> float:
+    def start_to_finish(self, work: AnyWork) -> float:
         duration = work.duration_us if isinstance(work, TranscodeWork) else work.cost_us
         return min(MAX_SECONDS, self.start_to_finish_base + self.start_to_finish_factor * duration / _MICROSECONDS)
 
-    def deadline(self, attempt: AttemptRecord, work: TranscodeWork | InferenceWork) -> float:
+    def deadline(self, attempt: AttemptRecord, work: AnyWork) -> float:
         """Store time at which even a node that was told late should have given the attempt up by itself."""
         return attempt.started_at + self.start_to_finish(work) + self.lease
 
@@ -128,8 +128,8 @@ class Scheduler:
             return False
         deadline = self._timeouts.deadline(attempt, task.work)
         node.loads[attempt.ref] = Load(assignment.need, assignment.price, deadline)
-        if not (isinstance(task.work, TranscodeWork) and task.work.ranges):
-            node.fetches(_source(task.work))
+        if not (isinstance(task.work, BatchWork) or (isinstance(task.work, TranscodeWork) and task.work.ranges)):
+            node.fetches(source_of(task.work))
         node.link.send(self._message(attempt, task.work), tensors)
         return True
 
@@ -139,25 +139,26 @@ class Scheduler:
         with suppress(StaleAttempt, NotFound):  # its new session may have found out first
             await self._lifecycle.apply(job_of(attempt.ref.task), Broken(attempt.ref, attempt.node, unheard))
 
-    def _message(self, attempt: AttemptRecord, work: TranscodeWork | InferenceWork) -> Assign:
+    def _message(self, attempt: AttemptRecord, work: AnyWork) -> Assign:
         until = self._timeouts.deadline(attempt, work)
         return Assign(
             ref=attempt.ref,
             work=work,
             price=attempt.price,
             start_to_finish=self._timeouts.start_to_finish(work),
-            source_url=self._urls.download(_source(work), until),
+            source_url=self._urls.download(source_of(work), until),
+            model_url=self._urls.download(work.model, until) if isinstance(work, BatchWork) else None,
             file_urls=tuple(self._urls.download(file.artifact, until) for file in _files(work)),
             watermark_url=self._watermark_url(work, until),
             upload_urls=self._upload_urls(attempt.ref, work, until),
         )
 
-    def _watermark_url(self, work: TranscodeWork | InferenceWork, until: float) -> str | None:
+    def _watermark_url(self, work: AnyWork, until: float) -> str | None:
         watermark = work.picture.watermark if isinstance(work, TranscodeWork) else None
         return self._urls.download(watermark.artifact, until) if watermark else None
 
-    def _upload_urls(self, ref: AttemptRef, work: TranscodeWork | InferenceWork, until: float) -> dict[str, str]:
-        if not isinstance(work, TranscodeWork):
+    def _upload_urls(self, ref: AttemptRef, work: AnyWork, until: float) -> dict[str, str]:
+        if isinstance(work, InferenceWork):
             return {}
         return {name: self._urls.upload(ref, name, upload_limit(work, name), until) for name in work.names}
 
@@ -169,10 +170,5 @@ class Scheduler:
         return min(longest, max(0.01, next_ready - await self._store.now()))
 
 
-def _source(work: TranscodeWork | InferenceWork) -> str:
-    """The artifact that the node fetches."""
-    return work.source if isinstance(work, TranscodeWork) else work.model
-
-
-def _files(work: TranscodeWork | InferenceWork) -> tuple[ModelFile, ...]:
-    return work.files if isinstance(work, InferenceWork) else ()
+def _files(work: AnyWork) -> tuple[ModelFile, ...]:
+    return () if isinstance(work, TranscodeWork) else work.files

@@ -13,7 +13,7 @@ from orchestrator.service.webhooks import Webhooks
 from tandem import logging as log
 from tandem.protocol.api import QuoteView
 from tandem.protocol.ids import job_id
-from tandem.protocol.jobs import InferenceRequest, TranscodeRequest, UrlInput, uploads_of
+from tandem.protocol.jobs import AnyRequest, BatchRequest, TranscodeRequest, UrlInput, uploads_of
 
 logger = logging.getLogger(__name__)
 
@@ -40,16 +40,14 @@ class Submissions:
         self._tasks_waiting = tasks_waiting
         self._to_prepare = to_prepare
 
-    async def quote(self, request: TranscodeRequest | InferenceRequest, owner: str) -> QuoteView:
+    async def quote(self, request: AnyRequest, owner: str) -> QuoteView:
         """What the job would cost; raises what `submit` would, and InvalidRequest for an input by URL.
 
         Nothing is stored but the probe of the source.
         """
         return quote_of(await self._planning.plan(request, owner))
 
-    async def submit(
-        self, request: TranscodeRequest | InferenceRequest, owner: str, idempotency_key: str | None = None
-    ) -> str:
+    async def submit(self, request: AnyRequest, owner: str, idempotency_key: str | None = None) -> str:
         """Writes the job and returns its id; under an idempotency key that the owner used before, the first one's.
 
         Raises NotFound (artifact, model), UnreadableMedia, InvalidLadder, InvalidTensor, TooLarge, PriceExceeded,
@@ -70,16 +68,18 @@ class Submissions:
             self._webhooks.wake()
         return job
 
-    async def _frame(
-        self, request: TranscodeRequest | InferenceRequest, owner: str, idempotency_key: str | None
-    ) -> Frame:
+    async def _frame(self, request: AnyRequest, owner: str, idempotency_key: str | None) -> Frame:
         for url in uploads_of(request).values():
             self._visitor.check(url)
         webhook = await self._webhooks.target(request, owner)
         now = await self._store.now()
         return Frame(job_id(now, os.urandom(8)), owner, now, idempotency_key, webhook)
 
-    async def _submit_unprepared(self, request: TranscodeRequest, owner: str, idempotency_key: str | None) -> str:
+    async def _submit_unprepared(
+        self, request: TranscodeRequest | BatchRequest, owner: str, idempotency_key: str | None
+    ) -> str:
+        if isinstance(request, BatchRequest):
+            request = await self._planning.pinned(request, owner)
         if isinstance(request.input, UrlInput):
             self._visitor.check(request.input.url)
         new = unprepared_submission(request, await self._frame(request, owner, idempotency_key))

@@ -7,7 +7,14 @@ from pathlib import Path
 
 from orchestrator.core.lifecycle import Accepted, Event, Rejected
 from orchestrator.core.records import AttemptRecord, Failure, JobSnapshot
-from orchestrator.core.verification import Found, check_content, check_files, check_outputs
+from orchestrator.core.verification import (
+    Found,
+    check_answers,
+    check_confirmed,
+    check_content,
+    check_files,
+    check_outputs,
+)
 from orchestrator.ports.artifacts import ArtifactStore
 from orchestrator.ports.inspection import Inspector
 from orchestrator.ports.store import Store
@@ -17,12 +24,16 @@ from tandem.inspection.images import jpegs
 from tandem.protocol.errors import NotFound, ResultRejected, StaleAttempt, TandemError, Unavailable, UnreadableMedia
 from tandem.protocol.ids import AttemptRef, job_of
 from tandem.protocol.jobs import (
+    AttemptState,
+    BatchOutput,
+    BatchWork,
     FileResult,
     InferenceOutput,
     InferenceWork,
     TranscodeOutput,
     TranscodeWork,
 )
+from tandem.protocol.rows import read_rows
 
 _AGAIN_SECONDS = 2.0
 
@@ -90,6 +101,11 @@ class Verifier:
                 check_content(work, await self._look(work, files))
             case InferenceWork() as work, InferenceOutput():
                 check_outputs(work, attempt.tensors)
+            case BatchWork() as work, BatchOutput() as output:
+                check_files(work, output.files)
+                async with self._uploaded(output.file) as path:
+                    await asyncio.to_thread(_check_rows, work, output, path)
+                check_confirmed(output, _earlier(snapshot, attempt))
             case _:
                 raise ResultRejected("expected an output of the task's kind, got another")
 
@@ -126,6 +142,18 @@ class Verifier:
             raise ResultRejected(f"{file.name}: {error.detail}") from error
         await self._store.save_media(file.artifact, source)
         return Found(file.size, source)
+
+
+def _check_rows(work: BatchWork, output: BatchOutput, path: Path) -> None:
+    """It is a plain format, of which one row is in memory at a time."""
+    with path.open("rb") as file:
+        check_answers(work, output, read_rows(file, output.file.size))
+
+
+def _earlier(snapshot: JobSnapshot, attempt: AttemptRecord) -> list[BatchOutput]:
+    """What other attempts said that were not taken."""
+    others = (a for a in snapshot.attempts_of(attempt.ref.task) if a.state is AttemptState.REJECTED)
+    return [other.output for other in others if isinstance(other.output, BatchOutput)]
 
 
 def _pictures(path: Path) -> Found:

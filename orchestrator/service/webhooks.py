@@ -9,7 +9,7 @@ from orchestrator.ports.store import Store
 from orchestrator.ports.visiting import Visitor
 from tandem.protocol.errors import Conflict, InvalidRequest, NotFound
 from tandem.protocol.ids import parse_event_id
-from tandem.protocol.jobs import InferenceRequest, TranscodeRequest
+from tandem.protocol.jobs import AnyRequest
 from tandem.protocol.webhooks import SECRET_BYTES, DeliveryStatus, secret_text
 
 OVERLAP_SECONDS = 86_400.0
@@ -53,7 +53,7 @@ class Webhooks:
         await self._store.save_webhook(webhook)
         return webhook
 
-    async def target(self, request: TranscodeRequest | InferenceRequest, owner: str) -> str | None:
+    async def target(self, request: AnyRequest, owner: str) -> str | None:
         """Where the new job's states are told. Raises UrlForbidden; Conflict without a secret to sign with."""
         webhook = await self._store.webhook(owner)
         if request.webhook is None:

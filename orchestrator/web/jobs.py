@@ -9,9 +9,9 @@ from orchestrator.web import parsing
 from orchestrator.web.call import Call, json_response
 from tandem.protocol.errors import InvalidRequest, NotFound
 from tandem.protocol.ids import Frozen, JobId
-from tandem.protocol.jobs import InferenceRequest, JobRequest, JobState, TranscodeRequest
+from tandem.protocol.jobs import AnyRequest, JobRequest, JobState
 
-REQUEST: TypeAdapter[TranscodeRequest | InferenceRequest] = TypeAdapter(JobRequest)
+REQUEST: TypeAdapter[AnyRequest] = TypeAdapter(JobRequest)
 
 _ID: TypeAdapter[str] = TypeAdapter(JobId)
 _MAX_KEY = 255

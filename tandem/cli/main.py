@@ -13,6 +13,7 @@ SUMMARIES: Final = {
     "chain": "The ticket contract: deploy it, fund it, look into it, take money out of it.",
     "explain": "Say why JOB is waiting, node by node.",
     "infer": "Run MODEL on input tensors: NAME=[…] or NAME=@FILE, nested like the tensor or flat.",
+    "infer-batch": "Run MODEL on each row of FILE (JSON Lines, .npz or Arrow IPC), or of the file at URL.",
     "jobs": "List your jobs, newest first.",
     "model": "Models: add them, list them, change and delete them.",
     "node": "Works for an orchestrator with this machine, and is paid for it.",

@@ -1,4 +1,4 @@
-"""The submitter's commands: `tandem transcode`, `infer`, `jobs`, `cancel`, `retry`, `nodes`, `usage`."""
+"""The submitter's commands: `tandem transcode`, `infer`, `infer-batch`, `jobs`, `cancel`, `retry`, `nodes`, `usage`."""
 
 import asyncio
 import json
@@ -14,14 +14,16 @@ from rich.console import Console
 from tandem.cli import tables
 from tandem.cli.models import model
 from tandem.cli.running import Bars, Session, WebUrl, finish, submitter_command
+from tandem.client import batch_inference
 from tandem.client import transcode as transcode_request
-from tandem.client.inference import answer, inference_request
+from tandem.client.inference import answer, batch_result, inference_request
 from tandem.protocol.api import JobView, TranscodeResult
-from tandem.protocol.jobs import JobState
+from tandem.protocol.jobs import BatchFormat, JobState
 from tandem.protocol.ladder import Container, RenditionRequest, VideoSettings
 from tandem.protocol.units import parse_amount
 
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+_TARGET = click.Path(path_type=Path, dir_okay=False)
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
@@ -168,6 +170,47 @@ async def infer(
     session.print(job, show)
 
 
+@click.command("infer-batch")
+@click.argument("model")
+@click.argument("source", metavar="FILE|URL", type=_Source())
+@click.option("--version", help="Of the model; by default the latest.")
+@click.option(
+    "--format", "kind", type=click.Choice([each.value for each in BatchFormat]), help="Told from the content."
+)
+@click.option("--want", "outputs", multiple=True, help="An output's name; without any, all.")
+@click.option("--output", "-o", type=_TARGET, help="Where to put the answers; without it nothing is fetched.")
+@_max_price
+@_webhook
+@submitter_command
+async def infer_batch(  # noqa: PLR0913, PLR0917 - its options
+    session: Session,
+    model: str,
+    source: Path | str,
+    version: str | None,
+    kind: str | None,
+    outputs: tuple[str, ...],
+    output: Path | None,
+    max_price: int | None,
+    webhook: str | None,
+) -> None:
+    """Run MODEL on each row of FILE (JSON Lines, .npz or Arrow IPC), or of the file at URL."""
+    with session.progress() as bars:
+        given = source if isinstance(source, str) else await _upload(session, source, bars)
+        request = batch_inference(
+            given,
+            model,
+            version=version,
+            kind=BatchFormat(kind) if kind else None,
+            outputs=outputs,
+            max_price=max_price,
+            webhook=webhook,
+        )
+        job = await finish(session, await session.client.submit(request), bars)
+        if output is not None:
+            await session.client.download(batch_result(job).artifact, output, bars.transfer("download"))
+    session.print(job, lambda console: tables.job(console, job))
+
+
 @click.command()
 @click.option("--state", type=click.Choice([state.value for state in JobState]), help="Only those in this state.")
 @click.option("--limit", type=click.IntRange(1, 500), default=20, show_default=True)
@@ -223,5 +266,5 @@ async def usage(session: Session, limit: int) -> None:
     session.print(found, lambda console: tables.usage(console, found))
 
 
-COMMANDS: tuple[click.Command, ...] = (transcode, infer, jobs, explain, cancel, model, nodes, usage)
+COMMANDS: tuple[click.Command, ...] = (transcode, infer, infer_batch, jobs, explain, cancel, model, nodes, usage)
 """To be added to the `tandem` group."""

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tandem.protocol.api import (
+    BatchResult,
     DeliveryList,
     Explanation,
     JobList,
@@ -28,7 +29,10 @@ def job(console: Console, view: JobView) -> None:
     """What came back, what it cost, and who did it."""
     if isinstance(view.result, TranscodeResult):
         _renditions(console, view.result)
-    done_by = ", ".join(each.node for each in view.attempts if each.state is AttemptState.ACCEPTED)
+    if isinstance(view.result, BatchResult):
+        result = view.result
+        console.print(f"{result.rows} rows, {result.failed} failed: {result.artifact}", highlight=False, soft_wrap=True)
+    done_by = ", ".join(dict.fromkeys(each.node for each in view.attempts if each.state is AttemptState.ACCEPTED))
     quoted = "nothing" if view.price.quoted is None else format_amount(view.price.quoted)
     console.print(
         f"{view.id}: {view.state}, charged {format_amount(view.price.charged)} of "

@@ -10,7 +10,7 @@ async with TandemClient("http://localhost:8080", key="tdm_…") as client:
 
 from tandem.client.client import TandemClient
 from tandem.client.inference import Inference
-from tandem.client.requests import transcode
+from tandem.client.requests import batch_inference, transcode
 from tandem.client.updates import JobUpdate
 
-__all__ = ["Inference", "JobUpdate", "TandemClient", "transcode"]
+__all__ = ["Inference", "JobUpdate", "TandemClient", "batch_inference", "transcode"]

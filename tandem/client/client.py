@@ -13,8 +13,9 @@ from pydantic import BaseModel
 
 from tandem.client.files import ProgressCallback, holds, inside, read_file, write_verified
 from tandem.client.http import Http
-from tandem.client.inference import Inference, answer, inference_request
+from tandem.client.inference import Inference, answer, batch_result, inference_request
 from tandem.client.models import files_of
+from tandem.client.requests import batch_inference
 from tandem.client.updates import EventReader, JobUpdate
 from tandem.clock import Clock, SystemClock
 from tandem.protocol.api import (
@@ -36,11 +37,9 @@ from tandem.protocol.api import (
     WebhookView,
 )
 from tandem.protocol.errors import Unavailable
-from tandem.protocol.jobs import InferenceRequest, JobState, TranscodeRequest
+from tandem.protocol.jobs import AnyRequest, JobState
 from tandem.protocol.models import MODEL_FILE, ModelSettings
 from tandem.protocol.webhooks import DeliveryStatus
-
-Request = TranscodeRequest | InferenceRequest
 
 _BACKOFF = (0.25, 0.5, 1.0, 2.0, 4.0)
 _POLL_SECONDS = 1.0
@@ -105,10 +104,10 @@ class TandemClient:
                 progress(done, total)
         return paths
 
-    async def quote(self, request: Request) -> QuoteView:
+    async def quote(self, request: AnyRequest) -> QuoteView:
         return await self._http.call("POST", "/v1/quotes", QuoteView, **_json(request))
 
-    async def submit(self, request: Request, idempotency_key: str | None = None) -> JobView:
+    async def submit(self, request: AnyRequest, idempotency_key: str | None = None) -> JobView:
         """Submits once, however often it has to be said: without a key from the caller it makes one up."""
         body = _json(request)
         body["headers"]["Idempotency-Key"] = idempotency_key or uuid.uuid4().hex
@@ -135,7 +134,7 @@ class TandemClient:
         return await self._http.call("DELETE", f"/v1/jobs/{escape(job_id)}", JobView)
 
     async def retry(self, job_id: str) -> JobView:
-        """Has a failed transcode tried again; what is done is kept. Raises Conflict for a job that has not failed."""
+        """Has a failed transcode or batch tried again; what is done is kept. Raises Conflict unless it has failed."""
         return await self._http.call("POST", f"/v1/jobs/{escape(job_id)}/retry", JobView)
 
     async def watch(self, job_id: str) -> AsyncGenerator[JobUpdate, None]:
@@ -242,6 +241,16 @@ class TandemClient:
         """Runs a model on lists of values and waits for the answer; raises what the job failed of."""
         request = inference_request(await self.model(model, version), inputs)
         return answer(await self.wait((await self.submit(request)).id))
+
+    async def infer_batch(self, model: str, source: Path, target: Path, version: str | None = None) -> JobView:
+        """Runs a model on each row of a file (JSON Lines, .npz or Arrow IPC); the answers appear in `target`, in order.
+
+        Raises what the job failed of. Rows that failed by themselves are counted in the result.
+        """
+        artifact = await self.upload(source)
+        job = await self.wait((await self.submit(batch_inference(artifact.id, model, version=version))).id)
+        await self.download(batch_result(job).artifact, target)
+        return job
 
     async def nodes(self) -> NodeList:
         return await self._http.call("GET", "/v1/nodes", NodeList)

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tandem.protocol.api import InferenceResult, JobView, ModelView
-from tandem.protocol.errors import InvalidTensor
+from tandem.protocol.api import BatchResult, InferenceResult, JobView, ModelView
+from tandem.protocol.errors import InvalidRequest, InvalidTensor
 from tandem.protocol.jobs import InferenceRequest
 from tandem.protocol.tensors import Datatype, TensorJson, TensorSpec
 from tandem.protocol.webhooks import WebhookTarget
@@ -70,6 +70,15 @@ def answer(job: JobView) -> Inference:
     if not isinstance(job.result, InferenceResult):
         raise InvalidTensor(f"expected a finished inference, got a {job.kind} that is {job.state}")
     return Inference({tensor.name: nested(tensor) for tensor in job.result.outputs}, job)
+
+
+def batch_result(job: JobView) -> BatchResult:
+    """What a finished batch gave; raises what it failed of."""
+    if job.error is not None:
+        raise job.error.error()
+    if not isinstance(job.result, BatchResult):
+        raise InvalidRequest(f"expected a finished batch, got a {job.kind} that is {job.state}")
+    return job.result
 
 
 def _shape(data: Any) -> tuple[int, ...]:

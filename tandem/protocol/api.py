@@ -14,10 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from tandem.protocol.capacity import Capability, Capacity
 from tandem.protocol.errors import ERRORS_BY_CODE, TandemError, error_from_wire
 from tandem.protocol.ids import ArtifactId, Frozen, Name
-from tandem.protocol.jobs import AttemptState, JobState, TranscodeRequest
+from tandem.protocol.jobs import AttemptState, BatchFormat, BatchRequest, JobState, TranscodeRequest
 from tandem.protocol.ladder import AudioRendition, Rendition
 from tandem.protocol.models import MAX_MODEL_FILES, FileName, ModelFile, ModelSettings
 from tandem.protocol.pricing import Prices
+from tandem.protocol.rows import Fault
 from tandem.protocol.tensors import Datatype, FixedShape, TensorJson, TensorSpec
 from tandem.protocol.units import Wei
 from tandem.protocol.urls import WebUrl
@@ -157,13 +158,13 @@ class InferenceEcho(View):
     inputs: tuple[TensorEcho, ...]
 
 
-RequestEcho = Annotated[TranscodeRequest | InferenceEcho, Field(discriminator="kind")]
+RequestEcho = Annotated[TranscodeRequest | InferenceEcho | BatchRequest, Field(discriminator="kind")]
 
 
 class QuoteView(View):
     """What a job would cost, in wei, with everything decided that the request left open."""
 
-    kind: Literal["transcode", "inference"]
+    kind: Literal["transcode", "inference", "batch_inference"]
     price: Wei
     ladder: tuple[Rendition, ...] | None = None
     """Of a transcode."""
@@ -174,7 +175,11 @@ class QuoteView(View):
     whole_because: str | None = None
     """Why a transcode would not be split."""
     cost_us: int | None = None
-    """Of an inference: microseconds of model cost."""
+    """Of an inference, or of all rows of a batch: microseconds of model cost."""
+    rows: int | None = None
+    """Of a batch: those that the model takes."""
+    faulty_rows: int | None = None
+    """Of a batch: those that it does not take; they cost nothing."""
 
 
 class RenditionProgressView(View):
@@ -192,6 +197,9 @@ class ProgressView(View):
     """Of a transcode."""
     fetched_bytes: int | None = None
     """Of an input that is being fetched."""
+    rows: int | None = None
+    """Of a batch: those that are done by now, of `rows_total`."""
+    rows_total: int | None = None
 
 
 class PriceView(View):
@@ -245,6 +253,31 @@ class InferenceResult(View):
     """The ONNX Runtime provider that ran it."""
 
 
+class BatchLine(View):
+    """A line of a batch's results: the answer to the row at the same place, or what is wrong with the row."""
+
+    id: str | None = None
+    """As the row has it."""
+    model_name: str
+    model_version: str
+    outputs: tuple[TensorJson, ...] | None = None
+    error: Fault | None = None
+
+
+class BatchResult(View):
+    artifact: ArtifactId
+    url: str
+    """Its path at this orchestrator."""
+    format: BatchFormat
+    size: int
+    """Bytes."""
+    rows: int
+    failed: int
+    """Rows without an answer, each with its reason; of JSON Lines alone."""
+    providers: tuple[str, ...]
+    """The ONNX Runtime providers that ran it."""
+
+
 class ExportView(View):
     """How far the results are on their way to URLs of the submitter."""
 
@@ -274,7 +307,7 @@ class JobSummary(View):
     """A job as it stands in a list."""
 
     id: str
-    kind: Literal["transcode", "inference"]
+    kind: Literal["transcode", "inference", "batch_inference"]
     state: JobState
     created_at: datetime
     finished_at: datetime | None = None
@@ -290,7 +323,7 @@ class JobView(JobSummary):
     folder: str | None = None
     """Path of a transcode's folder at this orchestrator, open without a key for a week; players add `master.m3u8`,
     `manifest.mpd` or the name of a file to it."""
-    result: TranscodeResult | InferenceResult | None = None
+    result: TranscodeResult | InferenceResult | BatchResult | None = None
     attempts: tuple[AttemptView, ...] = ()
     export: ExportView | None = None
     """Of a job whose request has URLs to write results to, once there are results."""

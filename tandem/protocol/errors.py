@@ -22,7 +22,8 @@
         │   ├── InvalidTensor       invalid_tensor: wrong name, shape, datatype or data
         │   ├── InvalidModel        invalid_model: not a model that Tandem can serve
         │   ├── UnreadableMedia     unreadable_media: no decodable video in the file
-        │   ├── UrlForbidden        url_forbidden: a URL leads where the orchestrator may not go
+        │   ├── UnreadableBatch     unreadable_batch: not a file of rows that the model takes
+    │   ├── UrlForbidden        url_forbidden: a URL leads where the orchestrator may not go
         │   ├── UrlRefused          url_refused: the server of a URL does not give what it names
         │   ├── PriceExceeded       price_exceeded: the job costs more than its max_price
         │   └── IdempotencyConflict idempotency_conflict: the key was used for another request
@@ -172,6 +173,10 @@ class InvalidModel(InvalidRequest):
 
 class UnreadableMedia(InvalidRequest):
     code = "unreadable_media"
+
+
+class UnreadableBatch(InvalidRequest):
+    code = "unreadable_batch"
 
 
 class UrlForbidden(InvalidRequest):

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self, TypeVar
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from tandem.protocol.errors import InvalidTransition
-from tandem.protocol.ids import ArtifactId, Frozen, Name
+from tandem.protocol.ids import ArtifactId, Frozen, Label, Name
 from tandem.protocol.ladder import (
     MAX_AUDIO_RENDITIONS,
     MAX_RENDITIONS,
@@ -216,12 +216,40 @@ class InferenceRequest(NewJob):
     inputs: Annotated[tuple[TensorJson, ...], Field(min_length=1, max_length=MAX_TENSORS)]
 
 
-def uploads_of(request: TranscodeRequest | InferenceRequest) -> Mapping[str, str]:
+class BatchFormat(StrEnum):
+    """Of a file with one input of a model a row."""
+
+    JSONL = "jsonl"
+    """JSON Lines: an inference request of the Open Inference Protocol a line."""
+    NPZ = "npz"
+    """NumPy arrays, one an input; the first axis counts rows."""
+    ARROW = "arrow"
+    """Arrow's IPC file format: a column an input."""
+
+
+class BatchRequest(NewJob):
+    """A run of a model for each row of a file; the answers are a file of the same format, in the same order."""
+
+    kind: Literal["batch_inference"]
+    model: Name
+    version: Name | None = None
+    """None: the one that answers for the name when the job is submitted."""
+    input: JobInput
+    format: BatchFormat | None = None
+    """None: told from the content."""
+    outputs: Annotated[tuple[Label, ...], Field(min_length=1, max_length=MAX_TENSORS)] | None = None
+    """Names of those that are wanted; None: all."""
+
+
+AnyRequest = TranscodeRequest | InferenceRequest | BatchRequest
+
+
+def uploads_of(request: AnyRequest) -> Mapping[str, str]:
     """URLs that results are to be written to, by name."""
     return request.output.upload if isinstance(request, TranscodeRequest) else {}
 
 
-JobRequest = Annotated[TranscodeRequest | InferenceRequest, Field(discriminator="kind")]
+JobRequest = Annotated[AnyRequest, Field(discriminator="kind")]
 
 
 # What is stored and scheduled, once the request has been checked and every default decided.
@@ -316,19 +344,15 @@ class TranscodeWork(Frozen):
         return totals
 
 
-class InferenceWork(Frozen):
-    kind: Literal["inference"] = "inference"
+class ModelWork(Frozen):
+    """What a run of a model needs to know of it."""
+
     model: ArtifactId
     """The ONNX file."""
     model_size: int = Field(ge=1)
     """Bytes of the ONNX file."""
     files: tuple[ModelFile, ...] = Field(default=(), max_length=MAX_MODEL_FILES)
     """The model's external data."""
-    inputs: tuple[TensorMeta, ...] = Field(max_length=MAX_TENSORS)
-    """The data travel beside the message."""
-    outputs: tuple[TensorSpec, ...] = Field(max_length=MAX_TENSORS)
-    cost_us: int = Field(ge=1)
-    """Microseconds of model cost of this run."""
 
     @cached_property
     def digest(self) -> str:
@@ -336,7 +360,64 @@ class InferenceWork(Frozen):
         return model_digest(self.model, self.files)
 
 
-Work = Annotated[TranscodeWork | InferenceWork, Field(discriminator="kind")]
+class InferenceWork(ModelWork):
+    kind: Literal["inference"] = "inference"
+    inputs: tuple[TensorMeta, ...] = Field(max_length=MAX_TENSORS)
+    """The data travel beside the message."""
+    outputs: tuple[TensorSpec, ...] = Field(max_length=MAX_TENSORS)
+    cost_us: int = Field(ge=1)
+    """Microseconds of model cost of this run."""
+
+
+class BatchWork(ModelWork):
+    """A shard of a batch: a run of the model for each of some rows. What is to come is one file of rows, `ROWS`."""
+
+    kind: Literal["batch_inference"] = "batch_inference"
+    source: ArtifactId
+    """All rows of the batch, as `tandem.protocol.rows` has them."""
+    source_size: int = Field(ge=1)
+    """Bytes."""
+    span: ByteRange
+    """The bytes of the source that are this shard's: start and end (exclusive)."""
+    rows: int = Field(ge=1, lt=2**31)
+    """To be run."""
+    faulty: int = Field(default=0, ge=0, lt=2**31)
+    """Rows of the span that say that the model does not take them: they are passed over."""
+    format: BatchFormat
+    """Of what the submitter gets: only JSON Lines can say of a row that the model failed on it."""
+    outputs: tuple[TensorSpec, ...] = Field(min_length=1, max_length=MAX_TENSORS)
+    """Those that are wanted, in this order."""
+    max_batch: int = Field(default=1, ge=1, lt=2**16)
+    """So many rows may be run at once, if they are alike."""
+    cost_us: int = Field(ge=1)
+    """Microseconds of model cost of all rows."""
+
+    @model_validator(mode="after")
+    def _within(self) -> Self:
+        if not self.span[0] < self.span[1] <= self.source_size:
+            raise ValueError(f"expected a span within the {self.source_size} bytes of the source, got {self.span}")
+        return self
+
+    @property
+    def lenient(self) -> bool:
+        """Whether the model may fail on a row without failing the shard."""
+        return self.format is BatchFormat.JSONL
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the files that are to come."""
+        return (ROWS,)
+
+
+ROWS = "rows"
+
+AnyWork = TranscodeWork | InferenceWork | BatchWork
+Work = Annotated[AnyWork, Field(discriminator="kind")]
+
+
+def source_of(work: AnyWork) -> str:
+    """The artifact that the node fetches in any case."""
+    return work.model if isinstance(work, InferenceWork) else work.source
 
 
 # What a node answers.
@@ -363,4 +444,22 @@ class InferenceOutput(Frozen):
     """The ONNX Runtime provider that ran it; a fall-back is never silent."""
 
 
-Output = Annotated[TranscodeOutput | InferenceOutput, Field(discriminator="kind")]
+MAX_FAILED_ROWS = 4096
+"""Of a shard: a model that fails on more fails as a whole."""
+
+
+class BatchOutput(Frozen):
+    kind: Literal["batch_inference"] = "batch_inference"
+    file: FileResult
+    """The answers, a row each, in the order of the work."""
+    provider: str = Field(max_length=64)
+    """As above; if several ran it, all of them."""
+    failed: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(default=(), max_length=MAX_FAILED_ROWS)
+    """Rows that the model failed on, counted from 0 in the order of the work."""
+
+    @property
+    def files(self) -> tuple[FileResult, ...]:
+        return (self.file,)
+
+
+Output = Annotated[TranscodeOutput | InferenceOutput | BatchOutput, Field(discriminator="kind")]

@@ -174,7 +174,9 @@ class Assign(Frozen):
     """What an accepted result earns; by the node's own offer."""
     start_to_finish: Seconds
     source_url: Url
-    """Where to fetch the source or the model from; signed, short-lived."""
+    """Where to fetch the source from, or the model of a single inference; signed, short-lived."""
+    model_url: Url | None = None
+    """Where to fetch the model from, if the work has a source as well."""
     file_urls: tuple[Url, ...] = Field(default=(), max_length=MAX_MODEL_FILES)
     """Where to fetch the files of a model's external data from, in the order of `work.files`."""
     watermark_url: Url | None = None

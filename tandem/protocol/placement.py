@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import assert_never
 
 from tandem.protocol.capacity import Capability, Capacity
-from tandem.protocol.jobs import InferenceWork, TranscodeWork
+from tandem.protocol.jobs import AnyWork, BatchWork, InferenceWork, TranscodeWork
 from tandem.protocol.media import AudioCodec, VideoCodec
 
 NVENC_SUFFIX = "_nvenc"
@@ -29,6 +29,8 @@ _TRACK_EFFORT = 2_000_000
 _TRANSCODE_CPU = 1000
 LEAST_CPU = 250
 """Thousandths of a core that any task needs."""
+_BATCH_CPU = 1000
+"""One run follows the other, on one core."""
 _BASE_MEMORY = 192
 _FRAMES_IN_FLIGHT = 60
 _BYTES_A_PIXEL = 2
@@ -37,13 +39,15 @@ _GPU_SESSION_VRAM = 400
 _CUDA_SHARE = 250
 
 
-def need(work: TranscodeWork | InferenceWork, capability: Capability) -> Capacity:
+def need(work: AnyWork, capability: Capability) -> Capacity:
     """The vector that one attempt takes up on a node of this capability while it runs."""
     match work:
         case TranscodeWork():
             return _transcode_need(work, capability)
         case InferenceWork():
-            return _inference_need(work, capability)
+            return _inference_need(work, capability, LEAST_CPU)
+        case BatchWork():
+            return _inference_need(work, capability, _BATCH_CPU)
         case _:
             assert_never(work)
 
@@ -68,20 +72,21 @@ def effort(work: TranscodeWork) -> int:
     return pixels + tracks * _TRACK_EFFORT * work.duration_us // 10**6
 
 
-def _inference_need(work: InferenceWork, capability: Capability) -> Capacity:
+def _inference_need(work: InferenceWork | BatchWork, capability: Capability, cpu: int) -> Capacity:
+    """`cpu`: where no GPU does the work."""
     model = work.model_size // _MIB + 1
     if any(provider != "CPUExecutionProvider" for provider in capability.execution_providers):
         return Capacity(cpu=LEAST_CPU, memory=model, cuda=_CUDA_SHARE, vram=2 * model)
-    return Capacity(cpu=LEAST_CPU, memory=2 * model)
+    return Capacity(cpu=cpu, memory=2 * model)
 
 
-def lacking(work: TranscodeWork | InferenceWork, capability: Capability) -> str | None:
+def lacking(work: AnyWork, capability: Capability) -> str | None:
     """What the node would have to be able to do besides; None if it can run the task."""
     match work:
         case TranscodeWork():
             missing = _missing(work, capability)
             return f"no {', '.join(missing)}" if missing else None
-        case InferenceWork():
+        case InferenceWork() | BatchWork():
             return None if capability.execution_providers else "no ONNX Runtime provider"
         case _:
             assert_never(work)

@@ -11,7 +11,7 @@ from typing import Annotated, assert_never
 from pydantic import ConfigDict, Field
 
 from tandem.protocol.ids import Frozen
-from tandem.protocol.jobs import InferenceWork, TranscodeWork
+from tandem.protocol.jobs import AnyWork, BatchWork, InferenceWork, TranscodeWork
 from tandem.protocol.media import VideoCodec
 from tandem.protocol.tensors import Tensor, TensorMeta, TensorSpec, elements
 from tandem.protocol.units import Wei, ceil_div
@@ -58,12 +58,12 @@ def inference_price(prices: Prices, cost_us: int) -> int:
     return ceil_div(cost_us * prices.inference_second, MICROSECONDS)
 
 
-def price_of(work: TranscodeWork | InferenceWork, prices: Prices) -> int | None:
+def price_of(work: AnyWork, prices: Prices) -> int | None:
     """Wei for an accepted result; None if it is not for sale."""
     match work:
         case TranscodeWork():
             return transcode_price(prices, work)
-        case InferenceWork():
+        case InferenceWork() | BatchWork():
             return inference_price(prices, work.cost_us)
         case _:
             assert_never(work)

@@ -24,6 +24,7 @@ from tandem.protocol.jobs import (
     JOB_TRANSITIONS,
     TASK_TRANSITIONS,
     AttemptState,
+    BatchOutput,
     InferenceOutput,
     JobState,
     TranscodeOutput,
@@ -208,7 +209,7 @@ def _move(connection: Connection, moved: Sequence[AttemptRecord]) -> None:
     if written != len(rows):
         raise StaleAttempt(f"expected {len(rows)} attempts that are not over, got {written}; nothing was written")
     for attempt in moved:
-        if attempt.state is AttemptState.ACCEPTED and isinstance(attempt.output, TranscodeOutput):
+        if attempt.state is AttemptState.ACCEPTED and isinstance(attempt.output, TranscodeOutput | BatchOutput):
             refer(connection, job_of(attempt.ref.task), [file.artifact for file in attempt.output.files])
 
 

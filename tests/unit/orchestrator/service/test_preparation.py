@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.adapters.artifacts import open_artifacts
+from orchestrator.adapters.batches import ChildBatches
 from orchestrator.core.backlog import BacklogPolicy
 from orchestrator.core.delivery import Answer
 from orchestrator.core.lifecycle import RetryPolicy
@@ -18,12 +19,14 @@ from orchestrator.core.records import Failure, PreparationRecord
 from orchestrator.ports.inspection import ModelFacts
 from orchestrator.ports.visiting import Fetched
 from orchestrator.service.artifacts import Artifacts
+from orchestrator.service.batches import BatchFiles
 from orchestrator.service.events import JobEvents, StateChanged
 from orchestrator.service.lifecycle import Bells, Lifecycle
 from orchestrator.service.planning import Planning
 from orchestrator.service.preparation import Preparations
 from orchestrator.service.sources import Sources
 from tandem.inspection.trial import Trial
+from tandem.protocol.capacity import Sandbox
 from tandem.protocol.errors import TandemError, Unavailable, UrlUnavailable
 from tandem.protocol.jobs import JobState
 from tandem.protocol.media import MediaInfo, Source
@@ -110,7 +113,9 @@ async def bench(market: Market, tmp_path: Path) -> AsyncIterator[Bench]:
     lifecycle = Lifecycle(store, market.nodes, events, market.tracker, RetryPolicy(), Bells())
     await store.submit(JOB)
     async with open_artifacts(tmp_path / "artifacts") as content:
-        planning = Planning(store, content, elsewhere, PRICES, list, elsewhere.find_model)
+        rooms = ChildBatches(tmp_path / "batches", sandbox=Sandbox.LIMITS, clock=market.clock)
+        batches = BatchFiles(store, content, rooms)
+        planning = Planning(store, content, elsewhere, batches, PRICES, list, elsewhere.find_model)
         sources = Sources(Artifacts(store, content, 100), elsewhere, events, market.clock)
         bell = Bell(market.clock)
         yield Bench(
