@@ -149,10 +149,9 @@ def test_settings_that_a_model_cannot_have_are_refused_with_the_reason() -> None
 
 def test_what_is_not_there_cannot_be_changed() -> None:
     key = ModelKey("bob", "m", "1")
-    for decide in (
-        lambda: change([model()], key, ModelChange(), QUOTA),
-        lambda: remove([model()], key),
-        lambda: pin([model()], key, 1),
-    ):
-        with pytest.raises(NotFound, match="m version 1"):
-            decide()
+    with pytest.raises(NotFound, match="m version 1"):
+        change([model()], key, ModelChange(), QUOTA)
+    with pytest.raises(NotFound, match="m version 1"):
+        remove([model()], key)
+    with pytest.raises(NotFound, match="m version 1"):
+        pin([model()], key, 1)

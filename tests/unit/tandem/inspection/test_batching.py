@@ -14,12 +14,12 @@ FEEDS = {"x": np.zeros((1, 3), np.float32)}
 
 
 def tried(run: Callable[[Array], Any], shape: tuple[int, ...] = (-1, 3), feeds: Feeds = FEEDS) -> str | None:
-    specs = [[TensorSpec(name=name, datatype=Datatype.FP32, shape=shape)] for name in "xy"]
+    given, gives = (TensorSpec(name=name, datatype=Datatype.FP32, shape=shape) for name in "xy")
 
-    def answers(given: Feeds) -> Sequence[Array]:
-        return [run(given["x"])]
+    def answers(feeds: Feeds) -> Sequence[Array]:
+        return [run(feeds["x"])]
 
-    return obstacle(*specs, feeds, answers, Tolerance())
+    return obstacle([given], [gives], feeds, answers, Tolerance())
 
 
 def test_rows_that_do_not_depend_on_each_other() -> None:
