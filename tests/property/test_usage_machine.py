@@ -275,6 +275,6 @@ def test_usage() -> None:
     run_state_machine_as_test(
         Market,
         settings=settings(
-            max_examples=20, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+            max_examples=12, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
         ),
     )

@@ -48,6 +48,12 @@ class Wire:
         assert isinstance(frame, str)
         self._writer.write(frame.encode() + b"\n")
 
+    def request(self, _head: bytes, _body: object, _reply: object) -> int:
+        raise AssertionError("nothing is asked here")
+
+    def cancel(self, _stream: int) -> None:
+        raise AssertionError("nothing is asked here")
+
     def close(self, _code: str, _reason: str) -> None:
         self._writer.close()
 
