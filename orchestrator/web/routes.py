@@ -128,7 +128,7 @@ ROUTES: tuple[Route, ...] = (
         method="POST",
         path="/v1/jobs/{id}/retry",
         handler=jobs.retry,
-        summary="Try a failed transcode or batch again: what is done is kept; the rest is made by rendition, or by shard.",
+        summary="Try a failed transcode or batch again: what is done is kept, the rest is made by rendition or shard.",
         answers={200: JobView},
         errors=(404, 409),
     ),
