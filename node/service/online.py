@@ -101,7 +101,7 @@ class Online:
 
     async def __aenter__(self) -> Self:
         self._group = await asyncio.TaskGroup().__aenter__()
-        self.inference.listen(self._changed)
+        self.inference.listen(self.changed)
         return self
 
     async def __aexit__(
@@ -163,7 +163,7 @@ class Online:
         if digest not in self._models:  # else it was asked for again meanwhile
             await self.inference.unload(digest)
             self._link.send(ModelStatus(model=digest, state=ModelState.UNLOADED))
-            self._changed()
+            self.changed()
 
     async def _load(self, model: _Model, older: _Model | None) -> None:
         message = model.load
@@ -213,9 +213,9 @@ class Online:
 
     def _tell(self, model: _Model) -> None:
         self._link.send(model.status)
-        self._changed()
+        self.changed()
 
-    def _changed(self) -> None:
+    def changed(self) -> None:
         """The warm set may be another: what has gone or come back by itself is said, and the offer follows."""
         warm = {each.digest: each.loaded for each in self.inference.warm()}
         for digest, model in self._models.items():
@@ -319,6 +319,8 @@ class Requests:
             else:
                 self._online.usage.served(self._sender, begun.price)
         if isinstance(outcome, TandemError):
+            if isinstance(outcome, Unavailable):
+                self._online.changed()  # that the model has gone is said before, so that it is not asked for again
             self._online.usage.failed(self._sender, begun.price)
             self._streams.fail(stream, outcome)
         self._ring()

@@ -14,8 +14,8 @@ from tandem.protocol.ids import Frozen
 from tandem.protocol.jobs import BatchFormat
 
 MAX_BLOCKS = 4096
-MAX_SHARDS = 500
-"""Every step of a job reads all of its tasks."""
+MAX_SHARDS = 250
+"""As far as their effort goes; as far as bytes go, so many again. Every step of a job reads all of its tasks."""
 ROW_US = 500
 """What a row takes beside the model's own run."""
 _SHORTEST_US = 1_000_000

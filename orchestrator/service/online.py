@@ -326,7 +326,7 @@ class Online:
         except TandemError as error:
             request.answer.set_exception(request.failure or error)
             return
-        heapq.heappush(request.served.waiting, (-request.call.priority, -1, request))
+        heapq.heappush(request.served.waiting, (-request.call.priority, -next(self._order), request))
         request.queued = True
         self._waiting_bytes += request.size
 
@@ -408,7 +408,7 @@ class Online:
             _settle(loaded, error)
         waiting, served.waiting = served.waiting, []
         for _, _, request in waiting:
-            self._reject(request, error)
+            self._reject(request, request.failure or error)
 
     def resume(self) -> None:
         """A node may take requests that could not before."""

@@ -235,7 +235,7 @@ ROUTES: tuple[Route, ...] = (
         method="POST",
         path="/v1/jobs/{id}/retry",
         handler=jobs.retry,
-        summary="Try a failed transcode again: what is done is kept, and what failed is made rendition by rendition.",
+        summary="Try a failed transcode or batch again: what is done is kept, the rest is made by rendition or shard.",
         answers={200: JobView},
         errors=(404, 409),
     ),

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from prometheus_client import CollectorRegistry
 
 from node.adapters.ticket_store import SqliteTicketStore
@@ -39,7 +39,7 @@ from tests.fixtures.node import DOMAIN, NODE, OFFER, SENDER
 
 T = TypeVar("T")
 
-MAX_UNPAID = 1000
+MAX_UNPAID = 5000
 MODEL = ModelInfo(
     name="digits", version="1", artifact=f"sha256:{0:064x}", size=1, inputs=(), outputs=(), cost_us=1, memory=1
 )
@@ -131,8 +131,13 @@ class Market(RuleBasedStateMachine):
 
     # --- what is meant to happen
 
-    @rule(price=st.integers(0, 60), answered=st.booleans())
-    def a_request_is_served(self, price: int, *, answered: bool) -> None:
+    @rule(prices=st.lists(st.integers(0, 60), min_size=1, max_size=5), arriving=st.integers(0, 9))
+    def requests_are_served(self, prices: list[int], arriving: int) -> None:
+        for price in prices:
+            self.serve(price, answered=price % 10 > 0)
+        self.answers_arrive(arriving)
+
+    def serve(self, price: int, *, answered: bool) -> None:
         try:
             self.counted.begin(SENDER.address, price)
         except ExposureExceeded:
@@ -147,7 +152,6 @@ class Market(RuleBasedStateMachine):
             self.counted.failed(SENDER.address, price)
             self.usage.end(self.node, price)
 
-    @rule(count=st.integers(1, 4))
     def answers_arrive(self, count: int) -> None:
         arrived, self.answers = self.answers[:count], self.answers[count:]
         for price in arrived:
@@ -156,10 +160,12 @@ class Market(RuleBasedStateMachine):
             self.accepted += price
 
     @rule()
+    @precondition(lambda self: self.usage._pending)
     def a_window_ends(self) -> None:
         self.run(self.usage.settle())
 
     @rule(times=st.integers(1, 2))
+    @precondition(lambda self: self.wire.said)
     def the_node_hears(self, times: int) -> None:
         said, self.wire.said = self.wire.said, []
         for window in said * times:
@@ -167,6 +173,7 @@ class Market(RuleBasedStateMachine):
         self.run(self.write())
 
     @rule()
+    @precondition(lambda self: not self.receipts.empty())
     def receipts_arrive(self) -> None:
         self.run(self.hear())
 
@@ -185,9 +192,10 @@ class Market(RuleBasedStateMachine):
         """At once, or so many turns of its loop after it began to write."""
         self.run(self._kill_orchestrator(turns))
 
-    @rule()
-    def the_orchestrator_is_stopped(self) -> None:
-        self.run(self._stop_orchestrator())
+    @rule(turns=st.integers(0, 9))
+    def the_orchestrator_is_stopped(self, turns: int) -> None:
+        """Also while it writes."""
+        self.run(self._stop_orchestrator(turns))
 
     async def _restart_node(self) -> None:
         await self.here.aclose()
@@ -209,9 +217,11 @@ class Market(RuleBasedStateMachine):
         assert self.accepted - owed <= MAX_UNPAID
         self.accepted = owed  # the rest is forgotten
 
-    async def _stop_orchestrator(self) -> None:
+    async def _stop_orchestrator(self, turns: int) -> None:
         running = asyncio.create_task(self.usage.run())
-        await asyncio.sleep(0)
+        self.usage.settle_soon()
+        for _ in range(1 + turns):
+            await asyncio.sleep(0)
         running.cancel()
         with suppress(asyncio.CancelledError):
             await running
@@ -265,6 +275,6 @@ def test_usage() -> None:
     run_state_machine_as_test(
         Market,
         settings=settings(
-            max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+            max_examples=12, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
         ),
     )

@@ -6,18 +6,30 @@ from pathlib import Path
 import pytest
 
 from node.adapters.ticket_store import SqliteTicketStore
+from node.ports.execution import ModelFiles
 from node.service.attempts import Attempts, Executors
 from node.service.books import Books
 from node.service.link import Link
 from tandem.protocol.codec import Envelope, Frame, decode
 from tandem.protocol.errors import ExecutionFailed
 from tandem.protocol.jobs import InferenceOutput, TranscodeOutput
-from tandem.protocol.messages import Cancel, Failed, Finished, HeldAttempt, Message, OfferUpdate, Progress, Verdict
+from tandem.protocol.messages import (
+    Cancel,
+    Failed,
+    Finished,
+    HeldAttempt,
+    Message,
+    OfferUpdate,
+    Progress,
+    Verdict,
+)
+from tandem.protocol.models import ModelFile
 from tandem.protocol.tensors import Datatype, Tensor
 from tandem.waiting import Bell
 from tests.fixtures.clock import ManualClock
 from tests.fixtures.node import (
     DOMAIN,
+    INFERENCE,
     NODE,
     OFFER,
     PRICE,
@@ -84,6 +96,15 @@ async def test_an_inference_is_run_and_its_outcome_held(node: Node) -> None:
     )
     assert node.attempts.held() == (HeldAttempt(ref=ref(), finished=True),)
     assert node.attempts.running() == ()
+
+
+async def test_external_data_of_a_model_are_fetched_with_it(node: Node) -> None:
+    files = tuple(ModelFile(name=name, artifact="sha256:" + "3" * 64, size=4) for name in ("a", "data/b"))
+    work = INFERENCE.model_copy(update={"files": files})
+    node.attempts.assign(SENDER.address, inference(work=work, file_urls=("http://o/1", "http://o/2")), (TENSOR,))
+    assert isinstance(await node.said(), Finished)
+    paths = {"a": Path("/nowhere/1"), "data/b": Path("/nowhere/2")}
+    assert node.work.ran == [ModelFiles(work.digest, Path("/nowhere/model"), paths)]
 
 
 async def test_a_transcode_uploads_each_rendition_and_leaves_nothing_behind(node: Node, tmp_path: Path) -> None:

@@ -86,7 +86,9 @@ async def test_attempts_and_requests_share_the_bound(counter: Counter) -> None:
 
 async def test_a_window_is_booked_once_and_answered_each_time(counter: Counter) -> None:
     counter.serve(10, 20, 30)
-    await counter.hear(window(1, 30, 2), window(1, 30, 2), window(2, 30))
+    await counter.hear(window(1, 30, 2), window(1, 30, 2))
+    assert counter.books.tally(SENDER.address).unsettled == 30
+    await counter.hear(window(2, 30))
     assert counter.books.balance.earned == 60
     said = [decode(counter.said.get_nowait()).message for _ in range(3)]
     assert said == [UsageReceipt(id=window(number, 0).id) for number in (1, 1, 2)]

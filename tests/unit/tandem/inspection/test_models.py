@@ -1,5 +1,6 @@
 """Inspecting models: the one that ships, and some that must not be served."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from tandem.inspection.calls import ModelReport, inspect_model
 from tandem.inspection.trial import Trial
 from tandem.protocol.capacity import Sandbox
 from tandem.protocol.errors import InvalidModel
+from tandem.protocol.models import WarmUpTensor
 from tandem.protocol.tensors import Datatype
 from tests.fixtures import onnx_models
 
@@ -67,9 +69,37 @@ def huge_input() -> bytes:
     return onnx_models.bytes_of(onnx_models.model_of(graph))
 
 
+def later_opset() -> bytes:
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])], "late", [onnx_models.value("x")], [onnx_models.value("y")]
+    )
+    return bytes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 99)], ir_version=8).SerializeToString()
+    )
+
+
+def terabytes() -> bytes:
+    """Fills a tensor of 2**40 floats that the model itself asks for."""
+    shape = helper.make_tensor("shape", TensorProto.INT64, [2], [2**20, 2**20])
+    nodes = [helper.make_node("ConstantOfShape", ["shape"], ["much"]), helper.make_node("Add", ["x", "much"], ["y"])]
+    graph = helper.make_graph(
+        nodes, "much", [onnx_models.value("x", shape=[1])], [onnx_models.value("y", shape=["a", "b"])], [shape]
+    )
+    return onnx_models.bytes_of(onnx_models.model_of(graph))
+
+
+def halves(kind: int) -> bytes:
+    node = helper.make_node("Identity", ["x"], ["y"])
+    graph = helper.make_graph([node], "half", [onnx_models.value("x", kind)], [onnx_models.value("y", kind)])
+    return onnx_models.bytes_of(onnx_models.model_of(graph))
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
+        (later_opset(), r"ONNX Runtime [\d.]+ can load.*opset"),
+        (terabytes(), "expected"),
+        (halves(TensorProto.BFLOAT16), r"got tensor\(bfloat16\) for 'x'; put a Cast"),
         (b"\xff" * 100, "a file that is none"),
         (onnx_models.custom_operator("", "Nonsense"), r"ONNX Runtime [\d.]+ can load"),
         (onnx_models.sequence_output(), r"got seq\(tensor\(float\)\) for 'y'"),
@@ -79,11 +109,39 @@ def huge_input() -> bytes:
         (onnx_models.echo().replace(b"text", b"te\xff\xfe"), "broke its reader: UnicodeDecodeError"),
         (onnx_models.echo().replace(b"Identity", b"Identit\xff"), r"ONNX Runtime [\d.]+ can load"),
     ],
-    ids=["garbage", "unknown operator", "sequence", "unrunnable", "sourceless", "huge", "names", "printed about"],
+    ids=[
+        "later opset",
+        "terabytes",
+        "bfloat16",
+        "garbage",
+        "unknown operator",
+        "sequence",
+        "unrunnable",
+        "sourceless",
+        "huge",
+        "names",
+        "printed about",
+    ],
 )
 async def test_a_model_that_cannot_be_served_is_refused(tmp_path: Path, data: bytes, message: str) -> None:
     with pytest.raises(InvalidModel, match=message):
         await inspect(onnx_models.put(tmp_path, data))
+
+
+async def test_a_graph_of_many_nodes_is_answered_within_bounds(tmp_path: Path) -> None:
+    names = ["x", *(f"t{number}" for number in range(49_999)), "y"]
+    nodes = [helper.make_node("Neg", [one], [two]) for one, two in pairwise(names)]
+    graph = helper.make_graph(nodes, "long", [onnx_models.value("x")], [onnx_models.value("y")])
+    report = await inspect(onnx_models.put(tmp_path, onnx_models.bytes_of(onnx_models.model_of(graph))))
+    assert report.memory < 2000
+
+
+async def test_it_is_run_with_the_warm_up_inputs_that_are_given(tmp_path: Path) -> None:
+    path = onnx_models.put(tmp_path, unrunnable())
+    trial = Trial(warm_up=((WarmUpTensor(name="x", shape=(1, 1, 8, 8), data=(0.5,)),),))
+    assert (await inspect(path, trial=trial)).measured == ((1, 1, 8, 8),)
+    with pytest.raises(InvalidModel, match="runs with its warm-up inputs, got"):
+        await inspect(path, trial=Trial(warm_up=((WarmUpTensor(name="x", shape=(1, 1, 1, 1)),),)))
 
 
 async def test_a_model_that_never_ends_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

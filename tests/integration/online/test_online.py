@@ -1,0 +1,350 @@
+"""Requests on line over real sessions: answered, bounded, cancelled, tried again, and never believed."""
+
+import asyncio
+import os
+import signal
+import struct
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from node.ports.execution import Done, ModelFiles, ModelLoaded, ModelRun, WarmModel
+from orchestrator.core.online import OnlineAnswer, OnlineCall
+from orchestrator.service.online import OnlinePolicy
+from tandem.clock import SystemClock
+from tandem.protocol.errors import (
+    AttemptLost,
+    ChildCrashed,
+    DeadlineExceeded,
+    InvalidModel,
+    Overloaded,
+    ResultRejected,
+    TandemError,
+    Unavailable,
+)
+from tandem.protocol.models import ModelInfo, ModelSettings
+from tandem.protocol.signing import SigningKey
+from tandem.protocol.tensors import Datatype, Tensor
+from tests.fixtures.node import until
+from tests.fixtures.online import Exchange, LocalTransfer, call_of, dialling_node, exchange, model_info, working_node
+from tests.fixtures.onnx_models import weighty
+
+KEYS = [SigningKey.from_bytes(bytes([number]) * 32) for number in (11, 12, 13)]
+X = Tensor("x", Datatype.FP32, (1,), struct.pack("<f", 1.0))
+Y = Tensor("y", Datatype.FP32, (1,), struct.pack("<f", 2.0))
+QUICK = OnlinePolicy(tick=0.02, catalogue=0.02, grow=0.05)
+
+
+@dataclass(eq=False)
+class Asked:
+    inputs: tuple[Tensor, ...]
+    done: Done
+    cancelled: bool = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+    def answer(self, *outputs: Tensor) -> None:
+        self.done(ModelRun(outputs or (Y,), "CPUExecutionProvider", 10, warm=True))
+
+
+@dataclass
+class Hand:
+    """Inference as the test says."""
+
+    asked: list[Asked] = field(default_factory=list)
+    loaded: dict[str, ModelLoaded] = field(default_factory=dict)
+    error: TandemError | None = None
+    reply: Callable[[Asked], None] | None = None
+    """Given at once."""
+
+    async def load(
+        self,
+        files: ModelFiles,
+        settings: ModelSettings,  # noqa: ARG002
+        *,
+        pinned: bool = False,  # noqa: ARG002
+    ) -> ModelLoaded:
+        if self.error is not None:
+            raise self.error
+        return self.loaded.setdefault(files.digest, ModelLoaded("CPUExecutionProvider", 1000))
+
+    async def unload(self, digest: str) -> None:
+        self.loaded.pop(digest, None)
+
+    def submit(self, digest: str, inputs: tuple[Tensor, ...], outputs: tuple[str, ...], done: Done) -> Asked:  # noqa: ARG002
+        self.asked.append(asked := Asked(inputs, done))
+        if self.reply is not None:
+            asyncio.get_running_loop().call_soon(self.reply, asked)
+        return asked
+
+    def warm(self) -> tuple[WarmModel, ...]:
+        return tuple(WarmModel(digest, loaded, pinned=False) for digest, loaded in self.loaded.items())
+
+    def listen(self, changed: Callable[[], None]) -> None: ...
+
+
+@dataclass
+class Market:
+    exchange: Exchange
+    hands: list[Hand]
+    model: ModelInfo
+
+    async def infer(self, **more: object) -> OnlineAnswer:
+        return await self.exchange.online.infer(call_of(self.model, X, **more))
+
+    def call(self, **more: object) -> OnlineCall:
+        return call_of(self.model, X, **more)
+
+
+@asynccontextmanager
+async def market(
+    folder: Path, nodes: int = 1, policy: OnlinePolicy = QUICK, **settings: object
+) -> AsyncIterator[Market]:
+    models = folder / "models"
+    models.mkdir()
+    info = model_info(weighty(1), models, ModelSettings.model_validate(settings), (1,))
+    hands = [Hand() for _ in range(nodes)]
+    async with AsyncExitStack() as stack:
+        here = await stack.enter_async_context(exchange(folder, policy))
+        for hand, key in zip(hands, KEYS, strict=False):
+            node = dialling_node(here.origin, folder, hand, LocalTransfer(models), key, SystemClock())  # type: ignore[arg-type]
+            await stack.enter_async_context(node)
+        await here.connected(nodes)
+        yield Market(here, hands, info)
+
+
+async def all_asked(found: Market, count: int) -> list[Asked]:
+    await until(lambda: sum(len(hand.asked) for hand in found.hands) >= count)
+    return [asked for hand in found.hands for asked in hand.asked]
+
+
+async def test_a_cold_model_is_loaded_and_then_warm(tmp_path: Path) -> None:
+    async with market(tmp_path) as found:
+        found.hands[0].reply = Asked.answer
+        first, second = await found.infer(), await found.infer()
+        assert (first.warm, second.warm) == (False, True)
+        assert first.outputs == (Y,)
+        assert first.node == KEYS[0].address
+        await until(lambda: [node.offer.models for node in found.exchange.nodes] != [()])
+        (node,) = found.exchange.nodes
+        assert [warm.model for warm in node.offer.models] == [found.model.digest]
+        stats = found.exchange.online.stats(found.model.digest)
+        assert (stats.answered, stats.failures, stats.running, stats.waiting) == (2, {}, 0, 0)
+        assert stats.total.count == stats.compute.count == stats.queue.count == 2
+        assert node.in_flight == 0
+        assert node.unsettled + node.unpaid > 0
+
+
+async def test_a_client_that_goes_away_stops_the_run_at_once(tmp_path: Path) -> None:
+    async with market(tmp_path) as found, asyncio.TaskGroup() as group:
+        delays = []
+        for number in range(1, 6):
+            client = group.create_task(found.infer())
+            asked = (await all_asked(found, number))[-1]
+            begun = asyncio.get_running_loop().time()
+            client.cancel()
+            await until(lambda asked=asked: asked.cancelled)  # type: ignore[misc]
+            delays.append(asyncio.get_running_loop().time() - begun)
+        assert min(delays) < 0.05
+        stats = found.exchange.online.stats(found.model.digest)
+        assert stats.failures == {"cancelled": 5}
+        (node,) = found.exchange.nodes
+        assert (stats.running, node.in_flight, node.unsettled) == (0, 0, 0)
+
+
+async def test_a_deadline_ends_a_request_wherever_it_is(tmp_path: Path) -> None:
+    async with market(tmp_path) as found:
+        with pytest.raises(DeadlineExceeded, match=r"within 0\.2 s"):
+            await found.infer(timeout=0.2)
+        (asked,) = await all_asked(found, 1)
+        await until(lambda: asked.cancelled)
+
+
+async def test_a_full_queue_says_when_to_come_again_and_priority_goes_first(tmp_path: Path) -> None:
+    async with market(tmp_path, policy=OnlinePolicy(queue=3)) as found, asyncio.TaskGroup() as group:
+        online = found.exchange.online
+        running = [group.create_task(found.infer())]
+        await until(lambda: found.hands[0].asked)
+        limit = online.replicas.of(found.model.digest)[KEYS[0].address].limit
+        running += [group.create_task(found.infer()) for _ in range(limit - 1)]
+        await all_asked(found, limit)
+        late = Tensor("x", Datatype.FP32, (1,), struct.pack("<f", 9.0))
+        waiting = [
+            group.create_task(online.infer(call_of(found.model, each, priority=priority)))
+            for each, priority in ((X, 0), (X, 0), (late, 5))
+        ]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded) as caught:
+            await found.infer()
+        assert caught.value.retry_after > 0
+        assert online.stats(found.model.digest).waiting == 3
+        found.hands[0].asked[0].answer()
+        asked = await all_asked(found, limit + 1)
+        assert asked[-1].inputs == (late,)
+        found.hands[0].reply = Asked.answer
+        for each in asked[1:]:
+            each.answer()
+        await asyncio.gather(*running, *waiting)
+
+
+LIES = [
+    (),
+    (Y, Y),
+    (Y._replace(name="z"),),
+    (Y._replace(shape=(2,), data=bytes(8)),),
+    (Y._replace(datatype=Datatype.INT32),),
+    (Y._replace(data=bytes(8)),),
+]
+
+
+async def test_an_answer_that_is_not_the_models_is_refused_and_asked_for_elsewhere(tmp_path: Path) -> None:
+    async with market(tmp_path, nodes=2, replicas=2) as found:
+        liar, honest = found.hands
+        found.exchange.models.append(found.model)
+        await until(lambda: liar.loaded and honest.loaded)
+        honest.reply = Asked.answer
+        for outputs in LIES:
+            liar.reply = lambda asked, outputs=outputs: asked.done(ModelRun(outputs, "CPU", 1, warm=True))
+            answers = [await found.infer() for _ in range(2)]
+            assert {answer.node for answer in answers} == {KEYS[1].address}
+        honest.reply = liar.reply
+        with pytest.raises(ResultRejected, match="expected 4 bytes"):
+            await found.infer()
+
+
+async def test_a_straggler_is_overtaken_where_that_is_asked_for(tmp_path: Path) -> None:
+    async with market(tmp_path, nodes=2, replicas=2, hedge=True) as found:
+        found.exchange.models.append(found.model)
+        await until(lambda: all(hand.loaded for hand in found.hands))
+        for hand in found.hands:
+            hand.reply = Asked.answer
+        while not all(hand.asked for hand in found.hands):
+            await found.infer()
+        slow = found.hands[0]
+        slow.reply = None
+        while not any(asked.cancelled for asked in slow.asked):
+            assert (await found.infer()).node == KEYS[1].address
+            await asyncio.sleep(0)
+        assert found.exchange.online.stats(found.model.digest).hedged >= 1
+
+
+async def test_a_model_that_no_node_can_load_is_said_to_whoever_asks(tmp_path: Path) -> None:
+    async with market(tmp_path, nodes=2) as found:
+        for hand in found.hands:
+            hand.error = InvalidModel("expected a model")
+        with pytest.raises(InvalidModel, match="expected a model"):
+            await found.infer()
+        with pytest.raises(InvalidModel):
+            await found.exchange.online.load(found.model)
+
+
+async def test_what_one_node_cannot_load_another_may(tmp_path: Path) -> None:
+    async with market(tmp_path, nodes=2) as found:
+        for hand in found.hands:
+            hand.reply = Asked.answer
+            hand.error = ChildCrashed("expected a worker")
+        found.hands[1].error = None
+        assert (await found.infer()).node == KEYS[1].address
+
+
+async def test_without_a_node_there_is_no_waiting(tmp_path: Path) -> None:
+    async with market(tmp_path, nodes=0) as found:
+        with pytest.raises(Unavailable, match="none is connected"):
+            await found.infer()
+
+
+async def test_models_come_and_go_with_demand(tmp_path: Path) -> None:
+    policy = OnlinePolicy(tick=0.01, catalogue=0.01, grow=0.03, idle=0.1)
+    async with market(tmp_path, nodes=2, policy=policy) as found, asyncio.TaskGroup() as group:
+        running = [group.create_task(found.infer()) for _ in range(20)]
+        await until(lambda: all(hand.loaded for hand in found.hands))  # more wait than one takes
+        for hand in found.hands:
+            hand.reply = Asked.answer
+            for asked in hand.asked:
+                asked.answer()
+        await asyncio.gather(*running)
+        pinned = found.model.model_copy(update={"settings": ModelSettings(replicas=1)})
+        found.exchange.models.append(pinned)
+        await until(lambda: sum(bool(hand.loaded) for hand in found.hands) == 1)
+        found.exchange.models.clear()
+        await until(lambda: not any(hand.loaded for hand in found.hands))
+
+
+async def test_a_node_that_hangs_up_fails_its_requests_as_retryable(tmp_path: Path) -> None:
+    async with market(tmp_path) as found:
+
+        async def hang_up() -> Asked:
+            (asked,) = await all_asked(found, 1)
+            (node,) = found.exchange.nodes
+            node.link.close("bye", "enough")
+            return asked
+
+        async with asyncio.TaskGroup() as group:
+            hanging_up = group.create_task(hang_up())
+            with pytest.raises(AttemptLost):
+                await found.infer()
+        await until(lambda: hanging_up.result().cancelled)
+
+
+# --- with real workers
+
+
+async def test_the_answer_is_right_and_a_killed_worker_costs_a_retry(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    info = model_info(weighty(1, seed=7), models, None, (1,))
+    async with exchange(tmp_path) as here, working_node(here.origin, tmp_path, models, KEYS[0]) as (_, worker):
+        await here.connected()
+        first = await here.online.infer(call_of(info, X))
+        (biggest,) = struct.unpack("<f", first.outputs[0].data)
+        assert 1.99 < biggest <= 2.0
+
+        async def kill() -> None:
+            await until(lambda: here.online.stats(info.digest).answered > 3)
+            for seat in worker.workers.seats:
+                if seat.worker is not None and seat.worker.pid is not None:
+                    os.kill(seat.worker.pid, signal.SIGKILL)
+
+        requests = [here.online.infer(call_of(info, X)) for _ in range(60)]
+        _, *outcomes = await asyncio.gather(kill(), *requests, return_exceptions=True)
+        failed = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        assert all(isinstance(error, TandemError) and error.retryable for error in failed)
+        again = await here.online.infer(call_of(info, X))
+        assert again.outputs == first.outputs
+
+
+async def test_a_killed_node_costs_nobody_an_answer_while_another_is_there(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    info = model_info(weighty(1, seed=7), models, ModelSettings(replicas=2), (1,))
+    async with exchange(tmp_path, QUICK) as here:
+        here.models.append(info)
+        processes = []
+        for key in KEYS[:2]:
+            arguments = (here.origin, str(tmp_path), str(models), key.secret.hex())
+            processes.append(
+                await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.fixtures.online", *arguments)
+            )
+        try:
+            await here.connected(2)
+            await until(
+                lambda: sum(replica.state == "ready" for replica in here.online.replicas.of(info.digest).values()) == 2
+            )
+            async with asyncio.TaskGroup() as group:
+                clients = [group.create_task(here.online.infer(call_of(info, X))) for _ in range(100)]
+                await asyncio.wait(clients, return_when=asyncio.FIRST_COMPLETED)
+                assert here.online.replicas.of(info.digest)[KEYS[0].address].outstanding
+                processes[0].kill()
+                answers = await asyncio.gather(*clients)
+            assert len({answer.outputs for answer in answers}) == 1
+            assert here.online.stats(info.digest).retried
+        finally:
+            for process in processes:
+                if process.returncode is None:
+                    process.kill()
+                await process.wait()
