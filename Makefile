@@ -9,13 +9,16 @@ COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 
 SLITHER := cd contracts && PATH="$$PWD/bin:$$PATH" FOUNDRY_PROFILE=plain FOUNDRY_OUT=out/slither \
   FOUNDRY_CACHE_PATH=cache/slither ../.venv/slither/bin/slither . --exclude timestamp,assembly --fail-low
 
-.PHONY: demo test check fmt bench simulate soak contracts gas docs lock clean setup setup-test
+.PHONY: demo test conformance check fmt bench simulate soak contracts gas docs lock clean setup setup-test
 
 demo: setup  ## Everything on a local chain; KEEP=1 leaves it running
 	@$(BIN)/python -m demo.run $(if $(KEEP),--keep)
 
 test: check  ## Format, lint, types, walls, contracts, and every test
 	@$(BIN)/python -m pytest -q -n auto --dist worksteal
+
+conformance: setup-test  ## All of onnx's own suite of operators through the on-line path, of which `make test` takes a part
+	@ONNX_PARTS=1 $(BIN)/python -m pytest -q --timeout 600 tests/conformance/onnx
 
 check: setup-test  ## All but the tests in Python
 	@$(BIN)/ruff format --check --quiet
