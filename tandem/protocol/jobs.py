@@ -164,6 +164,11 @@ class UrlInput(Frozen):
     url: WebUrl
 
 
+FILENAME = "${filename}"
+_FormName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+_FormValue = Annotated[str, Field(max_length=8192, pattern=r"^[^\x00-\x1f\x7f]*$")]
+
+
 def _input_kind(value: object) -> str:
     has_url = "url" in value if isinstance(value, Mapping) else isinstance(value, UrlInput)
     return "from_url" if has_url else "from_artifact"
@@ -183,9 +188,37 @@ class NewJob(Frozen):
     """Where each new state of the job is told; None: where the API key's settings say, if they do."""
 
 
+class BucketForm(Frozen):
+    """A presigned POST to a bucket, as the SDKs of S3 make it. All files of the job's folder are written by it.
+
+    `fields` has the `key` of all: a prefix and `${filename}`, for which each file's path stands. A `Content-Type` among
+    them is replaced by that of the file.
+    """
+
+    url: WebUrl
+    fields: Annotated[Mapping[_FormName, _FormValue], Field(max_length=32)]
+
+    @model_validator(mode="after")
+    def _is_for_many(self) -> Self:
+        if not self.fields.get("key", "").endswith(FILENAME):
+            raise ValueError(f"expected a form whose field `key` ends in {FILENAME}, for the files are many")
+        return self
+
+
+def _upload_kind(value: object) -> str:
+    form = "fields" in value if isinstance(value, Mapping) else isinstance(value, BucketForm)
+    return "to_bucket" if form else "to_urls"
+
+
+_Urls = Annotated[Mapping[Name, WebUrl], Field(max_length=MAX_RENDITIONS)]
+Uploads = Annotated[
+    Annotated[BucketForm, Tag("to_bucket")] | Annotated[_Urls, Tag("to_urls")], Discriminator(_upload_kind)
+]
+
+
 class OutputRequest(OutputSettings):
-    upload: Annotated[Mapping[Name, WebUrl], Field(max_length=MAX_RENDITIONS)] = {}
-    """Presigned URLs by rendition: each is written there by PUT, and then the job has succeeded."""
+    upload: Uploads = Field(default_factory=dict)
+    """Presigned URLs by rendition, each written by PUT, or a form for all files; then the job has succeeded."""
 
 
 class TranscodeRequest(NewJob):
@@ -244,8 +277,8 @@ class BatchRequest(NewJob):
 AnyRequest = TranscodeRequest | InferenceRequest | BatchRequest
 
 
-def uploads_of(request: AnyRequest) -> Mapping[str, str]:
-    """URLs that results are to be written to, by name."""
+def uploads_of(request: AnyRequest) -> Mapping[str, str] | BucketForm:
+    """Where results are to be written to; false if nowhere."""
     return request.output.upload if isinstance(request, TranscodeRequest) else {}
 
 

@@ -56,6 +56,9 @@ class Elsewhere:
     async def put(self, url: str, chunks: AsyncIterator[bytes], size: int, media_type: str) -> None:
         raise AssertionError(url, chunks, size, media_type)
 
+    async def post_form(self, url: str, fields: Mapping[str, str], chunks: AsyncIterator[bytes], size: int) -> None:
+        raise AssertionError(url, fields, chunks, size)
+
     async def post(self, url: str, body: bytes, headers: Mapping[str, str], seconds: float) -> Answer:
         raise AssertionError(url, body, headers, seconds)
 
