@@ -3,7 +3,7 @@
 import asyncio
 import errno
 import hashlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -71,7 +71,10 @@ class Elsewhere:
     def _of_the_probe(self) -> bool:
         return type(self.errors[0]) is Unavailable
 
-    async def media(self, path: Path, *, thorough: bool = False) -> Source:  # noqa: ARG002
+    async def results(self, paths: Sequence[Path]) -> list[Source | str]:
+        raise NotImplementedError
+
+    async def media(self, path: Path) -> Source:  # noqa: ARG002
         self.probed += 1
         if self.errors:
             raise self.errors.pop(0)
