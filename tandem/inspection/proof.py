@@ -11,11 +11,11 @@ from tandem.protocol.errors import UnreadableMedia
 
 _LONGEST_GROUP = 4000
 """Pictures from a keyframe to the next that are kept in memory."""
-_ONE_IN = 16
+_ONE_IN = 8
 
 
 class Proof:
-    """That a stream can be decoded: of every sixteen groups from a keyframe to the next a random one, and the last.
+    """That a stream can be decoded: of every eight groups from a keyframe to the next a random one, and the last.
 
     Which, nobody can know who made the stream. All of it would cost a seventh of what encoding it did.
     """
