@@ -23,7 +23,8 @@ from orchestrator.core.assembling import (
     ready,
     still_texts,
 )
-from orchestrator.core.lifecycle import Assembled, Event, Unassembled, is_assembling, needs_assembly
+from orchestrator.core.completion import is_assembling, needs_assembly
+from orchestrator.core.lifecycle import Assembled, Event, Unassembled
 from orchestrator.core.packaging import JobFile, Package, Segment
 from orchestrator.core.playlists import DASH, manifest, texts
 from orchestrator.core.records import Failure, JobSnapshot
