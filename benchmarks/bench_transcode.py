@@ -160,10 +160,12 @@ def _result(job: JobView) -> TranscodeResult:
 
 
 def clip_of(ffmpeg: Ffmpeg, clip: Path, repeats: int, source: Path = CLIP) -> Path:
-    """The source so many times, with a comment of its own."""
+    """The source so many times, with a comment of its own. Read twice: pictures and sound are not as long."""
     comment = ["-metadata", f"comment={clip.stem}"]
     repeated = ["-stream_loop", str(repeats - 1), "-i", str(source)]
-    subprocess.run([str(ffmpeg.path), "-loglevel", "error", *repeated, "-c", "copy", *comment, str(clip)], check=True)
+    streams = ["-map", "0:v", "-map", "1:a", "-c", "copy"]
+    argv = [str(ffmpeg.path), "-loglevel", "error", *repeated, *repeated, *streams, *comment, str(clip)]
+    subprocess.run(argv, check=True)
     return clip
 
 

@@ -156,7 +156,7 @@ class FetchSettings(_Section):
     redirects: int = Field(default=5, ge=0, le=20)
     """Redirects that are followed, each judged like the first URL."""
     stall: Seconds = 30.0
-    """Seconds that a server may send nothing."""
+    """Seconds that a server may send, or take, nothing."""
     total: Seconds = 3600.0
     """Seconds that the fetch of an input, or the writing of a result, may take."""
     concurrency: int = Field(default=8, ge=1)

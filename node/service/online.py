@@ -123,7 +123,9 @@ class Online:
     def load(self, message: LoadModel) -> None:
         """Makes a model warm, or says again that it is. Answered by its status, after each change."""
         model = self._models.get(message.model)
-        if model is not None and model.load.settings == message.settings and not self._is_over(model):
+        if model is not None and _same(model.load, message) and not self._is_over(model):
+            model.load = message  # the price of a request may be another
+            model.prices.clear()
             self._link.send(model.status)
             return
         if model is None and len(self._models) >= MAX_WARM:
@@ -172,8 +174,7 @@ class Online:
             await self._let_go(older)
             async with AsyncExitStack() as kept:
                 files = await self._fetch(kept, message)
-                pinned = message.settings.replicas > 0
-                loaded = await self.inference.load(files, message.settings, pinned=pinned)
+                loaded = await self.inference.load(files, message.settings, pinned=message.pinned)
                 model.kept = kept.pop_all()
             status = ModelStatus(
                 model=message.model, state=ModelState.READY, provider=loaded.provider, memory=loaded.memory
@@ -331,6 +332,11 @@ class Requests:
             begun.running.cancel()
             self._online.over()
             self._online.usage.failed(self._sender, begun.price)
+
+
+def _same(one: LoadModel, other: LoadModel) -> bool:
+    """Whether they ask for the same to be loaded."""
+    return (one.settings, one.pinned) == (other.settings, other.pinned)
 
 
 def _failure(digest: str, error: TandemError) -> ModelStatus:

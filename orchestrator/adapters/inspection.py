@@ -1,11 +1,12 @@
 """Inspection by child processes, a bounded number at a time."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.ports.inspection import ModelFacts
 from tandem.clock import Clock
-from tandem.inspection.calls import inspect_media, inspect_model, measure_complexity
+from tandem.inspection.calls import inspect_media, inspect_model, inspect_results, measure_complexity
 from tandem.inspection.trial import Trial
 from tandem.protocol.capacity import Sandbox
 from tandem.protocol.errors import UnreadableMedia
@@ -20,9 +21,14 @@ class ChildInspector:
         self._clock = clock
         self._turns = asyncio.Semaphore(concurrency)
 
-    async def media(self, path: Path, *, thorough: bool = False) -> Source:
+    async def media(self, path: Path) -> Source:
         async with self._turns:
-            return await inspect_media(path, sandbox=self._sandbox, clock=self._clock, thorough=thorough)
+            return await inspect_media(path, sandbox=self._sandbox, clock=self._clock)
+
+    async def results(self, paths: Sequence[Path]) -> list[Source | str]:
+        async with self._turns:
+            found = await inspect_results(paths, sandbox=self._sandbox, clock=self._clock)
+        return [each.refused if each.source is None else each.source for each in found]
 
     async def complexity(self, path: Path, media: MediaInfo) -> int | None:
         async with self._turns:

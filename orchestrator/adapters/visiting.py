@@ -6,6 +6,7 @@ with the next: no cookies, no credentials, no referrer; no proxy of the environm
 """
 
 import asyncio
+import secrets
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -103,13 +104,27 @@ class GuardedVisitor:
                 )
 
     async def put(self, url: str, chunks: AsyncIterator[bytes], size: int, media_type: str) -> None:
+        await self._write("PUT", url, chunks, size, media_type)
+
+    async def post_form(self, url: str, fields: Mapping[str, str], chunks: AsyncIterator[bytes], size: int) -> None:
+        boundary = secrets.token_hex(16)
+        head, tail = _form(fields, boundary)
+        body = _enclosed(head, chunks, tail)
+        async with aclosing(body):
+            whole = len(head) + size + len(tail)
+            await self._write("POST", url, body, whole, f"multipart/form-data; boundary={boundary}")
+
+    async def _write(self, method: str, url: str, chunks: AsyncIterator[bytes], size: int, media_type: str) -> None:
         headers = {**_HEADERS, "Content-Length": str(size), "Content-Type": media_type}
+        stall = self._limits.stall
         with _mapped(_host(url)):
             self._guard.check_url(url)
             async with (
                 asyncio.timeout(self._limits.total),
+                asyncio.timeout(stall) as moving,
                 self._session() as session,
-                session.put(_exact(url), data=chunks, headers=headers, allow_redirects=False) as response,
+                aclosing(_while_taken(chunks, moving, stall)) as data,
+                session.request(method, _exact(url), data=data, headers=headers, allow_redirects=False) as response,
             ):
                 _check_written(response)
 
@@ -225,6 +240,30 @@ def _seconds(text: str) -> float | None:
 
 def _host(url: str) -> str:
     return web_host(url)[0]
+
+
+async def _while_taken(
+    chunks: AsyncIterator[bytes], moving: asyncio.Timeout, stall: float
+) -> AsyncGenerator[bytes, None]:
+    """The same; whoever takes them has that many seconds for each, and for the answer."""
+    async for chunk in chunks:
+        moving.reschedule(asyncio.get_running_loop().time() + stall)
+        yield chunk
+    moving.reschedule(asyncio.get_running_loop().time() + stall)
+
+
+def _form(fields: Mapping[str, str], boundary: str) -> tuple[bytes, bytes]:
+    """What comes before and after the file (RFC 7578); S3 ignores what follows it."""
+    parts = [f'--{boundary}\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n' for k, v in fields.items()]
+    file = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="file"\r\n\r\n'
+    return ("".join(parts) + file).encode(), f"\r\n--{boundary}--\r\n".encode()
+
+
+async def _enclosed(head: bytes, chunks: AsyncIterator[bytes], tail: bytes) -> AsyncGenerator[bytes, None]:
+    yield head
+    async for chunk in chunks:
+        yield chunk
+    yield tail
 
 
 def _check_written(response: ClientResponse) -> None:

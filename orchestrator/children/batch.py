@@ -66,7 +66,11 @@ def read(order: Reading) -> BatchFacts:
         for row in rows_of(kind, order.path, order.inputs, order.outputs):
             if row.fault is not None:
                 first_fault = first_fault or row.fault.detail
-            units = 0 if row.fault else inference_cost(1, order.inputs, [each.meta for each in row.tensors])
+            units = (
+                0
+                if row.fault
+                else inference_cost(1, order.measured or order.inputs, [each.meta for each in row.tensors])
+            )
             tally.add(_write(target, row), units, faulty=row.fault is not None)
     if not tally.rows:
         raise UnreadableBatch(f"expected at least one row that the model takes; {first_fault or 'there is no row'}")

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 
 from orchestrator.children.codecs import codec_name
 from orchestrator.children.mp4 import put_together
-from orchestrator.children.segments import cut_pictures, cut_sound, cut_transport, delayed_beginning
+from orchestrator.children.segments import cut_pictures, cut_sound, cut_transport, delayed_beginning, priming
 from orchestrator.children.tracks import TIMESCALE, beginning, first_time, opened
 from orchestrator.core.packaging import Cut, Ending, Track
 from orchestrator.ports.packaging import CutPart, CutParts, Cutting, Images, Joining, Part, Pictures, Sound
@@ -80,15 +80,12 @@ def _pictures(order: Cutting, part: Pictures, folder: Path) -> CutPart:
 
 def _sound(order: Cutting, part: Sound, folder: Path) -> CutPart:
     cell = Fraction(order.segment_us, _MICRO)
-    with opened(part.path) as (_, stream):
+    with opened(part.first) as (_, stream):
+        init = beginning(stream, 0 if order.transport else priming(part.first))
         if order.transport:
-            cuts, init = (
-                cut_transport(part.path, cell, Ending(), lambda start: folder / f"{start}.ts"),
-                beginning(stream),
-            )
+            cuts = cut_transport(part.path, cell, Ending(), lambda start: folder / f"{start}.ts", part.span)
             return CutPart(name=part.name, track=_track(stream, init, TIMESCALE), cuts=tuple(cuts))
-        cuts, skipped = cut_sound(part.path, cell, lambda start: folder / f"{start}.m4s")
-        init = beginning(stream, skipped)
+        cuts = cut_sound(part.path, part.first, cell, lambda start: folder / f"{start}.m4s", part.span)
         (folder / "init.mp4").write_bytes(init)
         timescale = Fraction(1) / (stream.time_base or Fraction(1))
         return CutPart(name=part.name, track=_track(stream, init, int(timescale)), cuts=tuple(cuts))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import av
-from av.container import OutputContainer
+from av.container import InputContainer, OutputContainer
 from av.packet import Packet
 from av.stream import Stream
 
@@ -22,12 +22,14 @@ from orchestrator.children.tracks import TIMESCALE, add_track, beginning, groups
 from orchestrator.core.packaging import Cut, Ending
 from tandem.protocol.errors import ResultRejected
 from tandem.protocol.jobs import PICTURE_OFFSET_TICKS
+from tandem.protocol.sounding import SoundSpan
 
 _TRANSPORT = {"mpegts_copyts": "1", "mpegts_flags": "+resend_headers"}
 _EARLY = Fraction(1, 1000)
 """Seconds before a cell that still count as in it: times come from files that round them."""
 _PACKETS = 50
 """Of sound, in one fragment."""
+_ALL = SoundSpan()
 
 
 def cut_pictures(window: Path, first: Path, cell: Fraction, ending: Ending, name: Callable[[int], Path]) -> list[Cut]:
@@ -62,22 +64,42 @@ def delayed_beginning(window: Path) -> tuple[int, bytes]:
         return delay, beginning(stream, delay)
 
 
-def cut_sound(path: Path, cell: Fraction, name: Callable[[int], Path]) -> tuple[list[Cut], int]:
-    """CMAF segments of sound, in ticks of its own; and how many ticks of it are not to be heard."""
+def priming(path: Path) -> int:
+    """How many ticks of sound are only there to warm a decoder up."""
     with opened(path) as (container, stream):
-        heard, skipped = _Heard(stream), 0
+        return max(0, -(next(packets(container, stream)).pts or 0))
+
+
+def cut_sound(
+    path: Path, first: Path, cell: Fraction, name: Callable[[int], Path], span: SoundSpan = _ALL
+) -> list[Cut]:
+    """CMAF segments of a window of sound, in ticks of its own. `first` is the first window, as of pictures."""
+    skipped = priming(first)
+    if priming(path) != skipped:
+        raise ResultRejected(f"expected sound that begins as its first window does, {skipped} ticks early")
+    with opened(path) as (container, stream):
+        heard = _Heard(stream)
         cuts: list[Cut] = []
-        for _, given in groupby(heard.lasting(packets(container, stream)), key=lambda each: heard.cell(each[0], cell)):
+        every = heard.lasting(sounding(container, stream, span))
+        for _, given in groupby(every, key=lambda each: heard.cell(each[0], cell)):
             pieces = list(given)
-            if not cuts:
-                skipped = max(0, -(pieces[0][0].pts or 0))
             start, stop = (pieces[0][0].pts or 0) + skipped, pieces[-1][1] + skipped
             with name(start).open("xb") as file:
                 file.write(segment_type())
                 for at in range(0, len(pieces), _PACKETS):
                     file.write(_fragment(pieces[at : at + _PACKETS], skipped))
             cuts.append(Cut(start=start, duration=stop - start))
-        return cuts, skipped
+        return cuts
+
+
+def sounding(container: InputContainer, stream: Stream, span: SoundSpan) -> Iterator["Packet[Any]"]:
+    """The packets of a window of sound, at the job's times."""
+    sample = Fraction(1, getattr(stream, "sample_rate", 1)) / (stream.time_base or Fraction(1))
+    begin, end = (None if edge is None else edge * sample for edge in (span.begin, span.end))
+    for packet in packets(container, stream):
+        packet.pts, packet.dts = (round((at or 0) + span.first * sample) for at in (packet.pts, packet.dts))
+        if (begin is None or packet.pts >= begin) and (end is None or packet.pts < end):
+            yield packet
 
 
 def _fragment(pieces: list[tuple["Packet[Any]", int]], skipped: int) -> bytes:
@@ -108,13 +130,15 @@ class _Heard:
             yield before, (before.pts or 0) + spacing
 
 
-def cut_transport(path: Path, cell: Fraction, ending: Ending, name: Callable[[int], Path]) -> list[Cut]:
+def cut_transport(
+    path: Path, cell: Fraction, ending: Ending, name: Callable[[int], Path], span: SoundSpan = _ALL
+) -> list[Cut]:
     """Transport stream segments of a window's pictures, or of sound, in ticks of 1/90000 s."""
     with opened(path) as (container, stream):
         pictures = stream.type == "video"
         offset = 0 if pictures else PICTURE_OFFSET_TICKS
         cutter = _TransportCutter(stream, cell, name)
-        for packet in packets(container, stream):
+        for packet in packets(container, stream) if pictures else sounding(container, stream, span):
             ticks = (packet.time_base or Fraction(1)) * TIMESCALE
             packet.pts, packet.dts = (round((at or 0) * ticks) + offset for at in (packet.pts, packet.dts))
             packet.duration, packet.time_base = round((packet.duration or 0) * ticks), Fraction(1, TIMESCALE)

@@ -9,6 +9,7 @@ from orchestrator.core.playlists import Heard, Presentation, Read, Shown, image_
 from orchestrator.core.records import JobSnapshot
 from tandem.protocol.jobs import AttemptState, FileResult, TaskState, TranscodeOutput, TranscodeRequest, TranscodeWork
 from tandem.protocol.ladder import Container, OutputSettings, Rendition, SegmentFormat
+from tandem.protocol.sounding import SoundSpan, sound_span
 
 TICKS = 90_000
 _MICRO = 10**6
@@ -61,6 +62,11 @@ class Made:
         return rendition is not None and rendition.fps is None and video is not None and video.variable_rate
 
     @property
+    def span(self) -> SoundSpan:
+        """Which of the sound it has."""
+        return sound_span(self.work, next(each for each in self.work.audio if each.name == self.name))
+
+    @property
     def ending(self) -> Ending:
         if self.irregular:
             return Ending(at=(self.end_us - self.work.origin_us) * TICKS // _MICRO)
@@ -71,7 +77,7 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A file that can be cut. Of pictures, with the first window, and with the one that ends their last picture."""
+    """A file that can be cut. With the rendition's first window; of pictures also with the one that ends their last."""
 
     made: Made
     first: Made | None = None
@@ -100,37 +106,31 @@ def _files(output: object) -> tuple[FileResult, ...]:
 
 
 def ready(snapshot: JobSnapshot, packages: Sequence[Package]) -> list[Ready]:
-    """What can be cut and is not yet. Only streams are; of an MP4 only the images beside it."""
+    """What can be cut and is not yet, as it is played. Only streams are; of an MP4 only the images beside it."""
     streamed = output_of(snapshot).container is not Container.MP4
     known = {(package.task, package.name) for package in packages}
     found = made(snapshot)
     pending = [each for each in found if (each.task, each.name) not in known]
-    cut = [Ready(each) for each in pending if each.is_images or (streamed and each.is_sound and not each.work.direct)]
+    cut = [Ready(each) for each in pending if each.is_images]
     if streamed:
-        cut += [ready for each in pending if each.rendition for ready in _pictures(each, found)]
-    return cut
+        cut += [ready for each in pending if each.rendition or each.is_sound for ready in _windows(each, found)]
+    return sorted(cut, key=lambda each: (each.made.start_us, each.made.task))
 
 
-def _pictures(each: Made, found: Sequence[Made]) -> Iterator[Ready]:
+def _windows(each: Made, found: Sequence[Made]) -> Iterator[Ready]:
     windows = windows_of(each.name, found)
     if windows[0].start_us != each.work.origin_us:
         return  # all are played by the beginning of the first
     following = next((other for other in windows if other.start_us == each.end_us), None)
     if not each.irregular:
         yield Ready(each, first=windows[0])
-    elif following is not None or _is_last(each):
+    elif following is not None or each.work.ends:
         yield Ready(each, first=windows[0], following=following)
 
 
-def _is_last(each: Made) -> bool:
-    work = each.work
-    span = work.clip.duration_us if work.clip else work.media.duration_us
-    return each.end_us >= work.origin_us + span
-
-
 def windows_of(name: str, found: Sequence[Made]) -> list[Made]:
-    """A rendition's pictures, in order."""
-    return [each for each in found if each.name == name and each.rendition is not None]
+    """A rendition's, in order."""
+    return [each for each in found if each.name == name]
 
 
 def rendition_names(snapshot: JobSnapshot) -> list[str]:

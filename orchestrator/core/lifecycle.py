@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
+from orchestrator.core.completion import is_assembling, needs_assembly
 from orchestrator.core.packaging import JobFile
 from orchestrator.core.records import AttemptRecord, Failure, JobChanges, JobRecord, JobSnapshot, TaskRecord
 from tandem.protocol.errors import (
@@ -29,14 +30,10 @@ from tandem.protocol.errors import (
 from tandem.protocol.ids import AttemptRef
 from tandem.protocol.jobs import (
     JOB_TRANSITIONS,
-    AnyWork,
     AttemptState,
-    BatchWork,
-    InferenceWork,
     JobState,
     Output,
     TaskState,
-    TranscodeWork,
     is_final,
     uploads_of,
 )
@@ -377,30 +374,6 @@ def _evidence(history: Sequence[AttemptRecord]) -> str:
 
 def _backoff(history: Sequence[AttemptRecord], policy: RetryPolicy) -> float:
     return min(policy.backoff_max, policy.backoff * 2.0 ** (len(history) - 1))
-
-
-def needs_assembly(snapshot: JobSnapshot) -> bool:
-    """Whether the results of the tasks are not yet what the submitter asked for."""
-    return any(_is_part(task.work) for task in snapshot.tasks)
-
-
-def _is_part(work: AnyWork) -> bool:
-    """Whether its result is not one that a submitter is given as it is."""
-    match work:
-        case TranscodeWork():
-            return not work.direct or work.stills is not None
-        case InferenceWork():
-            return False
-        case BatchWork():
-            return True
-        case _:
-            assert_never(work)
-
-
-def is_assembling(snapshot: JobSnapshot) -> bool:
-    """Whether all its tasks are done, and it waits for what players open."""
-    open_ = any(task.state in {TaskState.WAITING, TaskState.ACTIVE} for task in snapshot.tasks)
-    return snapshot.job.state is JobState.VERIFYING and not open_ and needs_assembly(snapshot)
 
 
 def _assembling(snapshot: JobSnapshot) -> JobSnapshot:

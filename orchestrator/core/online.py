@@ -80,6 +80,8 @@ class Replica:
     seconds: float | None = None
     """Between two answers of the node while it is busy, decayed: how long it has for each; None: nothing is known."""
     used_at: float = 0.0
+    told: bool = True
+    """Whether the node was told in this process's words what the model costs and how it is served."""
 
     def timed(self, seconds: float) -> None:
         """A request was answered after so long, beside all those that were outstanding."""

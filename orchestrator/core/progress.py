@@ -122,7 +122,7 @@ def _remaining(shares: Sequence[_Share], rate: float) -> float | None:
 def _seconds(shares: Sequence[_Share]) -> float:
     """Of the source, that the job is about."""
     works = [share.task.work for share in shares if isinstance(share.task.work, TranscodeWork)]
-    return max(((work.clip or work.media).duration_us for work in works), default=0) / _MICRO
+    return max((work.whole_us for work in works), default=0) / _MICRO
 
 
 def _rows(shares: Sequence[_Share]) -> tuple[int, int] | None:

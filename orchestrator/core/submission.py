@@ -27,6 +27,7 @@ from tandem.protocol.jobs import (
     ArtifactInput,
     BatchRequest,
     BatchWork,
+    BucketForm,
     InferenceRequest,
     InferenceWork,
     JobState,
@@ -122,11 +123,15 @@ def _cell(request: TranscodeRequest, work: TranscodeWork) -> int:
 
 
 def _check_uploads(request: TranscodeRequest, names: Sequence[str]) -> None:
-    if uploads_of(request) and request.output.container is not Container.MP4:
+    uploads = uploads_of(request)
+    if isinstance(uploads, BucketForm):
+        return
+    if uploads and request.output.container is not Container.MP4:
         raise InvalidRequest(
-            f"output.upload: expected the container mp4, got {request.output.container}; fetch its files"
+            f"output.upload: expected the container mp4 for URLs by rendition, got {request.output.container}; "
+            "give a presigned POST, with `url` and `fields`"
         )
-    strange = sorted(set(uploads_of(request)) - set(names))
+    strange = sorted(set(uploads) - set(names))
     if strange:
         raise InvalidRequest(f"output.upload: expected names of renditions, which are {list(names)}, got {strange}")
 

@@ -16,6 +16,7 @@ from tandem.protocol.jobs import (
 from tandem.protocol.ladder import AudioRendition, Rendition, Sprite, Stills, Thumbnails
 from tandem.protocol.media import MediaInfo, Source, VideoStream
 from tandem.protocol.rows import Row
+from tandem.protocol.sounding import sound_span
 from tandem.protocol.tensors import Tensor, check_tensors, element_size, elements
 from tandem.protocol.units import ceil_div
 
@@ -213,8 +214,9 @@ def _sound_facts(work: TranscodeWork, asked: AudioRendition, file: Found) -> lis
         return [("an audio stream", "and nothing else", "something else", False)]
     (got,) = media.audio
     track = work.media.audio[asked.track]
-    wanted = track.start_us + track.duration_us - work.origin_us
-    wanted = max(0, wanted if work.clip is None else min(wanted, work.clip.duration_us))
+    end, span = track.start_us + track.duration_us - work.origin_us, sound_span(work, asked)
+    ends = [end, *([work.clip.duration_us] if work.clip else []), *([_us(span.last, asked)] if span.last else [])]
+    wanted = max(0, min(ends) - _us(span.first, asked))
     off = abs(got.start_us + got.duration_us - wanted)
     return [
         ("codec", asked.codec.value, got.codec, got.codec == asked.codec.value),
@@ -223,6 +225,10 @@ def _sound_facts(work: TranscodeWork, asked: AudioRendition, file: Found) -> lis
         ("a start in µs near", 0, got.start_us, abs(got.start_us) <= _SOUND_START_TOLERANCE_US),
         ("an end in µs near", wanted, got.start_us + got.duration_us, off <= _DURATION_TOLERANCE_US),
     ]
+
+
+def _us(samples: int, asked: AudioRendition) -> int:
+    return samples * _MICRO // asked.sample_rate
 
 
 def _still_facts(work: TranscodeWork, stills: Stills, name: str, pictures: Sequence[tuple[int, int]]) -> list[Fact]:

@@ -19,6 +19,8 @@ class Reading(Frozen):
     path: Path
     inputs: tuple[TensorSpec, ...]
     """What the model takes."""
+    measured: tuple[TensorSpec, ...] = ()
+    """The inputs that the model's cost was measured with; none: those, with every open dimension at 1."""
     outputs: tuple[TensorSpec, ...] = ()
     """What is wanted of what it gives: the format must be able to hold it."""
     format: BatchFormat | None = None

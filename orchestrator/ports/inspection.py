@@ -1,5 +1,6 @@
 """What the inside asks about a stranger's bytes. The answers come from confined child processes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -27,10 +28,14 @@ class ModelFacts:
 
 
 class Inspector(Protocol):
-    async def media(self, path: Path, *, thorough: bool = False) -> Source:
-        """What is in the file; `thorough`: it must be decodable to its end, too.
+    async def media(self, path: Path) -> Source:
+        """What is in the file. Raises UnreadableMedia; Unavailable if the probe itself cannot run."""
+        ...
 
-        Raises UnreadableMedia; Unavailable if the probe itself cannot run.
+    async def results(self, paths: Sequence[Path]) -> Sequence[Source | str]:
+        """What is in each of the files that a node has made; or why that cannot be told, or it cannot be decoded.
+
+        Raises as `media`.
         """
         ...
 

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from orchestrator.core.packaging import MAX_CUTS, Cut, Ending, Track
 from tandem.protocol.ids import Frozen, Name
+from tandem.protocol.sounding import SoundSpan
 
 
 class Pictures(Frozen):
@@ -24,9 +25,14 @@ class Pictures(Frozen):
 
 
 class Sound(Frozen):
+    """A window of an audio rendition."""
+
     kind: Literal["sound"] = "sound"
     name: Name
     path: Path
+    first: Path
+    """The first window of the rendition: all are played by its beginning."""
+    span: SoundSpan = SoundSpan()
 
 
 class Images(Frozen):

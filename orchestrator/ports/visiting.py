@@ -32,6 +32,10 @@ class Visitor(Protocol):
         """Writes a file of so many bytes. Raises UrlForbidden, UrlRefused, or UrlUnavailable."""
         ...
 
+    async def post_form(self, url: str, fields: Mapping[str, str], chunks: AsyncIterator[bytes], size: int) -> None:
+        """Writes a file of so many bytes as the last part of a form. Raises as `put` does."""
+        ...
+
     async def post(self, url: str, body: bytes, headers: Mapping[str, str], seconds: float) -> Answer:
         """The answer within so many seconds; a redirect is one, and of none is more than the head read.
 

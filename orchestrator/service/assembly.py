@@ -23,7 +23,8 @@ from orchestrator.core.assembling import (
     ready,
     still_texts,
 )
-from orchestrator.core.lifecycle import Assembled, Event, Unassembled, is_assembling, needs_assembly
+from orchestrator.core.completion import is_assembling, needs_assembly
+from orchestrator.core.lifecycle import Assembled, Event, Unassembled
 from orchestrator.core.packaging import JobFile, Package, Segment
 from orchestrator.core.playlists import DASH, manifest, texts
 from orchestrator.core.records import Failure, JobSnapshot
@@ -151,6 +152,8 @@ class Assembly:
         packages = await self._store.packages(job)
         for _, parts in groupby(ready(snapshot, packages), key=lambda each: each.made.task):
             packages += await self._cut(snapshot, list(parts))
+            if job in self._again and not is_assembling(snapshot):
+                return  # what came meanwhile may be played before the rest
         if is_assembling(snapshot):
             await self._complete(snapshot, packages)
 
@@ -170,9 +173,9 @@ class Assembly:
         path = await self._lent(stack, each.made)
         if each.made.is_images:
             return Images(name=each.made.name, path=path)
-        if each.first is None:
-            return Sound(name=each.made.name, path=path)
-        first = path if each.first is each.made else await self._lent(stack, each.first)
+        first = path if each.first is None or each.first is each.made else await self._lent(stack, each.first)
+        if each.made.is_sound:
+            return Sound(name=each.made.name, path=path, first=first, span=each.made.span)
         following = await self._lent(stack, each.following) if each.following else None
         return Pictures(name=each.made.name, path=path, first=first, following=following, ending=each.made.ending)
 

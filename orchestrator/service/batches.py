@@ -37,7 +37,7 @@ class BatchFiles:
     ) -> BatchFacts:
         """What is in the file. Raises UnreadableBatch, NotFound, Unavailable."""
         async with self._artifacts.local(source) as path:
-            order = Reading(path=path, inputs=model.inputs, outputs=outputs, format=request.format)
+            order = _reading(path, request, model, outputs)
             return await self._batches.read(order)
 
     async def rows(
@@ -46,7 +46,7 @@ class BatchFiles:
         """As above, with the artifact of its rows."""
         async with self._batches.room() as room, self._artifacts.local(source) as path:
             target = room / "rows"
-            order = Reading(path=path, inputs=model.inputs, outputs=outputs, format=request.format, target=target)
+            order = _reading(path, request, model, outputs, target)
             found = await self._batches.read(order)
             if not await asyncio.to_thread(is_own, target) or target.stat().st_size != found.size:
                 raise UnreadableBatch(f"expected {found.size} bytes of rows, got something else in their place")
@@ -84,3 +84,16 @@ class BatchFiles:
             artifact, size = await self._artifacts.write(pieces(target), _LARGEST)
             await self._store.add_artifact(artifact, size, media_type)
         return JobFile(path=name, artifact=artifact, media_type=media_type, size=size)
+
+
+def _reading(
+    path: Path, request: BatchRequest, model: ModelInfo, outputs: tuple[TensorSpec, ...], target: Path | None = None
+) -> Reading:
+    return Reading(
+        path=path,
+        inputs=model.inputs,
+        measured=model.cost_inputs,
+        outputs=outputs,
+        format=request.format,
+        target=target,
+    )

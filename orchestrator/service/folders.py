@@ -1,5 +1,6 @@
 """The folder of a job: what was put together of it, and playlists that grow while it runs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.core.assembling import output_of, passed_on, presentation
@@ -10,6 +11,8 @@ from orchestrator.ports.store import Store
 from tandem.protocol.errors import NotFound
 from tandem.protocol.jobs import JobState
 from tandem.protocol.ladder import Container
+
+_INDEXES = (".m3u8", ".mpd")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +42,7 @@ class Folders:
 
     async def files(self, snapshot: JobSnapshot) -> list[JobFile]:
         """All that is there, by path."""
-        stored = {file.path: file for file in await self._store.files(snapshot.job.id)}
-        passed = {file.path: file for file in _finished(snapshot)}
-        return [file for _, file in sorted({**passed, **stored}.items())]
+        return await _with_stored(self._store, snapshot, _finished(snapshot))
 
     async def _growing(self, snapshot: JobSnapshot) -> dict[str, str]:
         going_on = snapshot.job.state in {JobState.RUNNING, JobState.VERIFYING, JobState.QUEUED}
@@ -53,6 +54,17 @@ class Folders:
 
 def _finished(snapshot: JobSnapshot) -> list[JobFile]:
     return passed_on(snapshot) if snapshot.job.state is JobState.SUCCEEDED else []
+
+
+async def _with_stored(store: Store, snapshot: JobSnapshot, passed: Sequence[JobFile]) -> list[JobFile]:
+    found = {file.path: file for file in (*passed, *await store.files(snapshot.job.id))}
+    return [file for _, file in sorted(found.items())]
+
+
+async def results_of(store: Store, snapshot: JobSnapshot) -> list[JobFile]:
+    """All files of a job that is done, those last that name others."""
+    found = await _with_stored(store, snapshot, passed_on(snapshot))
+    return sorted(found, key=lambda file: (file.path.endswith(_INDEXES), "/" not in file.path))
 
 
 async def mp4_of(store: Store, snapshot: JobSnapshot, rendition: str) -> JobFile | None:

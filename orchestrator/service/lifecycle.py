@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.core import lifecycle
+from orchestrator.core.completion import is_assembling, needs_assembly
 from orchestrator.core.lifecycle import Accepted, Event, RetryPolicy, Shown
 from orchestrator.core.records import AttemptRecord, JobChanges, JobRecord, JobSnapshot
 from orchestrator.core.scheduling import expected_seconds
@@ -142,7 +143,7 @@ class Lifecycle:
             self._events.publish_progress(job, progress)
         if changes.earned:
             self._bells.money_owed()
-        if (changes.earned and lifecycle.needs_assembly(snapshot)) or lifecycle.is_assembling(snapshot):
+        if (changes.earned and needs_assembly(snapshot)) or is_assembling(snapshot):
             self._bells.to_assemble(job)
         if _makes_room(changes):
             self._bells.tasks_waiting()

@@ -45,6 +45,7 @@ from tandem.protocol.units import ceil_div
 
 _MICRO = 10**6
 _CANCELLED = "cancelled"
+_MAX_COSTS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +80,19 @@ class _Served:
     asked_at: float = 0.0
     pressed_since: float | None = None
     pinned: int = 0
+    costs: dict[tuple[tuple[int, ...], ...], int] = field(default_factory=dict)
+    """Microseconds of model cost, by the shapes of the inputs."""
     loads: list[asyncio.Future[None]] = field(default_factory=list)
     """Of those who wait for it to be ready."""
+
+    def cost(self, call: OnlineCall) -> int:
+        shapes = tuple([tensor.shape for tensor in call.inputs])
+        cost = self.costs.get(shapes)
+        if cost is None:
+            if len(self.costs) >= _MAX_COSTS:
+                self.costs.clear()
+            cost = self.costs[shapes] = inference_cost(self.info.cost_us, self.info.cost_inputs, call.inputs)
+        return cost
 
 
 @dataclass(slots=True, eq=False)
@@ -190,8 +202,8 @@ class Online:
         served = self._served_of(model)
         served.asked_at = begun = loop.time()
         size = sum([len(tensor.data) for tensor in call.inputs])
-        cost = inference_cost(model.cost_us, model.cost_inputs, call.inputs)
-        request = _Request(call, served, loop.create_future(), begun, cost, size, self.ready(model.digest))
+        warm = self.ready(model.digest)
+        request = _Request(call, served, loop.create_future(), begun, served.cost(call), size, warm)
         if served.waiting or not self._send(request):
             self._wait(request)
         timeout = call.timeout or model.settings.timeout_s or self._policy.timeout
@@ -202,8 +214,19 @@ class Online:
         served = self._served.get(model.digest)
         if served is None:
             served = self._served[model.digest] = _Served(model)
-        served.info = model
+        elif served.info is not model:
+            self._learn(served, model)
         return served
+
+    def _learn(self, served: _Served, model: ModelInfo) -> None:
+        """The model has changed; but of two that are the same file the nodes serve the one that was first."""
+        old, replicas = served.info, self.replicas.of(model.digest)
+        if replicas and (old.owner, old.name, old.version) != (model.owner, model.name, model.version):
+            return
+        served.info = model
+        if _terms(old) != _terms(model):
+            served.costs.clear()
+            self.replicas.tell(model)
 
     def _wait(self, request: _Request) -> None:
         """Raises Overloaded if the queue is full, or why there is no node for the model."""
@@ -236,8 +259,10 @@ class Online:
 
     def _send(self, request: _Request) -> bool:
         """Hands a request to the best node that has room; False: none has."""
-        model = request.call.model
-        replicas = self.replicas.of(model.digest)
+        served = request.served
+        replicas = self.replicas.of(served.info.digest)
+        if not all(replica.told for replica in replicas.values()):
+            self.replicas.tell(served.info)
         candidates = [
             Candidate(replica, ceil_div(request.cost_us * node.offer.prices.inference_second, _MICRO), node.room, rate)
             for replica in replicas.values()
@@ -465,6 +490,11 @@ def _settle(future: "asyncio.Future[None]", error: TandemError | None = None) ->
         future.set_result(None)
     else:
         future.set_exception(error)
+
+
+def _terms(model: ModelInfo) -> tuple[object, ...]:
+    """What nodes are told of a model beside its files."""
+    return model.settings, model.cost_us, model.cost_inputs, model.replicas > 0
 
 
 def _wanted(call: OnlineCall) -> list[TensorSpec] | tuple[TensorSpec, ...]:

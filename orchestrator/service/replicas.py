@@ -95,6 +95,15 @@ class Replicas:
         log.event(logger, "model_wanted", model=model.name, version=model.version, node=node.address)
         return True
 
+    def tell(self, model: ModelInfo) -> None:
+        """Says to every node that has the model its cost and settings; each answers at once if it is ready."""
+        for replica in self.of(model.digest).values():
+            node = self._nodes.get(replica.node)
+            if replica.error is None and node is not None:
+                replica.state, replica.told, replica.since = ReplicaState.LOADING, True, self._clock.monotonic()
+                replica.limit = limit_of(node.offer, model.settings.max_batch)
+                node.link.send(self._order(model))
+
     def drop(self, digest: str, address: str) -> None:
         """Has a node let go of the model."""
         self._remove(digest, address)
@@ -139,7 +148,7 @@ class Replicas:
         replica = replicas.get(node.address)
         if replica is None:
             replica = replicas[node.address] = Replica(
-                node.address, ReplicaState.READY, self._clock.monotonic(), limit_of(node.offer, 1)
+                node.address, ReplicaState.READY, self._clock.monotonic(), limit_of(node.offer, 1), told=False
             )
         replica.state, replica.error = ReplicaState.READY, None
         replica.used_at = self._clock.monotonic()
@@ -171,4 +180,5 @@ class Replicas:
             inputs=model.cost_inputs,
             cost_us=model.cost_us,
             settings=model.settings,
+            pinned=model.replicas > 0,
         )

@@ -13,7 +13,7 @@ from orchestrator.service.webhooks import Webhooks
 from tandem import logging as log
 from tandem.protocol.api import QuoteView
 from tandem.protocol.ids import job_id
-from tandem.protocol.jobs import AnyRequest, BatchRequest, TranscodeRequest, UrlInput, uploads_of
+from tandem.protocol.jobs import AnyRequest, BatchRequest, BucketForm, TranscodeRequest, UrlInput, uploads_of
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,8 @@ class Submissions:
         return job
 
     async def _frame(self, request: AnyRequest, owner: str, idempotency_key: str | None) -> Frame:
-        for url in uploads_of(request).values():
+        uploads = uploads_of(request)
+        for url in (uploads.url,) if isinstance(uploads, BucketForm) else uploads.values():
             self._visitor.check(url)
         webhook = await self._webhooks.target(request, owner)
         now = await self._store.now()

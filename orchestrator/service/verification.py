@@ -1,8 +1,8 @@
 """Judges results: nothing that a node says is believed before it was looked at."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from orchestrator.core.lifecycle import Accepted, Event, Rejected
@@ -21,7 +21,7 @@ from orchestrator.ports.store import Store
 from orchestrator.service.lifecycle import Lifecycle
 from tandem.clock import Clock
 from tandem.inspection.images import jpegs
-from tandem.protocol.errors import NotFound, ResultRejected, StaleAttempt, TandemError, Unavailable, UnreadableMedia
+from tandem.protocol.errors import NotFound, ResultRejected, StaleAttempt, TandemError, Unavailable
 from tandem.protocol.ids import AttemptRef, job_of
 from tandem.protocol.jobs import (
     AttemptState,
@@ -113,15 +113,14 @@ class Verifier:
         stills = work.stills.names if work.stills else ()
         texts = {each.name for each in work.subtitles}
         found: dict[str, Found] = {}
-        for file in files:
-            async with self._uploaded(file) as path:
+        async with AsyncExitStack() as lent:
+            paths = {file: await lent.enter_async_context(self._uploaded(file)) for file in files}
+            for file in files:
                 if file.name in stills:
-                    found[file.name] = await asyncio.to_thread(_pictures, path)
+                    found[file.name] = await asyncio.to_thread(_pictures, paths.pop(file))
                 elif file.name in texts:
-                    found[file.name] = await asyncio.to_thread(_text, path)
-                else:
-                    found[file.name] = await self._media(file, path)
-        return found
+                    found[file.name] = await asyncio.to_thread(_text, paths.pop(file))
+            return found | (await self._media(paths) if paths else {})
 
     @asynccontextmanager
     async def _uploaded(self, file: FileResult) -> AsyncIterator[Path]:
@@ -135,13 +134,14 @@ class Verifier:
         except NotFound as error:
             raise ResultRejected(f"{file.name}: expected it to be uploaded, got nothing") from error
 
-    async def _media(self, file: FileResult, path: Path) -> Found:
-        try:
-            source = await self._inspector.media(path, thorough=True)
-        except UnreadableMedia as error:
-            raise ResultRejected(f"{file.name}: {error.detail}") from error
-        await self._store.save_media(file.artifact, source)
-        return Found(file.size, source)
+    async def _media(self, paths: Mapping[FileResult, Path]) -> dict[str, Found]:
+        found: dict[str, Found] = {}
+        for file, source in zip(paths, await self._inspector.results(list(paths.values())), strict=True):
+            if isinstance(source, str):
+                raise ResultRejected(f"{file.name}: {source}")
+            await self._store.save_media(file.artifact, source)
+            found[file.name] = Found(file.size, source)
+        return found
 
 
 def _check_rows(work: BatchWork, output: BatchOutput, path: Path) -> None:

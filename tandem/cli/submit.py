@@ -18,7 +18,7 @@ from tandem.client import batch_inference
 from tandem.client import transcode as transcode_request
 from tandem.client.inference import answer, batch_result, inference_request
 from tandem.protocol.api import JobView, TranscodeResult
-from tandem.protocol.jobs import BatchFormat, JobState
+from tandem.protocol.jobs import BatchFormat, BucketForm, JobState
 from tandem.protocol.ladder import Container, RenditionRequest, VideoSettings
 from tandem.protocol.units import parse_amount
 
@@ -50,6 +50,18 @@ class _Source(click.ParamType[Path | str]):
         if "://" in str(value):
             return WebUrl().convert(value, param, ctx)
         return Path(str(_FILE.convert(value, param, ctx)))
+
+
+class _Form(click.ParamType[BucketForm]):
+    """A file with a presigned POST, as S3's SDKs give it, in JSON."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> BucketForm:
+        try:
+            return BucketForm.model_validate_json(Path(str(value)).read_bytes())
+        except (OSError, ValueError) as error:
+            self.fail(f"expected a file with the `url` and the `fields` of a presigned POST: {error}", param, ctx)
 
 
 class _Amount(click.ParamType[int]):
@@ -100,15 +112,17 @@ def _stream(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--rendition", "-r", "ladder", type=_Rung(), multiple=True, help="A rendition; without any, a ladder.")
 @_stream
 @click.option("--output", "-o", type=_FOLDER, help="Where to put what is made; without it nothing is fetched.")
+@click.option("--bucket", type=_Form(), help="A file with a presigned POST; all that is made is written by it.")
 @_max_price
 @_webhook
 @submitter_command
-async def transcode(
+async def transcode(  # noqa: PLR0913, PLR0917 - one for each option
     session: Session,
     source: Path | str,
     ladder: tuple[RenditionRequest, ...],
     container: str | None,
     output: Path | None,
+    bucket: BucketForm | None,
     max_price: int | None,
     webhook: str | None,
 ) -> None:
@@ -116,7 +130,7 @@ async def transcode(
     with session.progress() as bars:
         given = source if isinstance(source, str) else await _upload(session, source, bars)
         kind = Container(container or Container.MP4)
-        request = transcode_request(given, ladder, container=kind, max_price=max_price, webhook=webhook)
+        request = transcode_request(given, ladder, container=kind, max_price=max_price, webhook=webhook, bucket=bucket)
         job = await session.client.submit(request)
         job = await finish(session, job, bars)
         if output is not None and kind is not Container.MP4:

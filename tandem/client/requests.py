@@ -6,6 +6,7 @@ from tandem.protocol.jobs import (
     ArtifactInput,
     BatchFormat,
     BatchRequest,
+    BucketForm,
     JobInput,
     OutputRequest,
     TranscodeRequest,
@@ -22,11 +23,12 @@ def transcode(
     container: Container = Container.MP4,
     max_price: int | None = None,
     webhook: str | None = None,
+    bucket: BucketForm | None = None,
 ) -> TranscodeRequest:
     """A transcode of an uploaded file, or of the file at an http or https URL, which the orchestrator fetches.
 
     Without a ladder one is chosen that never upscales. `max_price` is in wei; `webhook` is a URL that is told of
-    each state. Raises ValueError for another source.
+    each state; `bucket` is a presigned POST by which all that is made is written. Raises ValueError for another source.
     """
     return TranscodeRequest(
         kind="transcode",
@@ -34,7 +36,7 @@ def transcode(
         ladder=tuple(ladder) if ladder else None,
         max_price=max_price,
         webhook=WebhookTarget(url=webhook) if webhook else None,
-        output=OutputRequest(container=container),
+        output=OutputRequest(container=container, upload=bucket or {}),
     )
 
 

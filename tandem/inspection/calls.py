@@ -1,5 +1,6 @@
 """The inspections as async calls, each a confined child process of its own. Paths are absolute."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -58,7 +59,18 @@ class ComplexityReport(Frozen):
     microbits_a_pixel: int = Field(ge=0, lt=2**53)
 
 
-Facts = TypeVar("Facts", Source, ModelReport, ComplexityReport)
+class ResultReport(Frozen):
+    """What is in one file, or why that cannot be told."""
+
+    source: Source | None = None
+    refused: str = Field(default="", max_length=_MAX_REASON)
+
+
+class ResultsReport(Frozen):
+    files: tuple[ResultReport, ...]
+
+
+Facts = TypeVar("Facts", Source, ResultsReport, ModelReport, ComplexityReport)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +84,20 @@ class _Inspection(Generic[Facts]):
     options: tuple[str, ...] = ()
 
 
-async def inspect_media(path: Path, *, sandbox: Sandbox, clock: Clock, thorough: bool = False) -> Source:
-    """What is in the file. `thorough`: it must be decodable to its end, too.
+async def inspect_media(path: Path, *, sandbox: Sandbox, clock: Clock) -> Source:
+    """What is in the file. Raises UnreadableMedia; Unavailable if the probe itself cannot run."""
+    inspection = _Inspection("tandem.inspection.media_child", Source, UnreadableMedia, _media_limits(path))
+    return await _inspect(inspection, (path,), sandbox, clock)
 
-    Raises UnreadableMedia; Unavailable if the probe itself cannot run.
-    """
-    options = ("--thorough",) if thorough else ()
-    inspection = _Inspection("tandem.inspection.media_child", Source, UnreadableMedia, _media_limits(path), options)
-    return await _inspect(inspection, path, sandbox, clock)
+
+async def inspect_results(paths: Sequence[Path], *, sandbox: Sandbox, clock: Clock) -> tuple[ResultReport, ...]:
+    """What is in each of the files that a node has made, as far as it can be decoded. Raises as `inspect_media`."""
+    module = "tandem.inspection.result_child"
+    inspection = _Inspection(module, ResultsReport, UnreadableMedia, _media_limits(*paths))
+    found = (await _inspect(inspection, paths, sandbox, clock)).files
+    if len(found) != len(paths):
+        raise UnreadableMedia(f"expected facts of {len(paths)} files, got those of {len(found)}")
+    return found
 
 
 async def measure_complexity(path: Path, duration_us: int, *, sandbox: Sandbox, clock: Clock) -> ComplexityReport:
@@ -87,7 +105,7 @@ async def measure_complexity(path: Path, duration_us: int, *, sandbox: Sandbox, 
     module = "tandem.inspection.complexity_child"
     limits = Limits(memory_mib=_MEDIA_MIB, wall_seconds=_MEDIA_SECONDS, cpu_seconds=_MEDIA_SECONDS, file_bytes=0)
     inspection = _Inspection(module, ComplexityReport, UnreadableMedia, limits, (str(duration_us),))
-    return await _inspect(inspection, path, sandbox, clock)
+    return await _inspect(inspection, (path,), sandbox, clock)
 
 
 async def inspect_model(path: Path, trial: Trial, *, sandbox: Sandbox, clock: Clock) -> ModelReport:
@@ -100,12 +118,12 @@ async def inspect_model(path: Path, trial: Trial, *, sandbox: Sandbox, clock: Cl
         file.flush()
         module, options = "tandem.inspection.model_child", (file.name,)
         inspection = _Inspection(module, ModelReport, InvalidModel, _model_limits(path), options)
-        return await _inspect(inspection, path, sandbox, clock, (path.parent, Path(file.name)))
+        return await _inspect(inspection, (path,), sandbox, clock, (path.parent, Path(file.name)))
 
 
-def _media_limits(path: Path) -> Limits:
+def _media_limits(*paths: Path) -> Limits:
     """Every packet is read, so a large file takes its time."""
-    seconds = _MEDIA_SECONDS + path.stat().st_size // _SLOWEST_READ
+    seconds = _MEDIA_SECONDS + sum(path.stat().st_size for path in paths) // _SLOWEST_READ
     return Limits(memory_mib=_MEDIA_MIB, wall_seconds=2 * seconds, cpu_seconds=seconds, file_bytes=0)
 
 
@@ -116,10 +134,14 @@ def _model_limits(path: Path) -> Limits:
 
 
 async def _inspect(
-    inspection: _Inspection[Facts], path: Path, sandbox: Sandbox, clock: Clock, readable: tuple[Path, ...] = ()
+    inspection: _Inspection[Facts],
+    paths: Sequence[Path],
+    sandbox: Sandbox,
+    clock: Clock,
+    readable: tuple[Path, ...] = (),
 ) -> Facts:
-    argv = python_command(inspection.module, str(path), *inspection.options)
-    confinement = Confinement(sandbox, readable=(*python_runtime(), *(readable or (path,))))
+    argv = python_command(inspection.module, *map(str, paths), *inspection.options)
+    confinement = Confinement(sandbox, readable=(*python_runtime(), *(readable or paths)))
     try:
         done = await run(argv, limits=inspection.limits, confinement=confinement, clock=clock, max_output=_MAX_ANSWER)
     except (ChildCrashed, AttemptTimeout, TooLarge) as error:

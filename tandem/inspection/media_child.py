@@ -5,7 +5,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +53,7 @@ _LOOKING_SECONDS = 5.0
 def probe(path: Path, *, thorough: bool = False) -> dict[str, Any]:
     """The fields of a Source; raises UnreadableMedia.
 
-    `thorough`: also if a keyframe, or any picture from the last keyframe on, cannot be decoded.
+    `thorough`: also if pictures cannot be decoded that are chosen at random, or the last ones; see `proof`.
     """
     if path.stat().st_size == 0:
         raise UnreadableMedia("expected a media file, got an empty one; upload it again")
@@ -195,6 +194,7 @@ class _Looked:
         """Fields that come apart show only once there are more packets than a decoder holds back."""
         apart = self._h264 and self._interlaced
         enough = self.fed >= _LOOKED_AT_PACKETS if apart else len(self.frames) >= _LOOKED_AT
+        enough |= self.proof is not None  # of a result one frame tells all that is asked
         return not self.frames or not (enough or time.process_time() > _LOOKING_SECONDS)
 
     def _decode(self, packet: "Packet[Any]") -> None:
@@ -303,4 +303,4 @@ def _guess(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    answer(partial(probe, thorough="--thorough" in sys.argv))
+    answer(probe)

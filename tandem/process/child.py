@@ -7,9 +7,10 @@ from asyncio.subprocess import DEVNULL, PIPE, Process, SubprocessStreamProtocol
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from tandem.clock import Clock, SystemClock
-from tandem.process.confinement import LAUNCHERS, Confinement, Limits, command, environment
+from tandem.process.confinement import LAUNCHERS, NICENESS, Confinement, Limits, command, environment
 from tandem.process.tree import descendants, resident_bytes
 from tandem.protocol.capacity import Sandbox
 from tandem.protocol.errors import (
@@ -152,6 +153,12 @@ def _kill_group(leader: int, number: signal.Signals) -> None:
         os.killpg(leader, number)
 
 
+def _give_way(leader: int) -> None:
+    """Where the kernel shares the processor out by sessions, `nice` counts within one only (sched(7), autogroup)."""
+    with suppress(OSError):
+        Path(f"/proc/{leader}/autogroup").write_text(str(NICENESS))
+
+
 @asynccontextmanager
 async def spawn(
     argv: Sequence[str],
@@ -179,6 +186,8 @@ async def spawn(
         env=environment(confinement),
         pass_fds=pass_fds,
     )
+    if limits.background:
+        _give_way(transport.get_pid())
     child = Child(Process(transport, protocol, loop), transport, limits, confinement)
     try:
         async with asyncio.TaskGroup() as tasks:

@@ -1,7 +1,8 @@
 """What a child may see and use, and the command line that holds it to that.
 
-Everything is done by three small programs in front of the child's own: `setpriv` has the kernel kill the child when its
-parent dies, `prlimit` sets resource limits, and `bwrap` builds the sandbox where the system allows one. Each replaces
+Everything is done by small programs in front of the child's own: `nice` lets others go first, `setpriv` has the kernel
+kill the child when its parent dies, `prlimit` sets resource limits, and `bwrap` builds the sandbox where the system
+allows one. Each replaces
 itself by the next, so they cost a few milliseconds and no extra process; doing the same in a `preexec_fn` would run
 Python between fork and exec, which can deadlock a process that has threads.
 """
@@ -18,7 +19,9 @@ import tandem
 from tandem.protocol.capacity import Sandbox
 from tandem.protocol.errors import ConfigurationError
 
-LAUNCHERS = ("setpriv", "prlimit", "bwrap")
+LAUNCHERS = ("nice", "setpriv", "prlimit", "bwrap")
+NICENESS = 10
+"""Of a child in the background: by this it gets about a tenth of what one beside it gets of a core that both want."""
 
 _TOP_FOLDERS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/alternatives", "/sys/devices/system/cpu")
@@ -38,6 +41,8 @@ class Limits:
     """None: a worker that lives until its block ends."""
     cpu_seconds: int | None = None
     file_bytes: int | None = None
+    background: bool = False
+    """It gives way to others that want the processor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +57,8 @@ class Confinement:
 
 def command(argv: Sequence[str], limits: Limits, confinement: Confinement) -> list[str]:
     """The whole command line; raises ConfigurationError if a program that it needs is missing."""
-    head = [_program("setpriv"), "--pdeathsig", "KILL", "--", _program("prlimit"), *_resource_limits(limits), "--"]
+    head = [_program("nice"), "-n", str(NICENESS)] if limits.background else []
+    head += [_program("setpriv"), "--pdeathsig", "KILL", "--", _program("prlimit"), *_resource_limits(limits), "--"]
     match confinement.sandbox:
         case Sandbox.BUBBLEWRAP:
             return [*head, _program("bwrap"), *_namespaces(confinement), "--", *argv]
@@ -78,12 +84,15 @@ def python_runtime(*packages: ModuleType) -> tuple[Path, ...]:
     return tuple(dict.fromkeys((Path(sys.base_prefix), interpreter, Path(sys.prefix), *folders)))
 
 
+_PACKAGES = {"bwrap": "bubblewrap", "nice": "coreutils"}
+
+
 def _program(name: str) -> str:
     path = shutil.which(name)
     if path is None:
         raise ConfigurationError(
             f"expected the program `{name}` to run child processes safely, found none; install the package "
-            f"{'bubblewrap' if name == 'bwrap' else 'util-linux'}"
+            f"{_PACKAGES.get(name, 'util-linux')}"
         )
     return path
 

@@ -164,6 +164,11 @@ class UrlInput(Frozen):
     url: WebUrl
 
 
+FILENAME = "${filename}"
+_FormName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+_FormValue = Annotated[str, Field(max_length=8192, pattern=r"^[^\x00-\x1f\x7f]*$")]
+
+
 def _input_kind(value: object) -> str:
     has_url = "url" in value if isinstance(value, Mapping) else isinstance(value, UrlInput)
     return "from_url" if has_url else "from_artifact"
@@ -183,9 +188,37 @@ class NewJob(Frozen):
     """Where each new state of the job is told; None: where the API key's settings say, if they do."""
 
 
+class BucketForm(Frozen):
+    """A presigned POST to a bucket, as the SDKs of S3 make it. All files of the job's folder are written by it.
+
+    `fields` has the `key` of all: a prefix and `${filename}`, for which each file's path stands. A `Content-Type` among
+    them is replaced by that of the file.
+    """
+
+    url: WebUrl
+    fields: Annotated[Mapping[_FormName, _FormValue], Field(max_length=32)]
+
+    @model_validator(mode="after")
+    def _is_for_many(self) -> Self:
+        if not self.fields.get("key", "").endswith(FILENAME):
+            raise ValueError(f"expected a form whose field `key` ends in {FILENAME}, for the files are many")
+        return self
+
+
+def _upload_kind(value: object) -> str:
+    form = "fields" in value if isinstance(value, Mapping) else isinstance(value, BucketForm)
+    return "to_bucket" if form else "to_urls"
+
+
+_Urls = Annotated[Mapping[Name, WebUrl], Field(max_length=MAX_RENDITIONS)]
+Uploads = Annotated[
+    Annotated[BucketForm, Tag("to_bucket")] | Annotated[_Urls, Tag("to_urls")], Discriminator(_upload_kind)
+]
+
+
 class OutputRequest(OutputSettings):
-    upload: Annotated[Mapping[Name, WebUrl], Field(max_length=MAX_RENDITIONS)] = {}
-    """Presigned URLs by rendition: each is written there by PUT, and then the job has succeeded."""
+    upload: Uploads = Field(default_factory=dict)
+    """Presigned URLs by rendition, each written by PUT, or a form for all files; then the job has succeeded."""
 
 
 class TranscodeRequest(NewJob):
@@ -244,8 +277,8 @@ class BatchRequest(NewJob):
 AnyRequest = TranscodeRequest | InferenceRequest | BatchRequest
 
 
-def uploads_of(request: AnyRequest) -> Mapping[str, str]:
-    """URLs that results are to be written to, by name."""
+def uploads_of(request: AnyRequest) -> Mapping[str, str] | BucketForm:
+    """Where results are to be written to; false if nowhere."""
     return request.output.upload if isinstance(request, TranscodeRequest) else {}
 
 
@@ -262,7 +295,8 @@ class TranscodeWork(Frozen):
 
     - pictures: MPEG-TS (H.264, HEVC) or IVF (VP9, AV1) without sound. Times count ticks of 1/90000 s from the job's
       beginning, which is at `PICTURE_OFFSET_TICKS`, so that windows can be put one after the other;
-    - sound: MP4 whose first sample is at the job's beginning, silence where the source has none yet;
+    - sound: MP4 whose first sample is at the job's beginning, silence where the source has none yet; of a window, at
+      the sample that `sounding` says, up to a little after its end;
     - subtitles: WebVTT from the job's beginning;
     - stills: JPEG pictures one after the other.
 
@@ -277,7 +311,7 @@ class TranscodeWork(Frozen):
     clip: Window | None = None
     """The part of the source that the job is about; None: all of it."""
     window: Window | None = None
-    """The part of the job's pictures that is this task's; None: all of them."""
+    """The part of the job's pictures, or of its sound, that is this task's; None: all of them."""
     seek_us: Instant | None = None
     """Where decoding may begin: a keyframe strictly before the window; None: at the file's beginning."""
     ranges: tuple[ByteRange, ...] = Field(default=(), max_length=3)
@@ -293,8 +327,8 @@ class TranscodeWork(Frozen):
     def _makes_sense(self) -> Self:
         if not self.names or len(set(self.names)) != len(self.names):
             raise ValueError(f"expected parts with a name each of its own, got {list(self.names)}")
-        if self.window is not None and (self.audio or self.subtitles or self.stills or self.direct):
-            raise ValueError("only pictures are cut into windows")
+        if self.window is not None and (bool(self.audio) == bool(self.video) or not self.is_cuttable):
+            raise ValueError("only pictures or sound that is encoded are cut into windows, apart from each other")
         edges = [edge for span in self.ranges for edge in span]
         if edges != sorted(set(edges)) or (edges and edges[-1] > self.source_size):
             raise ValueError(f"expected ranges within the source, ascending and apart, got {self.ranges}")
@@ -315,6 +349,12 @@ class TranscodeWork(Frozen):
         return (*(each.name for each in self.video), *sounds, *(each.name for each in self.subtitles), *stills)
 
     @property
+    def is_cuttable(self) -> bool:
+        """Whether there may be windows of it. How loud sound is shows only at its end; packets are copied fast."""
+        whole = any(each.bitrate is None or each.loudness is not None for each in self.audio)
+        return not (whole or self.subtitles or self.stills or self.direct)
+
+    @property
     def origin_us(self) -> int:
         """Presentation time that is the job's beginning."""
         return self.clip.start_us if self.clip else self.media.origin_us
@@ -322,8 +362,22 @@ class TranscodeWork(Frozen):
     @property
     def duration_us(self) -> int:
         """Of what is to come, in microseconds."""
-        span = self.window or self.clip
-        return span.duration_us if span else self.media.duration_us
+        return self.window.duration_us if self.window else self.whole_us
+
+    @property
+    def whole_us(self) -> int:
+        """Of the job's pictures, in microseconds."""
+        return self.clip.duration_us if self.clip else self.media.duration_us
+
+    @property
+    def begins(self) -> bool:
+        """Whether nothing of the job comes before it: a player that follows a job waits for it first."""
+        return self.window is None or self.window.start_us <= self.origin_us
+
+    @property
+    def ends(self) -> bool:
+        """Whether nothing of the job comes after it."""
+        return self.window is None or self.window.end_us >= self.origin_us + self.whole_us
 
     def frames_of(self, rendition: Rendition) -> int:
         """About how many frames are to come; exact where the rate is constant. Of a job's windows they add up."""

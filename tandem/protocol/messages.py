@@ -256,6 +256,8 @@ class LoadModel(Frozen):
     cost_us: int = Field(ge=1, lt=2**63)
     """Microseconds of one run with these inputs, open dimensions at 1: what the price of each request follows from."""
     settings: ModelSettings
+    pinned: bool = False
+    """Whether it stays when another needs its room."""
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:

@@ -8,6 +8,7 @@ from node.adapters.ffmpeg.pictures import SLACK_US, beginning_us, seconds
 from tandem.protocol.jobs import TranscodeWork
 from tandem.protocol.ladder import AudioRendition
 from tandem.protocol.placement import AUDIO_ENCODERS
+from tandem.protocol.sounding import SoundSpan, sound_span
 
 _LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
 _HIGHEST_PEAK = -1.0
@@ -57,7 +58,14 @@ def _prepared(track: Any, work: TranscodeWork, asked: AudioRendition) -> Any:
     late = work.media.audio[asked.track].start_us > work.origin_us
     first = {"first_pts": 0} if late else {}
     filled = cut.filter("aresample", asked.sample_rate, **{"async": 1, "min_hard_comp": 0.1}, **first)
-    return filled.filter("aformat", channel_layouts=_LAYOUTS.get(asked.channels, "stereo"))
+    ready = filled.filter("aformat", channel_layouts=_LAYOUTS.get(asked.channels, "stereo"))
+    return ready if work.window is None else _windowed(ready, sound_span(work, asked))
+
+
+def _windowed(stream: Any, span: SoundSpan) -> Any:
+    """Counted in samples of what one run gives, so that windows meet to the sample; its times begin at 0."""
+    bounds = {"start_sample": span.first} | ({} if span.last is None else {"end_sample": span.last})
+    return stream.filter("atrim", **bounds).filter("asetpts", "PTS-STARTPTS")
 
 
 def _end(work: TranscodeWork, asked: AudioRendition) -> int:
@@ -65,7 +73,7 @@ def _end(work: TranscodeWork, asked: AudioRendition) -> int:
     if work.clip is not None:
         return work.clip.duration_us
     source = work.media.audio[asked.track]
-    return max(work.duration_us, source.start_us + source.duration_us - work.origin_us) + SLACK_US
+    return max(work.whole_us, source.start_us + source.duration_us - work.origin_us) + SLACK_US
 
 
 def options(asked: AudioRendition) -> dict[str, Any]:

@@ -107,7 +107,7 @@ class FfmpegTranscoder:
     async def _follow(self, progress: asyncio.StreamReader, work: TranscodeWork, report: Report) -> None:
         """Reports what ffmpeg says four times a second, until it closes its end."""
         started = self._clock.monotonic()
-        begin = Span.of(work).start + (0 if work.direct or not work.video else _OFFSET_US)
+        begin = Span.of(work).start + _OFFSET_US if work.video and not work.direct else 0
         while line := await _line(progress):
             time = _OUT_TIME.fullmatch(line)
             if time is not None:
@@ -142,6 +142,7 @@ def limits_of(work: TranscodeWork, wall_seconds: float) -> Limits:
         memory_mib=_BASE_MIB + (decoded + encoded) * _BYTES_A_PIXEL // _MIB,
         wall_seconds=wall_seconds,
         file_bytes=_FILE_BASE + _BITRATE_HEADROOM * rate * seconds // 8,
+        background=not work.begins,
     )
 
 

@@ -7,15 +7,23 @@ from typing import Any
 
 import pytest
 
-from orchestrator.core.lifecycle import Accepted, Assigned, Finished
+from orchestrator.core.lifecycle import Accepted, Assembled, Assigned, Finished
+from orchestrator.core.packaging import JobFile
 from tandem.protocol.ids import AttemptRef
-from tandem.protocol.jobs import FileResult, TranscodeOutput
+from tandem.protocol.jobs import FileResult, TranscodeOutput, TranscodeWork
 from tandem.protocol.media import Source
 from tests.conformance.store.samples import MEDIA
 from tests.fixtures.api import NODE, Api, Json, run_api
+from tests.fixtures.bucket import Bucket, run_bucket
 from tests.fixtures.origin import Origin, answer, run_origin
 
 OK = answer(b"")
+FOLDER = {
+    "master.m3u8": ("application/vnd.apple.mpegurl", b"#EXTM3U master"),
+    "720p/playlist.m3u8": ("application/vnd.apple.mpegurl", b"#EXTM3U"),
+    "720p/init.mp4": ("video/mp4", b"init"),
+    "720p/0.m4s": ("video/iso.segment", bytes(300_000)),
+}
 FILES = {"720p": b"large", "360p": b"small!"}
 
 
@@ -85,6 +93,59 @@ async def test_what_passes_is_tried_again_and_what_is_there_is_not(api: Api, buc
     assert bucket.bodies == [b"large", b"small!", b"small!"]
 
 
+@pytest.fixture
+async def s3() -> AsyncIterator[Bucket]:
+    async with run_bucket() as running:
+        yield running
+
+
+async def streamed(api: Api, upload: Any) -> str:
+    """A job of a stream whose folder is complete."""
+    asked = await request(api, upload)
+    asked["output"]["container"] = "hls"
+    status, job = await api.call("POST", "/v1/jobs", json=asked)
+    assert status == 201, job
+    files = [
+        JobFile(path=path, artifact=await api.upload(data), media_type=kind, size=len(data))
+        for path, (kind, data) in FOLDER.items()
+    ]
+    await api.store.add_packages(job["id"], [], files)
+    snapshot = await api.store.job(job["id"])
+    for task in snapshot.tasks:
+        assert isinstance(task.work, TranscodeWork)
+        made = [FileResult(name=name, artifact=await api.upload(b"x"), size=1) for name in task.work.names]
+        ref = AttemptRef(task=task.id, number=1)
+        for event in (
+            Assigned(ref.task, NODE, 5, 60),
+            Finished(ref, NODE, TranscodeOutput(files=tuple(made))),
+            Accepted(ref),
+        ):
+            await api.apply(event, job["id"])
+    await api.apply(Assembled(), job["id"])
+    return str(job["id"])
+
+
+async def test_a_folder_is_written_to_a_bucket_by_one_form(api: Api, s3: Bucket) -> None:
+    s3.busy = 1
+    view = await ended(api, await streamed(api, s3.form("films/7/")))
+    assert (view["state"], view["export"]["tries"]) == ("succeeded", 1)
+    assert s3.files == {f"films/7/{path}": file for path, file in FOLDER.items()}
+    assert s3.order[-2:] == ["films/7/720p/playlist.m3u8", "films/7/master.m3u8"]
+    assert sorted(view["export"]["written"]) == sorted(FOLDER)
+
+
+async def test_all_of_an_mp4_job_is_written_by_a_form_too(api: Api, s3: Bucket) -> None:
+    view = await ended(api, await done(api, s3.form("a/")))
+    assert view["state"] == "succeeded"
+    assert s3.files == {f"a/{name}.mp4": ("video/mp4", data) for name, data in FILES.items()}
+
+
+async def test_a_form_that_is_no_longer_good_fails_the_job(api: Api, s3: Bucket) -> None:
+    view = await ended(api, await done(api, s3.form("a/", seconds=-1)))
+    assert (view["state"], view["error"]["code"], s3.files) == ("failed", "url_refused", {})
+    assert "signature" not in str(view["error"])
+
+
 @pytest.mark.parametrize(
     ("status", "code"),
     [("403 Forbidden", "url_refused"), ("307 Temporary Redirect", "url_refused"), ("500 Broken", "url_unavailable")],
@@ -133,6 +194,9 @@ WRONG: list[tuple[Any, str]] = [
     ({"720p": "s3://bucket/key"}, "invalid_request"),
     ({"720p": "http://127.0.0.2/"}, "url_forbidden"),
     ({"../x": "https://bucket.example/"}, "invalid_request"),
+    ({"url": "https://bucket.example/", "fields": {"key": "one"}}, "invalid_request"),
+    ({"url": "https://bucket.example/", "fields": {"key": "${filename}", "a\r\nb": ""}}, "invalid_request"),
+    ({"url": "http://169.254.169.254/", "fields": {"key": "${filename}"}}, "url_forbidden"),
 ]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.core.catalogue import ModelQuota
+from orchestrator.core.catalogue import ModelQuota, key_of, pin, remove
 from tandem.client import TandemClient
 from tandem.protocol.api import ModelChange
 from tandem.protocol.errors import Forbidden, InvalidModel, InvalidRequest, NotFound, QuotaExceeded
@@ -123,3 +123,18 @@ async def test_a_key_has_no_more_than_its_quota(tmp_path: Path) -> None:
         await client.upload_model(DIGITS, "digits")
         with pytest.raises(QuotaExceeded, match="at most 1 models a key"):
             await client.upload_model(DIGITS, "digits", "2")
+
+
+async def test_what_another_process_changes_is_seen(api: Api, ann: TandemClient) -> None:
+    model = await ann.upload_model(DIGITS, "digits")
+    (info,) = (await api.store.catalogue()).changed
+    heard: list[int] = []
+    api.models.watch(lambda: heard.append(1))
+    assert await api.models.warm() == []
+    await api.store.decide_models(info.owner, "digits", lambda known, _now: pin(known, key_of(info), 3))
+    await api.models.refresh()
+    assert ([each.digest for each in await api.models.warm()], heard) == ([model.digest], [1])
+    await api.store.decide_models(info.owner, "digits", lambda known, _now: remove(known, key_of(info)))
+    await api.models.refresh()
+    with pytest.raises(NotFound):
+        await ann.model("digits")

@@ -147,6 +147,25 @@ async def test_a_server_that_stalls_is_left(origin: Origin) -> None:
         await fetch(origin.url("/"), limits=VisitLimits(stall=0.1, total=30))
 
 
+async def test_a_server_that_takes_no_more_is_left() -> None:
+    async def much() -> AsyncIterator[bytes]:
+        for _ in range(64):
+            yield bytes(2**20)
+
+    left = asyncio.Event()
+
+    async def stop(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await left.wait()
+        writer.close()
+
+    async with await asyncio.start_server(stop, "127.0.0.1", 0, limit=1024) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        visitor = GuardedVisitor(HERE, VisitLimits(stall=0.2, total=30), Names(["127.0.0.1"]))
+        with pytest.raises(UrlUnavailable, match="Timeout"):
+            await visitor.put(url, much(), 2**26, "video/mp4")
+        left.set()
+
+
 async def test_a_server_that_drips_is_left(origin: Origin) -> None:
     origin.pages["/"] = origin.endless(b"", drip=b"x")
     with pytest.raises(UrlUnavailable, match=r"within 0\.3 s"):

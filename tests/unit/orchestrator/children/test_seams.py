@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from orchestrator.children.mp4 import put_together
-from orchestrator.children.segments import cut_pictures, cut_sound, delayed_beginning
+from orchestrator.children.segments import cut_pictures, cut_sound, delayed_beginning, priming
 from orchestrator.children.tracks import beginning, opened
-from orchestrator.core.packaging import Ending
+from orchestrator.core.packaging import Cut, Ending
 from tandem.clock import SystemClock
 from tandem.inspection.calls import inspect_media
 from tandem.protocol.capacity import Sandbox
@@ -21,6 +21,7 @@ from tandem.protocol.errors import ResultRejected
 from tandem.protocol.jobs import TranscodeWork
 from tandem.protocol.ladder import Rendition, RenditionRequest, Window
 from tandem.protocol.media import VideoCodec
+from tandem.protocol.sounding import sound_span
 from tests.fixtures import windows
 from tests.fixtures.media import ffmpeg
 from tests.fixtures.protocol import transcode_work
@@ -33,10 +34,16 @@ CLICK = 0.05
 """Of the tone's amplitude, what a stretch of it may have that is no tone: twice what the encoder adds."""
 ROUNDING = 90
 """Ticks: times of Matroska are whole milliseconds."""
+NOISE = 0.02
+"""Of full scale, by which encoders that began elsewhere may differ: their bits are spent a little otherwise."""
 CUTS_US = (0, 500_000, 1_500_000)
 RECIPES: dict[str, tuple[str, ...]] = {
     "variable.mp4": ("-vf", "select='not(eq(mod(n\\,7)\\,3))'", "-fps_mode", "vfr", "-c:v", "libx264", "-c:a", "aac"),
     "ntsc.mkv": ("-vf", "fps=30000/1001", "-c:v", "libx264", "-c:a", "aac"),
+    "tones.mkv": ("-c:v", "libx264", "-af", "vibrato=f=7:d=0.9,apulsator", "-ar", "44100", "-c:a", "aac"),
+    "tones.ts": ("-c:v", "libx264", "-af", "vibrato=f=7:d=0.9,apulsator", "-c:a", "mp2"),
+    "drifting.mkv": ("-c:v", "libx264", "-af", "vibrato=f=7:d=0.9,asetpts=PTS*1.002", "-c:a", "flac"),
+    "late_sound.mp4": ("-c:v", "libx264", "-af", "tremolo=f=9,asetpts=PTS+0.3/TB", "-c:a", "aac"),
     "open_gop.mkv": ("-c:v", "libx265", "-x265-params", "log-level=none:keyint=10:min-keyint=10:open-gop=1"),
 }
 
@@ -201,15 +208,49 @@ def test_sound_encoded_in_pieces_would_click(made: Made, tmp_path: Path) -> None
 @pytest.mark.parametrize("codec", ["aac", "opus"])
 async def test_segments_hold_the_same_sound(made: Made, tmp_path: Path, codec: str) -> None:
     heard = (await job(made("ntsc.mkv"), sound=codec)).sound(tmp_path)
-    cuts, skipped = cut_sound(heard, Fraction(1, 2), segment_in(tmp_path))
-    with opened(heard) as (_, stream):
-        init = beginning(stream, skipped)
-    whole = tmp_path / "segments.mp4"
-    whole.write_bytes(init + b"".join(segment_in(tmp_path)(cut.start).read_bytes() for cut in cuts))
+    cuts = cut_sound(heard, heard, Fraction(1, 2), segment_in(tmp_path))
+    whole = played(heard, cuts, tmp_path)
     assert sounds(whole) == sounds(heard)
     assert clicks(whole) < CLICK
-    assert skipped > 0
+    assert priming(heard) > 0
     assert all(one.start + one.duration == other.start for one, other in pairwise(cuts))
+
+
+@pytest.mark.parametrize("codec", ["aac", "opus"])
+@pytest.mark.parametrize("name", ["tones.mkv", "tones.ts", "drifting.mkv", "late_sound.mp4"])
+async def test_windows_of_sound_are_one_run(made: Made, tmp_path: Path, name: str, codec: str) -> None:
+    found = await job(made(name), sound=codec)
+    alone = found.work.model_copy(update={"video": ()})
+    (asked,) = alone.audio
+    one = found.sound(tmp_path)
+    cuts, joins, first = [], [], None
+    for index, each in enumerate(found.windows):
+        work = alone.model_copy(update={"window": each.window})
+        path = windows.deliver(work, found.source, tmp_path / str(index))["audio0"]
+        first = first or path
+        cuts += cut_sound(path, first, Fraction(1, 2), segment_in(tmp_path), span := sound_span(work, asked))
+        joins += [span.begin] if span.begin else []
+    joined = played(first or one, cuts, tmp_path)
+    assert cuts == cut_sound(one, one, Fraction(1, 2), segment_in(tmp_path / "sound"))
+    assert [at for at, _ in sounds(joined)] == [at for at, _ in sounds(one)]
+    assert samples(joined) == samples(one)
+    apart = np.abs(waves(joined) - waves(one))
+    assert all(apart[:, at - 1024 : at + 2048].max() < NOISE for at in joins)
+
+
+def waves(path: Path) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    with av.open(str(path)) as container:
+        frames = [frame.to_ndarray() for frame in container.decode(container.streams.audio[0])]
+    return np.concatenate(frames, axis=1)
+
+
+def played(first: Path, cuts: list[Cut], folder: Path) -> Path:
+    """The segments as a player has them, one after the other behind what they begin with."""
+    with opened(first) as (_, stream):
+        init = beginning(stream, priming(first))
+    whole = folder / "segments.mp4"
+    whole.write_bytes(init + b"".join(segment_in(folder)(cut.start).read_bytes() for cut in cuts))
+    return whole
 
 
 def segment_in(folder: Path) -> Callable[[int], Path]:

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 
+from orchestrator.core.completion import is_assembling
 from orchestrator.core.lifecycle import (
     Abandoned,
     Accepted,
@@ -23,7 +24,6 @@ from orchestrator.core.lifecycle import (
     changed,
     decide,
     failed_on,
-    is_assembling,
     part_of_price,
 )
 from orchestrator.core.records import Failure, JobRecord, JobSnapshot, TaskRecord

@@ -12,7 +12,9 @@ SECOND = 10**6
 
 
 def film(seconds: int, *, direct: bool = True, sound: bool = True, **facts: Any) -> TranscodeWork:
-    source = media(sound=sound, frames=25 * seconds).model_copy(update={"duration_us": seconds * SECOND} | facts)
+    source = media(sound=sound, frames=25 * seconds)
+    audio = tuple(each.model_copy(update={"duration_us": seconds * SECOND}) for each in source.audio)
+    source = source.model_copy(update={"duration_us": seconds * SECOND, "audio": audio} | facts)
     return transcode_work(source).model_copy(update={"direct": direct})
 
 
@@ -22,7 +24,7 @@ def every(seconds: float, until: int) -> list[int]:
 
 def lengths(seconds: int, speeds: list[float], *, direct: bool = True, cell: float = 2.0) -> list[float]:
     found = split(film(seconds, direct=direct), every(2, seconds), speeds, round(cell * SECOND))
-    return [each.window.duration_us / SECOND for each in found.works if each.window]
+    return [each.window.duration_us / SECOND for each in found.works if each.window and each.video]
 
 
 def test_one_node_gets_a_whole_file() -> None:
@@ -77,6 +79,22 @@ def test_sound_is_a_task_of_its_own_and_comes_first() -> None:
     first, *others = split(film(120), every(2, 120), [1.0, 1.0], 2 * SECOND).works
     assert (first.video, len(first.audio), first.window) == ((), 1, None)
     assert all(each.window and not each.audio for each in others)
+
+
+def test_what_is_played_first_comes_first_and_sound_is_cut_where_players_wait() -> None:
+    found = split(film(600, direct=False), every(2, 600), [1.0, 1.0], 4 * SECOND).works
+    assert [bool(each.audio) for each in found[:5]] == [True, False, False, True, True]
+    heard = [each.window.duration_us // SECOND for each in found if each.audio and each.window]
+    assert heard == [32, 128, 440]
+    assert [each.begins for each in found[:3]] == [True, True, False]
+
+
+@pytest.mark.parametrize("sound", [{"loudness": -16.0}, {"bitrate": None}])
+def test_sound_that_is_measured_or_copied_is_not_cut(sound: dict[str, object]) -> None:
+    work = film(600, direct=False)
+    audio = tuple(each.model_copy(update=sound) for each in work.audio)
+    found = split(work.model_copy(update={"audio": audio}), every(2, 600), [1.0, 1.0], 4 * SECOND).works
+    assert [each.window for each in found if each.audio] == [None]
 
 
 def test_cuts_are_near_keyframes() -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import errno
 import hashlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -56,6 +56,9 @@ class Elsewhere:
     async def put(self, url: str, chunks: AsyncIterator[bytes], size: int, media_type: str) -> None:
         raise AssertionError(url, chunks, size, media_type)
 
+    async def post_form(self, url: str, fields: Mapping[str, str], chunks: AsyncIterator[bytes], size: int) -> None:
+        raise AssertionError(url, fields, chunks, size)
+
     async def post(self, url: str, body: bytes, headers: Mapping[str, str], seconds: float) -> Answer:
         raise AssertionError(url, body, headers, seconds)
 
@@ -68,7 +71,10 @@ class Elsewhere:
     def _of_the_probe(self) -> bool:
         return type(self.errors[0]) is Unavailable
 
-    async def media(self, path: Path, *, thorough: bool = False) -> Source:  # noqa: ARG002
+    async def results(self, paths: Sequence[Path]) -> list[Source | str]:
+        raise NotImplementedError
+
+    async def media(self, path: Path) -> Source:  # noqa: ARG002
         self.probed += 1
         if self.errors:
             raise self.errors.pop(0)

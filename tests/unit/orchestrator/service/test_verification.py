@@ -1,6 +1,6 @@
 """Judging a result whose file goes while it is judged."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from orchestrator.adapters.artifacts import open_artifacts
@@ -21,9 +21,12 @@ from tests.unit.orchestrator.service.test_scheduling import submit
 class Probe:
     """Finds every rendition to be what was asked."""
 
-    async def media(self, path: Path, *, thorough: bool = False) -> Source:  # noqa: ARG002
-        width, height = map(int, path.read_text().split("x"))
-        return Source(media=media(width, height))
+    async def media(self, path: Path) -> Source:
+        raise NotImplementedError
+
+    async def results(self, paths: Sequence[Path]) -> list[Source | str]:
+        sizes = (map(int, path.read_text().split("x")) for path in paths)
+        return [Source(media=media(*size)) for size in sizes]
 
     async def complexity(self, path: Path, media: MediaInfo) -> int | None:
         raise NotImplementedError

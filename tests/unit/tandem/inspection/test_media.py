@@ -1,13 +1,18 @@
 """Probing real clips, and files that are none."""
 
+from contextlib import nullcontext
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
+import av
 import pytest
+from av.packet import Packet
 
 from tandem.clock import SystemClock
 from tandem.inspection.accepted import FORMATS
-from tandem.inspection.calls import inspect_media
+from tandem.inspection.calls import inspect_media, inspect_results
+from tandem.inspection.proof import Proof
 from tandem.process import Limits
 from tandem.protocol.capacity import Sandbox
 from tandem.protocol.errors import Unavailable, UnreadableMedia
@@ -176,10 +181,11 @@ async def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["h264.mp4", "hevc10_hlg.mp4", "vp9.webm", "av1.mkv"])
-async def test_a_result_is_decoded_at_its_keyframes_and_its_end(source: Source, name: str) -> None:
-    found = await inspect_media(source(name), sandbox=Sandbox.LIMITS, clock=SystemClock(), thorough=True)
-    assert found.media.video is not None
-    assert found.media.video.frames == 50
+async def test_a_result_is_decoded_here_and_there_and_at_its_end(source: Source, name: str) -> None:
+    (found,) = await inspect_results([source(name)], sandbox=Sandbox.LIMITS, clock=SystemClock())
+    assert found.source is not None
+    assert found.source.media.video is not None
+    assert found.source.media.video.frames == 50
 
 
 async def test_a_result_with_a_broken_end_is_refused(source: Source, tmp_path: Path) -> None:
@@ -189,8 +195,29 @@ async def test_a_result_with_a_broken_end_is_refused(source: Source, tmp_path: P
     broken = tmp_path / "broken.ts"
     broken.write_bytes(data)
     await probe(broken)
-    with pytest.raises(UnreadableMedia, match="that can be decoded"):
-        await inspect_media(broken, sandbox=Sandbox.LIMITS, clock=SystemClock(), thorough=True)
+    fine, found = await inspect_results([source("h264.mp4"), broken], sandbox=Sandbox.LIMITS, clock=SystemClock())
+    assert fine.source is not None
+    assert "that can be decoded" in found.refused
+
+
+@pytest.mark.parametrize("chosen", [0, 2])
+def test_a_broken_picture_is_found_where_it_is_looked_for(
+    source: Source, monkeypatch: pytest.MonkeyPatch, chosen: int
+) -> None:
+    monkeypatch.setattr("secrets.randbelow", lambda _: chosen)
+    with av.open(str(source("h264.mp4"))) as container:
+        stream = container.streams.video[0]
+        proof, keys = Proof(stream), 0
+        with pytest.raises(UnreadableMedia) if chosen == 0 else nullcontext():
+            for packet in container.demux(stream):
+                keys += packet.is_keyframe
+                given: Packet[Any] = packet
+                if packet.size and not packet.is_keyframe and keys == 1:
+                    given = Packet(bytes(packet)[:5] + b"\x55" * (packet.size - 5))
+                    given.pts, given.dts, given.time_base = packet.pts, packet.dts, packet.time_base
+                if packet.size:
+                    proof.add(given)
+            proof.conclude()
 
 
 async def test_a_probe_that_passes_its_bounds_blames_the_file(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,3 +66,9 @@ def test_a_module_runs_in_this_interpreter_with_its_packages_in_sight() -> None:
     runtime = python_runtime(node)
     assert Path(sys.prefix) in runtime
     assert {Path(folder) for folder in node.__path__} <= set(runtime)
+
+
+def test_what_runs_in_the_background_gives_way() -> None:
+    limits = Limits(memory_mib=64, wall_seconds=5, background=True)
+    words = command(["/usr/bin/true"], limits, Confinement(Sandbox.LIMITS))
+    assert (Path(words[0]).name, words[1:3]) == ("nice", ["-n", "10"])

@@ -11,7 +11,7 @@ import pytest_asyncio
 from node.adapters.ffmpeg import Ffmpeg, FfmpegTranscoder, Trials, VideoEncoder, binary, find_ffmpeg
 from orchestrator.core.verification import Found, check_content
 from tandem.clock import SystemClock
-from tandem.inspection.calls import inspect_media
+from tandem.inspection.calls import inspect_media, inspect_results
 from tandem.inspection.images import jpegs
 from tandem.process import Confinement, Limits, run
 from tandem.protocol.capacity import Capability, Sandbox
@@ -69,7 +69,9 @@ async def judge(work: TranscodeWork, made: dict[str, Path]) -> dict[str, MediaIn
         if name in stills:
             found[name] = Found(size, pictures=tuple(each.size for each in jpegs(path.read_bytes())))
         else:
-            source = await inspect_media(path, sandbox=Sandbox.LIMITS, clock=CLOCK, thorough=True)
+            (report,) = await inspect_results([path], sandbox=Sandbox.LIMITS, clock=CLOCK)
+            assert report.source is not None
+            source = report.source
             found[name] = Found(size, source)
     check_content(work, found)
     return {name: each.source.media for name, each in found.items() if each.source is not None}
