@@ -197,8 +197,17 @@ class Pace:
         return self.mean + _SURE * self.deviation if self.mean else 1.0
 
 
-def check_answer(specs: Sequence[TensorSpec], outputs: Sequence[Tensor]) -> None:
+def terms(model: ModelInfo) -> tuple[object, ...]:
+    """What nodes are told of a model beside its files."""
+    return model.settings, model.cost_us, model.cost_inputs, model.replicas > 0
+
+
+def check_answer(call: OnlineCall, outputs: Sequence[Tensor]) -> None:
     """Raises ResultRejected unless the outputs are those that were asked for, in their order, as the model has them."""
+    specs: Sequence[TensorSpec] = call.model.outputs
+    if call.outputs:
+        known = {spec.name: spec for spec in specs}
+        specs = [known[name] for name in call.outputs]
     if len(specs) != len(outputs):
         raise ResultRejected(f"expected {len(specs)} outputs, got {len(outputs)}")
     for spec, tensor in zip(specs, outputs, strict=True):

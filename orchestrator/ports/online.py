@@ -42,7 +42,7 @@ class ModelStats:
     failures: dict[str, int] = field(default_factory=dict)
     """Requests that failed, by error code; `cancelled` are those whose client went away."""
     batches: dict[int, int] = field(default_factory=dict)
-    """Answers by the number of rows that were run together."""
+    """Answers by the number of requests that were run together."""
     queue: Histogram = field(default_factory=Histogram)
     compute: Histogram = field(default_factory=Histogram)
     total: Histogram = field(default_factory=Histogram)
@@ -51,6 +51,17 @@ class ModelStats:
     running: int = 0
     retried: int = 0
     hedged: int = 0
+
+    def add(self, call: OnlineCall, queue_us: int, run_us: int, total_us: int, batch: int) -> None:
+        """An answer, of a run of `batch` requests."""
+        shape = call.inputs[0].shape if call.inputs and call.model.batchable else ()
+        self.answered += 1
+        self.inferences += max(1, shape[0]) if shape else 1
+        self.executions += 1 / batch
+        self.batches[batch] = self.batches.get(batch, 0) + 1
+        self.queue.add(queue_us)
+        self.compute.add(run_us)
+        self.total.add(total_us)
 
 
 class OnlineInference(Protocol):

@@ -21,6 +21,7 @@ from orchestrator.core.online import (
     ReplicaState,
     check_answer,
     choose,
+    terms,
     wanted,
 )
 from orchestrator.ports.online import ModelStats
@@ -40,7 +41,6 @@ from tandem.protocol.models import ModelInfo
 from tandem.protocol.online import MAX_PRICE, RequestHead, decode_response, encode_request
 from tandem.protocol.pricing import inference_cost
 from tandem.protocol.streams import Responded
-from tandem.protocol.tensors import TensorSpec
 from tandem.protocol.units import ceil_div
 
 _MICRO = 10**6
@@ -224,7 +224,7 @@ class Online:
         if replicas and (old.owner, old.name, old.version) != (model.owner, model.name, model.version):
             return
         served.info = model
-        if _terms(old) != _terms(model):
+        if terms(old) != terms(model):
             served.costs.clear()
             self.replicas.tell(model)
 
@@ -320,13 +320,13 @@ class Online:
         request, served = flight.request, flight.request.served
         try:
             head, outputs = decode_response(reply.head, reply.body)
-            check_answer(_wanted(request.call), outputs)
+            check_answer(request.call, outputs)
         except TandemError as error:
             flight.node.score(accepted=False)
             raise ResultRejected(f"{flight.node.address}: {error.detail}") from error
         waited = int((flight.sent - request.begun) * _MICRO) + head.queue_us
         total = int((now - request.begun) * _MICRO)
-        count(served.stats, request.call, waited, min(head.run_us, total), total, max(1, head.batch))
+        served.stats.add(request.call, waited, min(head.run_us, total), total, max(1, head.batch))
         served.stats.last_at = self._clock.now()
         return OnlineAnswer(outputs, head.provider, flight.node.address, head.run_us, waited, request.warm)
 
@@ -490,31 +490,3 @@ def _settle(future: "asyncio.Future[None]", error: TandemError | None = None) ->
         future.set_result(None)
     else:
         future.set_exception(error)
-
-
-def _terms(model: ModelInfo) -> tuple[object, ...]:
-    """What nodes are told of a model beside its files."""
-    return model.settings, model.cost_us, model.cost_inputs, model.replicas > 0
-
-
-def _wanted(call: OnlineCall) -> list[TensorSpec] | tuple[TensorSpec, ...]:
-    if not call.outputs:
-        return call.model.outputs
-    specs = {spec.name: spec for spec in call.model.outputs}
-    return [specs[name] for name in call.outputs]
-
-
-def count(stats: ModelStats, call: OnlineCall, queue_us: int, run_us: int, total_us: int, batch: int) -> None:
-    """Adds an answer to a model's counters."""
-    stats.answered += 1
-    stats.inferences += _rows(call)
-    stats.executions += 1 / batch
-    stats.batches[batch] = stats.batches.get(batch, 0) + 1
-    stats.queue.add(queue_us)
-    stats.compute.add(run_us)
-    stats.total.add(total_us)
-
-
-def _rows(call: OnlineCall) -> int:
-    shape = call.inputs[0].shape if call.inputs and call.model.batchable else ()
-    return max(1, shape[0]) if shape else 1

@@ -27,7 +27,6 @@ there, where it is part of a length below 2^24.
 import struct
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from tandem.protocol.codec import MAX_FRAME_BYTES
@@ -39,6 +38,7 @@ from tandem.protocol.errors import (
     TooLarge,
     error_from_wire,
 )
+from tandem.protocol.stream_parts import Incoming, Outgoing, Stream
 
 Buffer = bytes | memoryview
 
@@ -114,44 +114,6 @@ def _prefix(kind: int, stream: int, size: int = 0) -> bytes:
     return _PREFIX.pack(kind << _KIND_BITS | _PREFIX.size + size, stream)
 
 
-@dataclass(slots=True, eq=False)
-class _Outgoing:
-    """A message that is sent piece by piece."""
-
-    stream: int
-    kind: int
-    head: bytes | None
-    """Until it is sent."""
-    size: int
-    """Of the body."""
-    parts: deque[memoryview]
-    credit: int
-
-
-@dataclass(slots=True, eq=False)
-class _Incoming:
-    """A message that is received piece by piece."""
-
-    head: bytes
-    size: int
-    """Of the body, as announced."""
-    allowance: int
-    """Bytes that may come before more credit is given."""
-    pieces: list[memoryview] = field(default_factory=list)
-    received: int = 0
-    discarded: bool = False
-    """Nobody waits for it any more."""
-
-
-@dataclass(slots=True, eq=False)
-class _Stream:
-    incoming: _Incoming | None = None
-    outgoing: _Outgoing | None = None
-    held: int = 0
-    """Bytes that count towards `MAX_OPEN_BYTES`."""
-    cancelled: bool = False
-
-
 class Streams:
     """All streams of one session, on one side. `requests`: this side opens them, as the orchestrator's does.
 
@@ -161,14 +123,14 @@ class Streams:
 
     def __init__(self, *, requests: bool) -> None:
         self._requests = requests
-        self._streams: dict[int, _Stream] = {}
+        self._streams: dict[int, Stream] = {}
         self._last = 0
         self._small: list[bytes] = []
-        self._large: deque[_Outgoing] = deque()
+        self._large: deque[Outgoing] = deque()
         self._credit = SESSION_WINDOW
         self._allowance = SESSION_WINDOW
         self._held = 0
-        self._ended: dict[int, _Incoming] = {}
+        self._ended: dict[int, Incoming] = {}
         """At a node: refused before they were received whole; their rest is still to come."""
 
     def __len__(self) -> int:
@@ -214,7 +176,7 @@ class Streams:
         while number in self._streams:
             number = number % (_NUMBERS - 1) + 1
         self._last = number
-        stream = self._streams[number] = _Stream()
+        stream = self._streams[number] = Stream()
         self._send(stream, number, head, body, size)
         return number
 
@@ -255,7 +217,7 @@ class Streams:
             self._discard(stream)
         self._small.append(_prefix(_CANCEL, number))
 
-    def _send(self, stream: _Stream, number: int, head: bytes, body: Sequence[Buffer], size: int) -> None:
+    def _send(self, stream: Stream, number: int, head: bytes, body: Sequence[Buffer], size: int) -> None:
         kind, total = _REQUEST if self._requests else _RESPONSE, len(head) + size
         if total <= CHUNK_BYTES and total <= self._credit:
             self._credit -= total
@@ -263,10 +225,10 @@ class Streams:
             self._small.append(b"".join((opening, head, *body)))
             return
         parts = deque(view for each in body if (view := memoryview(each)))
-        stream.outgoing = _Outgoing(number, kind, head, size, parts, STREAM_WINDOW)
+        stream.outgoing = Outgoing(number, kind, head, size, parts, STREAM_WINDOW)
         self._large.append(stream.outgoing)
 
-    def _cut(self, outgoing: _Outgoing, room: int) -> bytes:
+    def _cut(self, outgoing: Outgoing, room: int) -> bytes:
         """The next frame of a message, of at most `room` bytes."""
         head, outgoing.head = outgoing.head, None
         used = len(head or b"")
@@ -287,13 +249,13 @@ class Streams:
         word = outgoing.kind << _KIND_BITS | _OPENING.size + used
         return b"".join((_OPENING.pack(word, outgoing.stream, len(head), outgoing.size), head, *pieces))
 
-    def _sent(self, outgoing: _Outgoing) -> None:
+    def _sent(self, outgoing: Outgoing) -> None:
         self._large.remove(outgoing)
         self._streams[outgoing.stream].outgoing = None
         if not self._requests:
             self._forget(outgoing.stream)
 
-    def _drop(self, stream: _Stream) -> None:
+    def _drop(self, stream: Stream) -> None:
         """What is left of its message is not sent."""
         if stream.outgoing is not None:
             self._large.remove(stream.outgoing)
@@ -357,7 +319,7 @@ class Streams:
             )
         stream = self._stream_of(number)
         head, body = bytes(frame[_OPENING.size : end]), memoryview(frame)[end:]
-        incoming = stream.incoming = _Incoming(head, size, STREAM_WINDOW - got, received=len(body))
+        incoming = stream.incoming = Incoming(head, size, STREAM_WINDOW - got, received=len(body))
         if stream.cancelled:
             incoming.discarded = True
         elif self._held + size > MAX_OPEN_BYTES:
@@ -368,7 +330,7 @@ class Streams:
             incoming.pieces.append(body)
         return self._ended_by(number, incoming)
 
-    def _stream_of(self, number: int) -> _Stream:
+    def _stream_of(self, number: int) -> Stream:
         """That of a request that is new, or of a response that is due."""
         stream = self._streams.get(number)
         if self._requests:
@@ -379,7 +341,7 @@ class Streams:
             raise StreamViolation(f"expected a request on a stream that is not taken, got one on {number}")
         if len(self._streams) + len(self._ended) >= 2 * MAX_STREAMS:
             raise StreamViolation(f"expected at most {MAX_STREAMS} requests under way, got more")
-        stream = self._streams[number] = _Stream()
+        stream = self._streams[number] = Stream()
         return stream
 
     def _continued(self, number: int, data: memoryview) -> Event | None:
@@ -398,7 +360,7 @@ class Streams:
             incoming.pieces.append(data)
         return self._ended_by(number, incoming)
 
-    def _ended_by(self, number: int, incoming: _Incoming) -> Event | None:
+    def _ended_by(self, number: int, incoming: Incoming) -> Event | None:
         """The message, if that was its last piece."""
         if incoming.received < incoming.size:
             return None
@@ -411,7 +373,7 @@ class Streams:
         body = pieces[0] if len(pieces) == 1 else memoryview(b"".join(pieces))
         return Responded(number, head, body) if self._requests else Requested(number, head, body)
 
-    def _turned_away(self, number: int, incoming: _Incoming) -> Event | None:
+    def _turned_away(self, number: int, incoming: Incoming) -> Event | None:
         error = NoCapacity(f"expected at most {MAX_OPEN_BYTES} bytes under way, and {incoming.size} more pass them")
         incoming.discarded = True
         if not self._requests:
@@ -456,7 +418,7 @@ class Streams:
         self.fail(number, _given_up())
         return None
 
-    def _discard(self, stream: _Stream) -> None:
+    def _discard(self, stream: Stream) -> None:
         if stream.incoming is not None:
             stream.incoming.discarded = True
             stream.incoming.pieces.clear()
@@ -474,7 +436,7 @@ class Streams:
             self._small.append(_CREDIT.pack(_CREDITED, 0, SESSION_WINDOW - self._allowance))
             self._allowance = SESSION_WINDOW
 
-    def _spend(self, number: int, incoming: _Incoming, size: int) -> None:
+    def _spend(self, number: int, incoming: Incoming, size: int) -> None:
         incoming.allowance -= size
         if incoming.allowance < 0:
             raise CreditExceeded(f"expected at most {STREAM_WINDOW} bytes ahead of credit on a stream, got more")
