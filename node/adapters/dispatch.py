@@ -120,7 +120,7 @@ class Dispatcher:
         batch = Batch(served, requests, seat, worker, fast=served.fast, sent=self._clock.monotonic())
         for request in requests:
             request.batch = batch
-        seat.begin(served, fast=batch.fast)
+        seat.begin(fast=batch.fast)
         served.running += 1
         batch.order = worker.order(
             Kind.RUN,
@@ -188,7 +188,7 @@ class Dispatcher:
         request.done(ModelRun(outputs, provider, run_us, warm=True, queue_us=queue_us, batch=len(batch.requests)))
 
     def _ended(self, batch: Batch) -> None:
-        batch.seat.end(batch.served, fast=batch.fast)
+        batch.seat.end(fast=batch.fast)
         batch.served.running -= 1
 
     def _fail_or_separate(self, served: Served, requests: list[Request], error: TandemError, *, alive: bool) -> None:

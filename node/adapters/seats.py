@@ -30,8 +30,8 @@ class Seat:
     """Set while a worker is ready."""
     tried: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the first worker was ready, or failed."""
-    running: dict[Hashable, int] = field(default_factory=dict)
-    """Runs under way, by model."""
+    busy: int = 0
+    """Runs under way."""
     blamed: set[Hashable] = field(default_factory=set)
     """Models that ran when the last worker ended."""
     renew: bool = False
@@ -45,27 +45,18 @@ class Seat:
         """The providers that passed the trial."""
         return self.facts.providers if self.facts else ()
 
-    @property
-    def busy(self) -> int:
-        return sum(self.running.values())
-
     def room(self, *, fast: bool) -> bool:
         """Whether one more run may be sent. Behind fast ones one more may wait, so that the worker need not."""
         if self.worker is None or self.worker.stopped or not self.up.is_set():
             return False
-        busy = self.busy
-        return busy < self.slots or (fast and not self.slow and busy == self.slots)
+        return self.busy < self.slots or (fast and not self.slow and self.busy == self.slots)
 
-    def begin(self, model: Hashable, *, fast: bool) -> None:
-        self.running[model] = self.running.get(model, 0) + 1
+    def begin(self, *, fast: bool) -> None:
+        self.busy += 1
         self.slow += not fast
 
-    def end(self, model: Hashable, *, fast: bool) -> None:
-        left = self.running[model] - 1
-        if left:
-            self.running[model] = left
-        else:
-            del self.running[model]
+    def end(self, *, fast: bool) -> None:
+        self.busy -= 1
         self.slow -= not fast
 
     def backoff(self, lived: float) -> float:

@@ -8,6 +8,7 @@ has a thread of its own, so that runs do not wait for it.
 import mmap
 import os
 import resource
+import select
 import socket
 import sys
 import threading
@@ -29,7 +30,7 @@ from node.children.sessions import (
     Sessions,
     address_space,
     give_back,
-    pin_allocator,
+    save_memory,
 )
 from node.children.wire import (
     HALF_LANE,
@@ -67,6 +68,7 @@ _BUG = 70
 _NAME_LENGTH = 100
 _DETAIL_LENGTH = 2000
 _MAX_EARLY = 1024
+_IDLE_SECONDS = 5.0
 _SLACK_BYTES = 256 * 2**20
 """Of address space for what is no model's: stacks of threads, buffers."""
 
@@ -83,6 +85,7 @@ class Worker:
         self._running: dict[int, Cancellation] = {}
         self._early: set[int] = set()
         """Cancellations that came before their orders."""
+        self._runs = self._trimmed = 0
 
     def serve(self) -> None:
         ready = Ready(
@@ -104,7 +107,7 @@ class Worker:
             os._exit(_BUG)
 
     def _cancellations(self) -> None:
-        while len(data := os.read(sys.stdin.fileno(), NUMBER.size)) == NUMBER.size:
+        while len(data := self._heard()) == NUMBER.size:
             (number,) = NUMBER.unpack(data)
             with self._changing:
                 cancellation = self._running.get(number)
@@ -113,6 +116,16 @@ class Worker:
             if cancellation is not None:
                 cancellation.cancel()
         os._exit(0)  # the daemon is done with us; runs under way are nobody's
+
+    def _heard(self) -> bytes:
+        """The next cancellation. A worker that has become idle gives back what its runs have left, meanwhile."""
+        descriptor, last = sys.stdin.fileno(), 0
+        while not select.select([descriptor], [], [], _IDLE_SECONDS)[0]:
+            if self._runs == last != self._trimmed:
+                self._trimmed = last
+                give_back()
+            last = self._runs
+        return os.read(descriptor, NUMBER.size)
 
     def _orders(self) -> None:
         buffer = memoryview(bytearray(MAX_MESSAGE_BYTES))
@@ -133,6 +146,7 @@ class Worker:
         self, head: Head, text: bytes, order: Callable[[Head, bytes, Cancellation], tuple[Head, bytes]]
     ) -> None:
         cancellation = self._begin(head.number)
+        self._runs += 1
         try:
             answer, said = order(head, text, cancellation)
         except (Cancelled, TandemError, MemoryError) as error:
@@ -272,7 +286,7 @@ def _result(name: str, datatype: Datatype, value: Any) -> tuple[Facts, Any]:
 
 def main() -> None:
     settings = WorkerSettings.model_validate_json(sys.argv[1])
-    pin_allocator()
+    save_memory(loading=False)
     # Nothing reads what libraries print there; standard error is kept.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     sessions = Sessions(settings)
