@@ -13,6 +13,7 @@ from node.adapters.contract import EthereumTicketContract
 from node.adapters.detection import detect
 from node.adapters.ffmpeg import SOFTWARE, FfmpegTranscoder, find_ffmpeg
 from node.adapters.inference import WorkerInference
+from node.adapters.metrics import model_metrics
 from node.adapters.ticket_store import SqliteTicketStore
 from node.adapters.transfer import HttpTransfer
 from node.adapters.websocket import WebSocketDialler
@@ -34,7 +35,7 @@ from node.service.redemption import Redeemer
 from node.service.session import Services, Sessions
 from node.service.terms import Surroundings, Terms
 from node.service.usage import Usage
-from node.settings import CapacitySection, NodeSettings
+from node.settings import CapacitySection, InferenceSection, NodeSettings
 from tandem import logging as log
 from tandem.chain.keystore import create_keystore, load_keystore
 from tandem.clock import Clock, SystemClock
@@ -51,6 +52,9 @@ _MIB = 2**20
 _MILLICORES = 1000
 _FLUSH_SECONDS = 2.0
 _PASSWORD_BYTES = 24
+_MOST_WORKERS = 4
+_MODELS_SHARE = 4
+"""The part of main memory for models that are kept loaded."""
 _CPU_PROVIDER = "CPUExecutionProvider"
 
 
@@ -62,10 +66,12 @@ async def run(settings: NodeSettings) -> None:
     with held(settings.data):
         key = await asyncio.to_thread(open_key, settings)
         clock = SystemClock()
-        detected = limited(await detect(clock, settings.data / "capability.json"), settings.capacity)
+        whole = limited(await detect(clock, settings.data / "capability.json"), settings.capacity)
+        inference = inference_of(settings.inference, whole)
+        detected = without_models(whole, inference)
         for missing in detected.missing:
             log.event(logger, "missing", level=logging.WARNING, detail=missing)
-        async with _executors(settings, detected, clock) as executors:
+        async with _executors(settings, detected, inference, clock) as executors:
             await serve(settings, key, detected, executors, clock, stop)
 
 
@@ -153,6 +159,30 @@ def limited(detected: Detected, caps: CapacitySection) -> Detected:
     return Detected(capability, capacity.model_copy(update=kept), detected.missing)
 
 
+def inference_of(section: InferenceSection, detected: Detected) -> InferenceSettings:
+    """How models are served within what is offered."""
+    capacity = detected.capacity
+    cores = max(1, capacity.cpu // _MILLICORES)
+    workers = section.workers or min(cores, _MOST_WORKERS)
+    providers = detected.capability.execution_providers or (_CPU_PROVIDER,)
+    vram = capacity.vram // 2 if section.vram is None else min(section.vram, capacity.vram)
+    return InferenceSettings(
+        providers=providers,
+        workers=workers,
+        slots=-(-cores // workers),
+        cache_mib=section.memory or capacity.memory // _MODELS_SHARE,
+        vram_mib=vram if any(provider != _CPU_PROVIDER for provider in providers) else 0,
+        memory_mib=capacity.memory,
+    )
+
+
+def without_models(detected: Detected, inference: InferenceSettings) -> Detected:
+    """What is left to offer: the GPU memory of models is theirs, so that it and the encoders' fit on one GPU."""
+    capacity = detected.capacity
+    left = capacity.model_copy(update={"vram": capacity.vram - inference.vram_mib})
+    return Detected(detected.capability, left, detected.missing)
+
+
 def _without_gpu(capability: Capability) -> Capability:
     encoders = tuple(encoder for encoder in capability.video_encoders if encoder in SOFTWARE)
     providers = tuple(provider for provider in capability.execution_providers if provider == _CPU_PROVIDER)
@@ -175,21 +205,19 @@ def open_key(settings: NodeSettings) -> SigningKey:
 
 
 @asynccontextmanager
-async def _executors(settings: NodeSettings, detected: Detected, clock: Clock) -> AsyncIterator[Executors]:
+async def _executors(
+    settings: NodeSettings, detected: Detected, inference: InferenceSettings, clock: Clock
+) -> AsyncIterator[Executors]:
     folder = settings.data / "work"
     await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)  # what a killed process left half-done
     folder.mkdir()
     capability = detected.capability
     transcoder = FfmpegTranscoder(await find_ffmpeg(clock), capability, sandbox=capability.sandbox, clock=clock)
-    inference = InferenceSettings(
-        providers=capability.execution_providers or (_CPU_PROVIDER,),
-        slots=max(1, detected.capacity.cpu // _MILLICORES),
-        memory_mib=detected.capacity.memory,
-    )
     cache = ArtifactCache(settings.data / "artifacts", settings.capacity.cache * _MIB)
     async with (
         HttpTransfer(origin=settings.orchestrator.url, cache=cache, clock=clock) as transfer,
         WorkerInference(cache.folder(Shelf.MODELS), inference, sandbox=capability.sandbox, clock=clock) as worker,
+        model_metrics(settings.inference.metrics_port, worker),
     ):
         yield Executors(transcoder, worker, transfer, folder)
 

@@ -85,6 +85,19 @@ class CapacitySection(_Section):
     """MiB of disk for sources and models."""
 
 
+class InferenceSection(_Section):
+    workers: int | None = Field(default=None, ge=1, le=64)
+    """Worker processes for models on the CPU, which share its cores; by default one a core, at most 4. Each has its own
+    copy of a model that is in demand."""
+    memory: Mebibytes | None = None
+    """MiB of main memory for models that are kept loaded, in all workers together; by default a quarter of what is
+    offered."""
+    vram: Mebibytes | None = None
+    """MiB of GPU memory for models and their runs, not offered for video; by default half of the GPU's."""
+    metrics_port: int | None = Field(default=None, ge=1, le=65535)
+    """The port on 127.0.0.1 that answers Prometheus with figures for each model; by default there is none."""
+
+
 class NodeSettings(BaseSettings):
     """All of it. Sources, strongest first: flags, environment (`TANDEM_NODE__…`), TOML file, defaults."""
 
@@ -105,6 +118,7 @@ class NodeSettings(BaseSettings):
     tickets: TicketSection = TicketSection()
     redemption: RedemptionSection = RedemptionSection()
     capacity: CapacitySection = CapacitySection()
+    inference: InferenceSection = InferenceSection()
     grace: Seconds = 60.0
     """Seconds that running attempts have to finish after SIGTERM, before they are handed back."""
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")

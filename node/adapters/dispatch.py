@@ -109,7 +109,7 @@ class Dispatcher:
         try:
             text, offsets = call_text(served.files.digest, facts, requests[0].outputs)
         except TandemError as error:
-            self._fail_or_separate(served, requests, error, alive=True)
+            self._fail_or_separate(requests, error, alive=True)
             return
         worker = seat.worker
         lane = worker.lane() if worker is not None else None
@@ -155,9 +155,12 @@ class Dispatcher:
         served = batch.served
         if isinstance(outcome, TandemError):
             self._ended(batch)
+            if self._innocent(batch):
+                self._again(batch.requests)
+                return
             if batch.worker.stopped:
                 batch.seat.blamed.add(served)
-            self._fail_or_separate(served, batch.requests, outcome, alive=not batch.worker.stopped)
+            self._fail_or_separate(batch.requests, outcome, alive=not batch.worker.stopped)
             return
         if head.kind != Kind.DONE or batch.order is None:
             raise ValueError(f"expected the outputs of a run, got a message of kind {head.kind}")
@@ -166,7 +169,7 @@ class Dispatcher:
         if together and not splits(layout.metas, rows):
             served.splits = False  # it is not what its shapes promise
             self._ended(batch)
-            self._separate(served, batch.requests)
+            self._separate(batch.requests)
             return
         outputs = batch.worker.read(batch.order, layout)
         self._ended(batch)
@@ -191,21 +194,36 @@ class Dispatcher:
         batch.seat.end(fast=batch.fast)
         batch.served.running -= 1
 
-    def _fail_or_separate(self, served: Served, requests: list[Request], error: TandemError, *, alive: bool) -> None:
+    def _fail_or_separate(self, requests: list[Request], error: TandemError, *, alive: bool) -> None:
         """One request must not fail the others of its batch; but a worker that ended has lost them all."""
         if len(requests) > 1 and alive:
-            self._separate(served, requests)
+            self._separate(requests)
         else:
             self._fail_all(requests, error)
 
-    def _separate(self, served: Served, requests: list[Request]) -> None:
+    def _innocent(self, batch: Batch) -> bool:
+        """Whether the worker was killed for another run; then this one is begun again, once."""
+        culprit = batch.worker.culprit
+        return (
+            culprit is not None
+            and culprit is not batch.order
+            and not any(request.again for request in batch.requests)
+            and not batch.served.gone
+        )
+
+    def _again(self, requests: list[Request]) -> None:
         for request in reversed(requests):
             if not request.over:
-                request.rows, request.batch = 0, None
+                request.again, request.batch = True, None
                 self._count += 1
                 self._bytes += request.size
-                served.queue.appendleft(request)
-        asyncio.get_running_loop().call_soon(self.pump, served)
+                request.served.queue.appendleft(request)
+        asyncio.get_running_loop().call_soon(self.pump, requests[0].served)
+
+    def _separate(self, requests: list[Request]) -> None:
+        for request in requests:
+            request.rows = 0
+        self._again(requests)
 
     def _fail_all(self, requests: Sequence[Request], error: TandemError) -> None:
         for request in requests:

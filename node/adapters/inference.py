@@ -143,7 +143,12 @@ class WorkerInference:
             pinned = served is not None and served.pinned
             await self.load(files, served.settings if served else ModelSettings(), pinned=pinned)
         future: asyncio.Future[ModelRun | TandemError] = asyncio.get_running_loop().create_future()
-        running = self.submit(files.digest, inputs, outputs, future.set_result)
+
+        def done(outcome: ModelRun | TandemError) -> None:
+            if not future.done():  # cancelled, and the coroutine below does not know it yet
+                future.set_result(outcome)
+
+        running = self.submit(files.digest, inputs, outputs, done)
         try:
             outcome = await future
         except asyncio.CancelledError:
@@ -165,7 +170,7 @@ class WorkerInference:
 
     def meters(self) -> Mapping[str, Meter]:
         """By the digest of each model that is loaded."""
-        return {digest: served.meter for digest, served in self._served.items()}
+        return {digest: served.meter for digest, served in list(self._served.items())}
 
     # --- loading
 
@@ -192,6 +197,17 @@ class WorkerInference:
             for other in old.keys() - {seat}:
                 self.workers.unload(other, served.files.digest)
             self._dispatcher.pump(served)
+            level = logging.WARNING if reason else logging.INFO
+            log.event(
+                logger,
+                "model_loaded",
+                level=level,
+                model=served.files.digest,
+                provider=provider,
+                memory=found.memory,
+                vram=found.vram,
+                fallback=reason or None,
+            )
             return served.loaded
         raise InvalidModel("; ".join(f"{name}: {reason}" for name, reason in failures.items()) or "no provider works")
 
@@ -314,6 +330,18 @@ class WorkerInference:
         """Takes the model out; what runs still ends well, what waits fails."""
         if self._served.get(served.files.digest) is served:
             del self._served[served.files.digest]
+        meter = served.meter
+        log.event(
+            logger,
+            "model_unloaded",
+            model=served.files.digest,
+            reason=error.detail,
+            requests=meter.requests,
+            failures=dict(meter.failures),
+            run_us=meter.run.total,
+            queue_us=meter.queue.total,
+            runs=sum(meter.batches.counts),
+        )
         served.gone, served.loaded = True, None
         self._dispatcher.fail(served, error)
         self._leaving.append(served)

@@ -97,7 +97,20 @@ class Served:
 class Request:
     """One request, from when it is handed in until its callback is called or it is cancelled."""
 
-    __slots__ = ("_cancelled", "batch", "done", "inputs", "key", "outputs", "over", "rows", "served", "since", "size")
+    __slots__ = (
+        "_cancelled",
+        "again",
+        "batch",
+        "done",
+        "inputs",
+        "key",
+        "outputs",
+        "over",
+        "rows",
+        "served",
+        "since",
+        "size",
+    )
 
     def __init__(
         self,
@@ -112,6 +125,8 @@ class Request:
         self.done = done
         self.since = since
         self.over = False
+        self.again = False
+        """Whether it is in the queue for the second time."""
         self.batch: Batch | None = None
         self.size = sum([len(tensor.data) for tensor in self.inputs])
         self.rows, self.key = 0, _NO_KEY

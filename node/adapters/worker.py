@@ -75,6 +75,9 @@ class Worker:
         self.facts: Ready | None = None
         self.failure: TandemError | None = None
         self.pid: int | None = None
+        self._killed = False
+        self.culprit: Order | None = None
+        """What it was killed for, if it did not obey."""
         self.stopped = False
         """True from the moment it was told to stop, or ended by itself."""
         self.ended = asyncio.Event()
@@ -83,10 +86,10 @@ class Worker:
         self._serving = group.create_task(self._serve())
 
     def kill(self, failure: TandemError | None = None) -> None:
-        """Ends the process; what was pending fails."""
-        self.stopped = True
+        """Ends the process; what was pending fails. Once, since a second cancellation would disturb the first."""
+        again, self._killed, self.stopped = self._killed, True, True
         self.failure = self.failure or failure
-        if self._serving is not None:
+        if self._serving is not None and not again:
             self._serving.cancel()
 
     async def ready(self) -> Ready:
@@ -145,6 +148,7 @@ class Worker:
                 self.cancel(order)
                 order.late()
             elif order.cancelled_at is not None and now >= order.cancelled_at + grace:
+                self.culprit = order
                 self.kill(ChildCrashed(f"the inference worker did not end a run within {grace:g} s"))
                 return
 
@@ -217,8 +221,7 @@ class Worker:
         except OSError:
             size = 0
         if size < HEAD.size:
-            asyncio.get_running_loop().remove_reader(self._socket)
-            self._closed.set()
+            self._close()
             return
         head = Head._make(HEAD.unpack_from(self._buffer))
         text = bytes(self._buffer[HEAD.size : size])
@@ -226,8 +229,12 @@ class Worker:
             self._take(head, text)
         except (ValidationError, ValueError, InvalidTensor) as error:
             self.failure = ChildCrashed(f"the inference worker broke its protocol: {error}")
-            self.stopped = True
-            self._closed.set()
+            self._close()
+
+    def _close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._socket)
+        self.stopped = True
+        self._closed.set()
 
     def _take(self, head: Head, text: bytes) -> None:
         if head.kind == Kind.READY and self.facts is None:

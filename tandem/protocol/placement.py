@@ -73,10 +73,10 @@ def effort(work: TranscodeWork) -> int:
 
 
 def _inference_need(work: InferenceWork | BatchWork, capability: Capability, cpu: int) -> Capacity:
-    """`cpu`: where no GPU does the work."""
+    """`cpu`: where no GPU does the work. No GPU memory: a node sets a share apart for models, and does not offer it."""
     model = work.model_size // _MIB + 1
     if any(provider != "CPUExecutionProvider" for provider in capability.execution_providers):
-        return Capacity(cpu=LEAST_CPU, memory=model, cuda=_CUDA_SHARE, vram=2 * model)
+        return Capacity(cpu=LEAST_CPU, memory=model, cuda=_CUDA_SHARE)
     return Capacity(cpu=cpu, memory=2 * model)
 
 

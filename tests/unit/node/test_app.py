@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from node.app import limited, offer_of, open_key
+from node.app import inference_of, limited, offer_of, open_key, without_models
 from node.ports.execution import Detected
-from node.settings import CapacitySection, KeySection, NodeSettings
+from node.settings import CapacitySection, InferenceSection, KeySection, NodeSettings
 from tandem.chain.keystore import create_keystore
 from tandem.chain.settings import ChainSection
 from tandem.protocol.capacity import Capability, Capacity
@@ -70,3 +70,17 @@ def test_without_the_gpu_nothing_of_it_is_offered() -> None:
     assert found.capability.video_encoders == ("libx264",)
     assert found.capability.execution_providers == ("CPUExecutionProvider",)
     assert found.capability.gpus == ()
+
+
+def test_gpu_memory_of_models_is_not_offered_for_video() -> None:
+    inference = inference_of(InferenceSection(vram=50_000), DETECTED)
+    assert inference.vram_mib == 50_000
+    assert without_models(DETECTED, inference).capacity.vram == 30_000
+    assert inference_of(InferenceSection(), DETECTED).vram_mib == 40_000
+
+
+def test_cores_are_shared_by_the_workers() -> None:
+    without_gpu = limited(DETECTED, CapacitySection(gpu=False))
+    found = inference_of(InferenceSection(), without_gpu)
+    assert (found.workers, found.slots, found.vram_mib, found.cache_mib) == (4, 2, 0, 4000)
+    assert inference_of(InferenceSection(workers=3, memory=100), without_gpu).slots == 3

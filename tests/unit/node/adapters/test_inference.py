@@ -250,6 +250,8 @@ async def test_a_worker_that_does_not_obey_is_killed(models: Path, digits: Path)
         await inference.run(files(digits), [IMAGE])
         before, worker = pid_of(inference), worker_of(inference)
         os.kill(before, signal.SIGSTOP)
+        while not all(") T " in each.read_text() for each in Path(f"/proc/{before}/task").glob("*/stat")):  # noqa: ASYNC110
+            await asyncio.sleep(0)  # each of its threads stops in its own time
         async with asyncio.TaskGroup() as group:
             running = group.create_task(inference.run(files(digits), [IMAGE]))
             await until_running(inference, 1)

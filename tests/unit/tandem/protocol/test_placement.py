@@ -25,5 +25,5 @@ def test_inference_takes_no_encoder() -> None:
     on_cpu, on_gpu = need(inference_work(), CPU), need(inference_work(), GPU)
     assert (on_cpu.cuda, on_cpu.vram) == (0, 0)
     assert on_gpu.cuda > 0
-    assert on_gpu.vram > 0
+    assert (on_gpu.cuda, on_gpu.vram) == (250, 0)
     assert on_gpu.encoder_sessions == 0
