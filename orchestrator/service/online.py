@@ -280,13 +280,16 @@ class Online:
         node, call = self._nodes.get(best.replica.node), request.call
         assert node is not None  # noqa: S101 - it was a moment ago
         flight = _Flight(request, node, best.replica, best.price, asyncio.get_running_loop().time())
-        head = encode_request(RequestHead(call.model.digest, best.price, call.outputs), call.inputs)
         try:
+            head = encode_request(RequestHead(call.model.digest, best.price, call.outputs), call.inputs)
             flight.stream = node.link.request(
                 head, [tensor.data for tensor in call.inputs], partial(self._landed, flight)
             )
         except RetryableError:
             return False
+        except TandemError as error:  # no node can be asked this
+            self._reject(request, error)
+            return True
         best.replica.outstanding += 1
         best.replica.used_at = flight.sent
         self._usage.begin(node, best.price)

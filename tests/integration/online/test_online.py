@@ -24,6 +24,7 @@ from tandem.protocol.errors import (
     Overloaded,
     ResultRejected,
     TandemError,
+    TooLarge,
     Unavailable,
 )
 from tandem.protocol.models import ModelInfo, ModelSettings
@@ -256,6 +257,15 @@ async def test_without_a_node_there_is_no_waiting(tmp_path: Path) -> None:
     async with market(tmp_path, nodes=0) as found:
         with pytest.raises(Unavailable, match="none is connected"):
             await found.infer()
+
+
+async def test_what_fits_no_message_is_refused_although_it_waited_for_its_model(tmp_path: Path) -> None:
+    async with market(tmp_path) as found:
+        found.hands[0].reply = Asked.answer
+        much = Tensor("x", Datatype.FP32, (2**24 + 1,), bytes(2**26 + 4))
+        with pytest.raises(TooLarge, match="send less"):
+            await found.exchange.online.infer(call_of(found.model, much))
+        assert (await found.infer()).outputs == (Y,)
 
 
 async def test_models_come_and_go_with_demand(tmp_path: Path) -> None:
