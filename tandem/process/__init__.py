@@ -1,6 +1,6 @@
 """Child processes that touch a stranger's bytes: confined, bounded, watched, and gone when their block ends."""
 
-from tandem.process.child import Child, Finished, detect_sandbox, run, spawn
+from tandem.process.child import Child, Finished, detect_sandbox, run, spawn, works
 from tandem.process.confinement import Confinement, Limits, python_command, python_runtime
 
 __all__ = [
@@ -13,4 +13,5 @@ __all__ = [
     "python_runtime",
     "run",
     "spawn",
+    "works",
 ]

@@ -229,11 +229,16 @@ async def run(
 
 async def detect_sandbox() -> Sandbox:
     """The strongest confinement that works here, found by a trial."""
+    for sandbox in (Sandbox.BUBBLEWRAP, Sandbox.LANDLOCK):
+        if await works(sandbox):
+            return sandbox
+    return Sandbox.LIMITS
+
+
+async def works(sandbox: Sandbox) -> bool:
     limits = Limits(memory_mib=64, wall_seconds=5)
     try:
-        trial = await run(
-            ["/usr/bin/true"], limits=limits, confinement=Confinement(Sandbox.BUBBLEWRAP), clock=SystemClock()
-        )
+        trial = await run(["/usr/bin/true"], limits=limits, confinement=Confinement(sandbox), clock=SystemClock())
     except (ConfigurationError, Unavailable, ChildCrashed, AttemptTimeout):
-        return Sandbox.LIMITS
-    return Sandbox.BUBBLEWRAP if trial.status == 0 else Sandbox.LIMITS
+        return False
+    return trial.status == 0

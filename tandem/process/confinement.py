@@ -2,11 +2,12 @@
 
 Everything is done by small programs in front of the child's own: `nice` lets others go first, `setpriv` has the kernel
 kill the child when its parent dies, `prlimit` sets resource limits, and `bwrap` builds the sandbox where the system
-allows one. Each replaces
-itself by the next, so they cost a few milliseconds and no extra process; doing the same in a `preexec_fn` would run
-Python between fork and exec, which can deadlock a process that has threads.
+allows one; where it does not, our own `landlock.py` closes what the kernel lets it close. Each replaces itself by the
+next, so they cost some milliseconds and no extra process; doing the same in a `preexec_fn` would run Python between
+fork and exec, which can deadlock a process that has threads.
 """
 
+import json
 import os
 import shutil
 import sys
@@ -16,10 +17,11 @@ from pathlib import Path
 from types import ModuleType
 
 import tandem
+from tandem.process import landlock
 from tandem.protocol.capacity import Sandbox
 from tandem.protocol.errors import ConfigurationError
 
-LAUNCHERS = ("nice", "setpriv", "prlimit", "bwrap")
+LAUNCHERS = ("nice", "setpriv", "prlimit", "bwrap", "landlock")
 NICENESS = 10
 """Of a child in the background: by this it gets about a tenth of what one beside it gets of a core that both want."""
 
@@ -27,6 +29,10 @@ _TOP_FOLDERS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/alternatives", "/sys/devices/system/cpu")
 _GPU_FILES = ("/sys", "/etc/OpenCL", "/etc/vulkan")
 _GPU_DEVICES = ("nvidia*", "dri")
+_PROC_FILES = ("/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/sys/vm", "/proc/sys/kernel")
+_GPU_PROC_FILES = ("/proc/driver", "/proc/devices", "/proc/modules")
+_SOURCES = ("/dev/random", "/dev/urandom")
+_SINKS = ("/dev/null", "/dev/zero", "/dev/full")
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent"}
 _GPU_ENVIRONMENT = ("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "NVIDIA_DRIVER_CAPABILITIES", "NVIDIA_VISIBLE_DEVICES")
 
@@ -47,7 +53,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Confinement:
-    """The files a child may touch; it has no network. With `Sandbox.LIMITS` alone nothing enforces either."""
+    """The files a child may touch; it has no network. With `Sandbox.LIMITS` alone nothing enforces either.
+
+    With `Sandbox.LANDLOCK` it can still see that other files are there, though not open them.
+    """
 
     sandbox: Sandbox
     readable: tuple[Path, ...] = ()
@@ -62,6 +71,9 @@ def command(argv: Sequence[str], limits: Limits, confinement: Confinement) -> li
     match confinement.sandbox:
         case Sandbox.BUBBLEWRAP:
             return [*head, _program("bwrap"), *_namespaces(confinement), "--", *argv]
+        case Sandbox.LANDLOCK:
+            launcher = [sys.executable, "-I", "-S", "-B", landlock.__file__]
+            return [*head, *launcher, json.dumps(_rules(confinement)), *argv]
         case Sandbox.LIMITS:
             return [*head, _program("setpriv"), "--no-new-privs", "--", *argv]
 
@@ -122,6 +134,26 @@ def _namespaces(confinement: Confinement) -> list[str]:
     ]
 
 
+def _rules(confinement: Confinement) -> dict[str, list[str]]:
+    """Of what the system and the hardware may or may not have, what is there."""
+    gpu = confinement.gpu
+    read = [
+        "/usr",
+        *_TOP_FOLDERS,
+        *_SYSTEM_FILES,
+        *_PROC_FILES,
+        *_SOURCES,
+        *((*_GPU_FILES, *_GPU_PROC_FILES) if gpu else ()),
+    ]
+    devices = [*_SINKS, *(map(str, _gpu_devices()) if gpu else ())]
+    return {
+        "read": [*filter(os.path.exists, read), *map(str, confinement.readable)],
+        "write": [*map(str, confinement.writable)],
+        "device": [*filter(os.path.exists, devices)],
+        "list": [str(Path(folder).parent) for folder in tandem.__path__],  # to be found there by the interpreter
+    }
+
+
 def _bind(option: str, paths: Iterable[Path | str]) -> list[str]:
     return [word for path in paths for word in (option, str(path), str(path))]
 
@@ -138,5 +170,8 @@ def _top_folders() -> list[str]:
 
 
 def _gpu() -> list[str]:
-    devices = sorted(path for pattern in _GPU_DEVICES for path in Path("/dev").glob(pattern))
-    return [*_bind("--ro-bind-try", _GPU_FILES), *_bind("--dev-bind-try", devices)]
+    return [*_bind("--ro-bind-try", _GPU_FILES), *_bind("--dev-bind-try", _gpu_devices())]
+
+
+def _gpu_devices() -> list[Path]:
+    return sorted(path for pattern in _GPU_DEVICES for path in Path("/dev").glob(pattern))

@@ -61,6 +61,8 @@ class Sandbox(StrEnum):
 
     BUBBLEWRAP = "bubblewrap"
     """Own namespaces: no network, and no file but the job's."""
+    LANDLOCK = "landlock"
+    """The same namespaces, but no socket and no file but the job's can be opened."""
     LIMITS = "limits"
     """Resource limits alone."""
 

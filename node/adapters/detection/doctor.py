@@ -10,9 +10,12 @@ from node.adapters.detection.survey import Survey
 from node.adapters.ffmpeg import VideoEncoder, find_ffmpeg
 from node.adapters.inference import installed_package
 from tandem.clock import Clock
-from tandem.process import detect_sandbox
+from tandem.process import detect_sandbox, landlock
 from tandem.protocol.capacity import Capability, Sandbox
 from tandem.protocol.errors import ConfigurationError
+
+_TRUNCATION_HANDLED, _SIGNALS_SCOPED = 3, 6
+"""The versions of Landlock from which on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +61,29 @@ def _machine(machine: Machine) -> Finding:
 
 
 def _sandbox(capability: Capability) -> Finding:
-    if capability.sandbox is Sandbox.BUBBLEWRAP:
-        return Finding("sandbox", ok=True, found="bubblewrap confines ffmpeg and models")
-    return Finding(
-        "sandbox",
-        ok=False,
-        found="ffmpeg and models run under resource limits alone",
-        remedy="install the package bubblewrap, and allow user namespaces if the node does not run as root",
-    )
+    match capability.sandbox:
+        case Sandbox.BUBBLEWRAP:
+            return Finding("sandbox", ok=True, found="bubblewrap confines ffmpeg and models")
+        case Sandbox.LANDLOCK:
+            found = f"Landlock confines ffmpeg and models, but lets them {_left_open(landlock.abi())}"
+            return Finding("sandbox", ok=True, found=found)
+        case Sandbox.LIMITS:
+            return Finding(
+                "sandbox",
+                ok=False,
+                found="ffmpeg and models run under resource limits alone",
+                remedy="install the package bubblewrap, and allow user namespaces if the node does not run as root; "
+                "or run Linux 6.12 or newer with Landlock",
+            )
+
+
+def _left_open(abi: int) -> str:
+    left = ["see the names and sizes of other files"]
+    if abi < _SIGNALS_SCOPED:
+        left.append("signal the node's processes (before Linux 6.12)")
+    if abi < _TRUNCATION_HANDLED:
+        left.append("empty files that they may read (before Linux 6.2)")
+    return ", and ".join(left)
 
 
 def _video(capability: Capability) -> Finding:

@@ -17,6 +17,7 @@ from node.adapters.workers import InferenceSettings
 from tandem.clock import SystemClock
 from tandem.process import detect_sandbox
 from tandem.process.tree import descendants
+from tandem.protocol.capacity import Sandbox
 from tandem.protocol.errors import (
     AttemptTimeout,
     ChildCrashed,
@@ -261,10 +262,13 @@ async def test_a_worker_that_does_not_obey_is_killed(models: Path, digits: Path)
         assert pid_of(inference) != before
 
 
-async def test_the_worker_starts_before_the_first_request(tmp_path: Path) -> None:
-    async with await inference_in(tmp_path) as inference:
+async def test_the_worker_starts_before_the_first_request_in_every_confinement(
+    sandbox: Sandbox, models: Path, digits: Path
+) -> None:
+    async with WorkerInference(models, QUICK, sandbox=sandbox, clock=SystemClock()) as inference:
         await inference.start()
         assert worker_of(inference).facts is not None
+        assert (await inference.run(files(digits), [IMAGE])).provider == CPU
 
 
 async def test_a_crash_fails_what_was_running_and_the_next_request_starts_anew(models: Path, digits: Path) -> None:

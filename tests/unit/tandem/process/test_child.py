@@ -1,6 +1,7 @@
 """Children that behave, and children that do not."""
 
 import asyncio
+import json
 import os
 import select
 import signal
@@ -17,9 +18,11 @@ from tandem.process import (
     Limits,
     child,
     detect_sandbox,
+    landlock,
     python_runtime,
     run,
     spawn,
+    works,
 )
 from tandem.process.tree import descendants, resident_bytes
 from tandem.protocol.capacity import Sandbox
@@ -122,11 +125,16 @@ async def test_only_the_named_files_are_there(tmp_path: Path, sandbox: Sandbox) 
     hidden, folder = tmp_path / "hidden", tmp_path / "out"
     hidden.write_text("secret")
     folder.mkdir()
-    script = f"cat {hidden} /etc/shadow; echo new > {folder}/file; echo x > /file; echo x > /dev/shm/file; ls /dev/vda"
+    script = (
+        f"cat {hidden} /etc/shadow; echo new > {folder}/file; echo x > /file; echo x > /dev/shm/file; head /etc/hosts"
+    )
     done = await finish(["/bin/sh", "-c", script], sandbox, folder)
     assert done.stdout == b""
-    assert done.stderr.count("No such file") == 3
-    assert done.stderr.count("Read-only file system") == 2
+    if sandbox is Sandbox.LANDLOCK:
+        assert done.stderr.count("ermission denied") == 5
+    else:
+        assert done.stderr.count("No such file") == 3
+        assert done.stderr.count("Read-only file system") == 2
     assert (folder / "file").read_text() == "new\n"
 
 
@@ -138,7 +146,7 @@ async def test_there_is_no_network(sandbox: Sandbox) -> None:
     async with server:
         port = server.sockets[0].getsockname()[1]
         done = await finish(python(f"import socket; socket.create_connection(('127.0.0.1', {port}), 2)"), sandbox)
-    assert "refused" in done.stderr
+    assert ("denied" if sandbox is Sandbox.LANDLOCK else "refused") in done.stderr
     assert not reached.is_set()
 
 
@@ -236,8 +244,88 @@ async def test_the_child_dies_with_a_parent_that_is_killed(sandbox: Sandbox, tok
     assert die(processes_with(token))
 
 
-async def test_without_bubblewrap_limits_are_what_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("withheld", "left"), [(("bwrap",), Sandbox.LANDLOCK), (("bwrap", "landlock"), Sandbox.LIMITS)]
+)
+async def test_the_strongest_that_works_is_taken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, withheld: tuple[str, ...], left: Sandbox
+) -> None:
+    if not await works(left):
+        pytest.skip(f"{left} does not work here")
     for name in ("setpriv", "prlimit"):
         (tmp_path / name).symlink_to(f"/usr/bin/{name}")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert await detect_sandbox() is Sandbox.LIMITS
+    if "landlock" in withheld:
+        monkeypatch.setattr(landlock, "__file__", str(tmp_path / "none.py"))
+    assert await detect_sandbox() is left
+
+
+ESCAPES = """
+import ctypes, json, os, signal, socket, sys
+outside, server, parent = sys.argv[1], sys.argv[2], int(sys.argv[3])
+libc = ctypes.CDLL(None, use_errno=True)
+
+def call(*arguments):
+    if libc.syscall(*arguments) < 0:
+        raise OSError(ctypes.get_errno(), "")
+
+tries = {
+    "read": lambda: open(outside).read(),
+    "write": lambda: open(outside, "w"),
+    "list": lambda: os.listdir(os.path.dirname(outside)),
+    "remove": lambda: os.unlink(outside),
+    "empty": lambda: os.truncate(outside, 0),
+    "mode": lambda: os.chmod(outside, 0o777),
+    "owner": lambda: os.chown(outside, 1, 1),
+    "attribute": lambda: os.setxattr(outside, "user.x", b"1"),
+    "secrets of the parent": lambda: open(f"/proc/{parent}/environ").read(),
+    "tcp": lambda: socket.socket(),
+    "udp": lambda: socket.socket(type=socket.SOCK_DGRAM),
+    "raw": lambda: socket.socket(type=socket.SOCK_RAW, proto=1),
+    "unix": lambda: socket.socket(socket.AF_UNIX).connect(server),
+    "netlink": lambda: socket.socket(socket.AF_NETLINK),
+    "io_uring": lambda: call(425, 1, None),
+    "signal": lambda: os.kill(parent, 0),
+}
+done = {}
+for name, attempt in tries.items():
+    try:
+        attempt()
+    except OSError as error:
+        done[name] = type(error).__name__
+    else:
+        done[name] = "open"
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print(json.dumps([done, int(status["CapEff"], 16) | int(status["CapPrm"], 16), status["Seccomp"].strip()]))
+"""
+
+
+async def test_landlock_closes_what_it_says(tmp_path: Path) -> None:
+    if not await works(Sandbox.LANDLOCK):
+        pytest.skip("landlock does not work here")
+    outside, door = tmp_path / "outside", tmp_path / "door"
+    outside.write_text("secret")
+    async with await asyncio.start_unix_server(lambda _reader, _writer: None, door):
+        done = await finish(python(ESCAPES, str(outside), str(door), str(os.getpid())), Sandbox.LANDLOCK)
+    assert done.stderr == ""
+    tries, capabilities, seccomp = json.loads(done.stdout)
+    left = {name for name, outcome in tries.items() if outcome != "PermissionError"}
+    assert left == (set() if landlock.abi() >= 6 else {"signal"})
+    assert (capabilities, seccomp, outside.read_text()) == (0, "2", "secret")
+
+
+async def test_landlock_lets_the_child_work_in_its_own_folder(tmp_path: Path) -> None:
+    if not await works(Sandbox.LANDLOCK):
+        pytest.skip("landlock does not work here")
+    given = tmp_path / "given"
+    given.write_text("input")
+    script = (
+        f"cd {tmp_path}/out && mkdir a b && cat {given} > a/x && mv a/x b/y && rmdir a && ln -s y b/z && "
+        f"cat b/z && rm b/z && : > b/y && echo no > {given}"
+    )
+    (tmp_path / "out").mkdir()
+    confinement = Confinement(Sandbox.LANDLOCK, readable=(given,), writable=(tmp_path / "out",))
+    done = await run(["/bin/sh", "-c", script], limits=LIMITS, confinement=confinement, clock=CLOCK)
+    assert done.stdout == b"input"
+    assert "denied" in done.stderr
+    assert (given.read_text(), (tmp_path / "out" / "b" / "y").read_text()) == ("input", "")

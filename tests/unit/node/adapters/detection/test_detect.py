@@ -1,5 +1,6 @@
 """Detection, with the real ffmpeg and the real ONNX Runtime."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from node.adapters.detection.measuring import count_sessions
 from node.adapters.detection.survey import Fingerprint, Survey
 from node.adapters.ffmpeg import Trials, VideoEncoder, find_ffmpeg
 from tandem.clock import SystemClock
-from tandem.process import detect_sandbox
+from tandem.process import detect_sandbox, landlock
 from tandem.protocol.capacity import Capability, Capacity, Sandbox
 from tandem.protocol.errors import ConfigurationError
 
@@ -85,6 +86,15 @@ def test_the_doctor_says_what_is_missing_and_what_to_do() -> None:
     assert all(finding.remedy for finding in findings.values() if not finding.ok)
     assert "bubblewrap" in findings["sandbox"].remedy
     assert "libcudnn" in str(findings["models on the GPU"])
+
+
+@pytest.mark.parametrize(("abi", "left"), [(1, "signal.*empty"), (3, "signal"), (7, "names and sizes of other files$")])
+def test_the_doctor_says_what_landlock_leaves_open(monkeypatch: pytest.MonkeyPatch, abi: int, left: str) -> None:
+    monkeypatch.setattr(landlock, "abi", lambda: abi)
+    findings = findings_of(GPU, survey_of(Capability(sandbox=Sandbox.LANDLOCK)))
+    found = next(finding for finding in findings if finding.what == "sandbox")
+    assert found.ok
+    assert re.search(left, str(found))
 
 
 def test_the_doctor_is_content_with_a_cpu() -> None:
