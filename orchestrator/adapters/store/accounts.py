@@ -6,7 +6,7 @@ from sqlalchemy import Connection, select
 
 from orchestrator.adapters.store.engine import Database
 from orchestrator.adapters.store.ledger import answer, issue
-from orchestrator.adapters.store.queries import load_account, save_account
+from orchestrator.adapters.store.queries import hold_account, load_account, save_account
 from orchestrator.adapters.store.rows import account_record, payment_record
 from orchestrator.adapters.store.schema import accounts, payments
 from orchestrator.core.records import AccountRecord, Failure, PaymentRecord, Standing
@@ -28,7 +28,7 @@ class SqlAccounts:
 
     async def decide_account(self, node: str, decision: AccountDecision) -> PaymentRecord | None:
         def run(connection: Connection) -> PaymentRecord | None:
-            account, now = load_account(connection, node), self._database.now()
+            account, now = hold_account(connection, node), self._database.now()
             changes = decision(account, now)
             if changes.params is not None:
                 account = replace(account, params=changes.params)

@@ -6,7 +6,7 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 
 from orchestrator.adapters.store.engine import Database
 from orchestrator.adapters.store.ledger import entry_record, post, void_refusal
-from orchestrator.adapters.store.queries import load_account, save_account
+from orchestrator.adapters.store.queries import hold_account, save_account
 from orchestrator.adapters.store.rows import AnyRow, account_record, payment_record
 from orchestrator.adapters.store.schema import accounts, attempts, chain_cursors, chain_entries, entries, payments
 from orchestrator.adapters.store.usage import used_of
@@ -48,7 +48,7 @@ class SqlLedger:
         def run(connection: Connection) -> list[Finding]:
             now = self._database.now()
             for recipient in sorted(events.recipients):
-                save_account(connection, replace(load_account(connection, recipient), active_at=now))
+                save_account(connection, replace(hold_account(connection, recipient), active_at=now))
             balance = cursor.balance + sum(_effect(event.kind, event.amount) for event in found)
             _move(
                 connection, cursor, replace(cursor, block_number=block_number, block_hash=block_hash, balance=balance)
@@ -135,7 +135,7 @@ def _record(connection: Connection, now: float, cursor: Cursor, event: ChainEntr
     unissued = voided = 0
     if event.kind is EntryKind.REDEEMED:
         unissued, voided = _match(connection, now, event)
-        account = load_account(connection, event.recipient)
+        account = hold_account(connection, event.recipient)
         account = replace(account, redeemed=account.redeemed + event.amount, unissued=account.unissued + unissued)
         save_account(connection, account)
     values = {
@@ -193,7 +193,7 @@ def _take_back(connection: Connection, now: float, row: AnyRow) -> None:
     connection.execute(delete(chain_entries).where(chain_entries.c.entry == row.id))
     post(connection, now, ledger.taken_back(entry_record(row), row.id))
     if row.kind is EntryKind.REDEEMED:
-        account = load_account(connection, row.recipient)
+        account = hold_account(connection, row.recipient)
         account = replace(account, redeemed=account.redeemed - row.amount, unissued=account.unissued - row.unissued)
         save_account(connection, account)
 

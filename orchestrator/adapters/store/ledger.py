@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from sqlalchemy import Connection, insert, select, update
 
-from orchestrator.adapters.store.queries import add_earned, load_account, save_account
+from orchestrator.adapters.store.queries import add_earned, hold_account, save_account
 from orchestrator.adapters.store.rows import AnyRow, payment_values
 from orchestrator.adapters.store.schema import chain_entries, entries, payments
 from orchestrator.core import ledger
@@ -57,7 +57,7 @@ def answer(connection: Connection, now: float, payment: PaymentRecord, failure: 
     closed = {"receipt": failure is None, "failure": failure, "tickets": ()}
     connection.execute(update(payments).where(payments.c.id == payment.id).values(closed))
     if failure is not None:
-        account = load_account(connection, payment.node)
+        account = hold_account(connection, payment.node)
         save_account(connection, replace(account, refused=account.refused + payment.value))
         post(connection, now, ledger.refused(payment.node, payment.value, payment.id))
 
@@ -65,7 +65,7 @@ def answer(connection: Connection, now: float, payment: PaymentRecord, failure: 
 def void_refusal(connection: Connection, now: float, payment: PaymentRecord) -> None:
     """A refused payment has paid all the same: it counts as received, and what made it good is due back."""
     connection.execute(update(payments).where(payments.c.id == payment.id).values(receipt=True, failure=None))
-    account = load_account(connection, payment.node)
+    account = hold_account(connection, payment.node)
     save_account(connection, replace(account, refused=account.refused - payment.value))
     post(connection, now, ledger.refusal_voided(payment.node, payment.value, payment.id))
 

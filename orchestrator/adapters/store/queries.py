@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from sqlalchemy import BindParameter, Connection, bindparam, delete, insert, select, update
+from sqlalchemy.dialects import postgresql
 
 from orchestrator.adapters.store.rows import account_record, account_values, task_values
 from orchestrator.adapters.store.schema import accounts, artifacts, files, job_artifacts, tasks
@@ -13,12 +14,13 @@ from tandem.protocol.errors import NotFound
 BATCH = 500
 """Values in one list of a query."""
 
-_ACCOUNT = select(accounts).where(accounts.c.node == bindparam("node")).with_for_update()
+_ACCOUNT = select(accounts).where(accounts.c.node == bindparam("node"))
+_LOCKED_ACCOUNT = _ACCOUNT.with_for_update()
 _COLUMNS: dict[str, BindParameter[object]] = {
     column.name: bindparam(column.name) for column in accounts.columns if not column.primary_key
 }
 _UPDATE_ACCOUNT = update(accounts).where(accounts.c.node == bindparam("of_node")).values(_COLUMNS)
-_INSERT_ACCOUNT = insert(accounts)
+_INSERT_ACCOUNT = postgresql.insert(accounts).on_conflict_do_nothing()  # SQLite has the same
 _EARNED = select(accounts.c.earned).where(accounts.c.node == bindparam("node")).with_for_update()
 _UPDATE_EARNED = (
     update(accounts)
@@ -28,23 +30,37 @@ _UPDATE_EARNED = (
 
 
 def load_account(connection: Connection, node: str) -> AccountRecord:
+    """To look at; what is to be changed is held first."""
     row = connection.execute(_ACCOUNT, {"node": node}).one_or_none()
     return AccountRecord(node) if row is None else account_record(row)
 
 
+def hold_account(connection: Connection, node: str) -> AccountRecord:
+    """Nobody else changes it until the transaction ends, for which it is made first if it is not there."""
+    row = connection.execute(_LOCKED_ACCOUNT, {"node": node}).one_or_none()
+    if row is None:
+        _make_account(connection, node)
+        row = connection.execute(_LOCKED_ACCOUNT, {"node": node}).one()
+    return account_record(row)
+
+
 def save_account(connection: Connection, account: AccountRecord) -> None:
-    values = account_values(account)
-    if connection.execute(_UPDATE_ACCOUNT, {"of_node": account.node, **values}).rowcount == 0:
-        connection.execute(_INSERT_ACCOUNT, values)
+    """Writes one that is held."""
+    connection.execute(_UPDATE_ACCOUNT, {"of_node": account.node, **account_values(account)})
 
 
 def add_earned(connection: Connection, node: str, amount: int, now: float) -> None:
     """What every acceptance does: it leaves the terms alone, which take as long to read and write as all the rest."""
     earned = connection.execute(_EARNED, {"node": node}).scalar_one_or_none()
     if earned is None:
-        save_account(connection, AccountRecord(node, earned=amount, active_at=now))
-    else:
-        connection.execute(_UPDATE_EARNED, {"of_node": node, "earned": earned + amount, "active_at": now})
+        _make_account(connection, node)
+        earned = connection.execute(_EARNED, {"node": node}).scalar_one()
+    connection.execute(_UPDATE_EARNED, {"of_node": node, "earned": earned + amount, "active_at": now})
+
+
+def _make_account(connection: Connection, node: str) -> None:
+    """Another transaction may be making it too: this one waits for its end then, and finds it made."""
+    connection.execute(_INSERT_ACCOUNT, account_values(AccountRecord(node)))
 
 
 def insert_tasks(connection: Connection, new: Sequence[TaskRecord]) -> None:

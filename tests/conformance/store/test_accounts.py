@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.core.records import AccountChanges, AccountRecord, Failure, Standing
+from orchestrator.core.records import AccountChanges, AccountRecord, Failure, Standing, UsageWindowRecord
 from orchestrator.ports.store import Store
 from tandem.protocol.errors import TicketUnfunded
 from tests.conformance.store.conftest import Open
@@ -115,3 +115,14 @@ async def test_a_nonce_is_signed_once_however_many_ask_at_the_same_time(store: S
     nonces = [nonce for payment in await store.payments_of(NODE) for nonce in payment.nonces]
     assert nonces == list(range(64))
     assert (await store.account(NODE)).next_nonce == 64
+
+
+async def test_two_processes_that_begin_an_account_add_up(open_again: Open) -> None:
+    async with open_again() as one, open_again() as other:
+        stores = (one, other)
+        await at_once(16, lambda number: stores[number % 2].decide_account(NODE, issue(1)))
+        windows = [UsageWindowRecord(f"w{number}", OTHER, requests=1, price=1) for number in range(16)]
+        await at_once(16, lambda number: stores[number % 2].settle_usage([windows[number]]))
+        assert [payment.nonces.start for payment in await one.payments_of(NODE)] == list(range(16))
+        assert (await one.account(NODE)).next_nonce == 16
+        assert (await one.account(OTHER)).earned == 16
