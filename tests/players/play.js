@@ -1,4 +1,6 @@
 // Plays a stream from its beginning to its end, with a switch of rendition and a seek on the way; says what it saw.
+//
+// Each player gives what makes it go to the highest rendition, and what makes it show the first track of text.
 
 const OPEN = {
   async hls(video, url, seen) {
@@ -11,7 +13,7 @@ const OPEN = {
     await parsed;
     hls.startLevel = 0;
     hls.currentLevel = 0;
-    return () => { hls.currentLevel = 1; };
+    return [() => { hls.currentLevel = 1; }, () => { hls.subtitleTrack = 0; }];
   },
 
   async shaka(video, url, seen) {
@@ -24,7 +26,10 @@ const OPEN = {
     player.configure({ abr, streaming: { bufferingGoal: 1 } });
     await player.load(url);
     const byHeight = player.getVariantTracks().sort((one, other) => one.height - other.height);
-    return () => player.selectVariantTrack(byHeight[byHeight.length - 1], true);
+    return [
+      () => player.selectVariantTrack(byHeight[byHeight.length - 1], true),
+      () => player.selectTextTrack(player.getTextTracks()[0]),
+    ];
   },
 
   async dash(video, url, seen) {
@@ -38,7 +43,10 @@ const OPEN = {
     await ready;
     const byHeight = player.getRepresentationsByType("video").sort((one, other) => one.height - other.height);
     player.setRepresentationForTypeById("video", byHeight[0].id, true);
-    return () => player.setRepresentationForTypeById("video", byHeight[byHeight.length - 1].id, true);
+    return [
+      () => player.setRepresentationForTypeById("video", byHeight[byHeight.length - 1].id, true),
+      () => player.setTextTrack(0),
+    ];
   },
 };
 
@@ -49,19 +57,33 @@ const until = (video, event, holds) =>
     look();
   });
 
+function read(video, cues) {
+  video.textTracks.addEventListener("addtrack", ({ track }) =>
+    track.addEventListener("cuechange", () => {
+      if (track.mode === "showing") cues.push(...Array.from(track.activeCues, (cue) => cue.text));
+    }));
+}
+
 async function run(kind, url, wanted) {
-  const seen = { levels: [], errors: [] };
+  const seen = { levels: [], errors: [], cues: [] };
   const video = document.body.appendChild(document.createElement("video"));
   video.muted = true;
+  read(video, seen.cues);
   const give_up = new Promise((done) => setTimeout(done, wanted.seconds * 1000, "too slow"));
   const playing = (async () => {
-    const higher = await OPEN[kind](video, url, seen);
+    const [higher, captioned] = await OPEN[kind](video, url, seen);
+    if (wanted.text) captioned();
     await video.play();
     video.playbackRate = wanted.rate;
     await until(video, "timeupdate", () => video.currentTime > 0.5);
     seen.first = [video.videoWidth, video.videoHeight];
     higher();
+    if (wanted.told) {
+      await until(video, "timeupdate", () => video.currentTime > wanted.told);
+      await fetch("/reached", { method: "POST" });
+    }
     await until(video, "timeupdate", () => video.videoWidth > seen.first[0]);
+    if (wanted.text) await until(video, "timeupdate", () => seen.cues.length > 0);
     if (wanted.seek !== undefined) {
       video.currentTime = wanted.seek;
       await until(video, "seeked", () => !video.seeking);
