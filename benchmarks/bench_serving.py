@@ -36,6 +36,8 @@ _TANDEM = "Tandem"
 _TOLERANCE = 1e-3
 _BATCH = 32
 _WINDOW_US = 1000
+_PRICE = ("--prices.inference-second", "50 gwei")
+"""The default, not the demo's, with which nearly every answer would be a ticket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ def _cases(models: Mapping[str, BenchModel]) -> list[Case]:
 
 @contextmanager
 def _tandem(folder: Path, models: Mapping[str, BenchModel], *, gpu: bool) -> Iterator[Server]:
-    with market("--capacity.gpu", "true" if gpu else "false") as running:
+    with market("--capacity.gpu", "true" if gpu else "false", *_PRICE) as running:
         asyncio.run(_register(running, folder, models))
         yield Server(_TANDEM, running.url, batches=True)
 
@@ -96,9 +98,9 @@ async def _register(running: Market, folder: Path, models: Mapping[str, BenchMod
     async with TandemClient(running.url) as client:
         for each in models.values():
             artifact = await client.upload(folder / f"{each.name}.onnx")
-            await client.add_model(each.name, "1", artifact.id, settings=ModelSettings(replicas=1))
+            await client.add_model(each.name, "1", artifact.id)
             if each.batchable:
-                settings = ModelSettings(replicas=1, max_batch=_BATCH, batch_window_us=_WINDOW_US)
+                settings = ModelSettings(max_batch=_BATCH, batch_window_us=_WINDOW_US)
                 await client.add_model(f"{each.name}-batched", "1", artifact.id, settings=settings)
 
 
@@ -114,7 +116,7 @@ def _measure(case: Case, servers: Sequence[Server], models: Path, provider: str,
         if server.binary or not case.binary:
             _same(server, _target(case, server, case.model.name), expected)
     rounds = [{name: run(asked.seconds) for name, run in runs.items()} for _ in range(asked.rounds)]
-    Console().print(_table(case, list(runs), rounds))
+    Console(width=112).print(_table(case, list(runs), rounds))
 
 
 def _target(case: Case, server: Server, model: str) -> Target:
