@@ -1,11 +1,15 @@
 """Everything that is measured, in one piece that can be kept on disk."""
 
+import hashlib
 import importlib.metadata
+from collections.abc import Iterable
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 from pydantic import ValidationError
 
+import node
+import tandem
 from node.adapters.detection.machine import Machine
 from node.adapters.detection.measuring import measure_models, measure_video
 from node.adapters.ffmpeg import Ffmpeg
@@ -13,6 +17,12 @@ from node.adapters.inference import installed_package
 from tandem.clock import Clock
 from tandem.protocol.capacity import Capability, Sandbox
 from tandem.protocol.ids import Frozen
+
+_CODE = (
+    *(Path(folder) / part for folder in node.__path__ for part in ("adapters", "children")),
+    *(Path(folder) / "process" for folder in tandem.__path__),
+)
+"""What decides which trials there are, and how each runs. A version says nothing of work between two releases."""
 
 
 class Fingerprint(Frozen):
@@ -25,7 +35,7 @@ class Fingerprint(Frozen):
     sandbox: Sandbox
     ffmpeg: str
     runtime: str
-    tandem: str
+    code: str
 
 
 class Survey(Frozen):
@@ -48,8 +58,16 @@ def fingerprint(machine: Machine, sandbox: Sandbox, ffmpeg: Ffmpeg) -> Fingerpri
         sandbox=sandbox,
         ffmpeg=f"{ffmpeg.path} {ffmpeg.version}",
         runtime=f"{package} {importlib.metadata.version(package)}",
-        tandem=importlib.metadata.version("tandem"),
+        code=code_digest(_CODE),
     )
+
+
+def code_digest(folders: Iterable[Path]) -> str:
+    """Of the Python sources in them."""
+    digest = hashlib.sha256()
+    for file in sorted(path for folder in folders for path in folder.rglob("*.py")):
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 async def measure(machine: Machine, sandbox: Sandbox, ffmpeg: Ffmpeg, clock: Clock) -> Survey:

@@ -12,7 +12,7 @@ from node.adapters.detection.doctor import findings_of
 from node.adapters.detection.machine import Gpu, Machine
 from node.adapters.detection.measuring import count_sessions
 from node.adapters.detection.survey import Fingerprint, Survey
-from node.adapters.ffmpeg import Trials, VideoEncoder, find_ffmpeg
+from node.adapters.ffmpeg import Ffmpeg, Trials, VideoEncoder, find_ffmpeg
 from tandem.clock import SystemClock
 from tandem.process import detect_sandbox, landlock
 from tandem.protocol.capacity import Capability, Capacity, Sandbox
@@ -30,7 +30,7 @@ def survey_of(capability: Capability, *, sessions: int = 0, missing: tuple[str, 
         sandbox=capability.sandbox,
         ffmpeg="f",
         runtime="onnxruntime-gpu 1.31.1",
-        tandem="1",
+        code="c",
     )
     return Survey(fingerprint=subject, capability=capability, encoder_sessions=sessions, missing_providers=missing)
 
@@ -59,6 +59,22 @@ async def test_measurements_of_other_things_are_not_used(tmp_path: Path) -> None
     assert survey.load(file, known.fingerprint.model_copy(update={"driver": "2"})) is None
     file.write_text("{}")
     assert survey.load(file, known.fingerprint) is None
+
+
+async def test_measurements_by_other_code_are_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "trial.py").write_text('ENCODERS = ("libx264",)')
+    monkeypatch.setattr(survey, "_CODE", (tmp_path,))
+    ffmpeg = Ffmpeg(Path("/usr/bin/ffmpeg"), "7")
+    before = survey.fingerprint(GPU, Sandbox.LIMITS, ffmpeg)
+    assert survey.fingerprint(GPU, Sandbox.LIMITS, ffmpeg) == before
+    survey.save(tmp_path / "detected.json", survey_of(Capability()).model_copy(update={"fingerprint": before}))
+    (tmp_path / "trial.py").write_text('ENCODERS = ("libx264", "libvvenc")')
+    assert survey.load(tmp_path / "detected.json", survey.fingerprint(GPU, Sandbox.LIMITS, ffmpeg)) is None
+
+
+def test_the_trials_are_part_of_what_measurements_depend_on() -> None:
+    files = {file.name for folder in survey._CODE for file in folder.rglob("*.py")}
+    assert files >= {"trial.py", "measuring.py", "inference_worker.py", "confinement.py", "landlock.py"}
 
 
 async def test_trial_encodes_at_once_are_counted() -> None:
