@@ -312,13 +312,13 @@ class Requests:
         if isinstance(outcome, ModelRun):
             try:
                 head = ResponseHead(outcome.provider, outcome.run_us, outcome.queue_us, outcome.batch, outcome.warm)
-                self._streams.respond(
+                told = self._streams.respond(
                     stream, encode_response(head, outcome.outputs), [tensor.data for tensor in outcome.outputs]
                 )
             except TandemError as error:  # too large for a message
                 outcome = error
             else:
-                self._online.usage.served(self._sender, begun.price)
+                (self._online.usage.served if told else self._online.usage.failed)(self._sender, begun.price)
         if isinstance(outcome, TandemError):
             if isinstance(outcome, Unavailable):
                 self._online.changed()  # that the model has gone is said before, so that it is not asked for again

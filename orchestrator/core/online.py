@@ -12,6 +12,7 @@ from orchestrator.core.scheduling import NodeState
 from tandem.protocol.errors import ResultRejected, TandemError
 from tandem.protocol.messages import Offer
 from tandem.protocol.models import ModelInfo
+from tandem.protocol.online import TensorLayout
 from tandem.protocol.tensors import Tensor, TensorSpec
 
 _MILLICORES = 1000
@@ -202,7 +203,7 @@ def terms(model: ModelInfo) -> tuple[object, ...]:
     return model.settings, model.cost_us, model.cost_inputs, model.replicas > 0
 
 
-def check_answer(call: OnlineCall, outputs: Sequence[Tensor]) -> None:
+def check_answer(call: OnlineCall, outputs: Sequence[Tensor | TensorLayout]) -> None:
     """Raises ResultRejected unless the outputs are those that were asked for, in their order, as the model has them."""
     specs: Sequence[TensorSpec] = call.model.outputs
     if call.outputs:

@@ -5,10 +5,10 @@ from typing import Protocol
 
 from tandem.protocol.errors import TandemError
 from tandem.protocol.messages import OrchestratorMessage
-from tandem.protocol.streams import Buffer, Responded
+from tandem.protocol.streams import Abandoned, Buffer, Responded
 from tandem.protocol.tensors import Tensor
 
-Reply = Callable[[Responded | TandemError], None]
+Reply = Callable[[Responded | Abandoned | TandemError], None]
 
 
 class NodeLink(Protocol):
@@ -19,14 +19,14 @@ class NodeLink(Protocol):
         ...
 
     def request(self, head: bytes, body: Sequence[Buffer], reply: Reply) -> int:
-        """Opens a stream: its number. `reply` is called once, never before this returns, and not after `cancel`.
+        """Opens a stream: its number. `reply` is called once, never before this returns, also after `cancel`.
 
         Raises TooLarge, NoCapacity, AttemptLost if the session is gone; with the latter it also ends what is open.
         """
         ...
 
     def cancel(self, stream: int) -> None:
-        """Tells the node at once that nobody waits for the answer any more."""
+        """Tells the node at once that nobody waits for the answer any more. What comes of it is still replied."""
         ...
 
     def close(self, code: str, reason: str) -> None: ...

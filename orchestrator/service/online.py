@@ -38,9 +38,9 @@ from tandem.protocol.errors import (
     TandemError,
 )
 from tandem.protocol.models import ModelInfo
-from tandem.protocol.online import MAX_PRICE, RequestHead, decode_response, encode_request
+from tandem.protocol.online import MAX_PRICE, RequestHead, decode_response, describe_response, encode_request
 from tandem.protocol.pricing import inference_cost
-from tandem.protocol.streams import Responded
+from tandem.protocol.streams import Abandoned, Responded
 from tandem.protocol.units import ceil_div
 
 _MICRO = 10**6
@@ -298,21 +298,26 @@ class Online:
         self._watch(request)
         return True
 
-    def _landed(self, flight: _Flight, reply: Responded | TandemError) -> None:
-        """A node has answered, or will not."""
-        request, served = flight.request, flight.request.served
+    def _landed(self, flight: _Flight, reply: Responded | Abandoned | TandemError) -> None:
+        """A node has answered, or will not; the request may be over since."""
+        request, served, call = flight.request, flight.request.served, flight.request.call
         now = asyncio.get_running_loop().time()
-        self._end(flight)
+        self._usage.end(flight.node, flight.price)
+        if flight in request.flights:
+            self._end(flight)
         try:
             if isinstance(reply, TandemError):
                 raise reply
+            if isinstance(reply, Abandoned):
+                check_answer(call, describe_response(reply.head, reply.size))
+                self._usage.add(flight.node.address, call.owner, call.model, flight.price)
+                raise reply.error
             answer = self._answer(flight, reply, now)
         except TandemError as error:
             self._failed(flight, error)
         else:
             flight.replica.timed(now - flight.sent)
             served.pace.add(now - flight.sent)
-            call = request.call
             self._usage.add(flight.node.address, call.owner, call.model, flight.price)
             if not request.answer.done():
                 request.answer.set_result(answer)
@@ -380,14 +385,13 @@ class Online:
             self._waiting_bytes -= request.size
         while request.flights:
             flight = request.flights[-1]
-            flight.node.link.cancel(flight.stream)
             self._end(flight)
+            flight.node.link.cancel(flight.stream)
             self._pump(request.served.info.digest)
 
     def _end(self, flight: _Flight) -> None:
         flight.request.flights.remove(flight)
         flight.replica.outstanding -= 1
-        self._usage.end(flight.node, flight.price)
 
     # --- stragglers
 

@@ -17,7 +17,7 @@ from tandem.outbox import Outbox
 from tandem.protocol.codec import MAX_FRAME_BYTES, Envelope, Frame, decode, encode
 from tandem.protocol.errors import AttemptLost, ProtocolError
 from tandem.protocol.messages import Failed, Finished, OrchestratorMessage
-from tandem.protocol.streams import Buffer, Refused, Responded, Streams, is_stream
+from tandem.protocol.streams import Abandoned, Buffer, Event, Refused, Responded, Streams, is_stream
 from tandem.protocol.tensors import Tensor
 
 _HANDSHAKE_SECONDS = 10.0
@@ -67,17 +67,21 @@ class _Link:
         return stream
 
     def cancel(self, stream: int) -> None:
-        if self._replies.pop(stream, None) is not None and self._closing is None:
-            self.streams.cancel(stream)
+        if self._closing is None:
+            self._hear(self.streams.cancel(stream))
             self._outbox.ring()
 
     def take(self, frame: bytes) -> None:
         """A message of streams. Raises StreamViolation."""
         for event in self.streams.receive(frame):
-            reply = self._replies.pop(event.stream, None)  # gone: it was cancelled by what came before in this message
-            if reply is not None and isinstance(event, Responded | Refused):
-                reply(event if isinstance(event, Responded) else event.error)
+            self._hear(event)
         self._outbox.ring()
+
+    def _hear(self, event: Event | None) -> None:
+        if isinstance(event, Responded | Abandoned | Refused):
+            reply = self._replies.pop(event.stream, None)
+            if reply is not None:
+                reply(event.error if isinstance(event, Refused) else event)
 
     def _put(self, envelope: Envelope) -> None:
         if self._closing is not None:

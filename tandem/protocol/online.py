@@ -118,6 +118,14 @@ def decode_response(head: bytes, body: memoryview) -> tuple[ResponseHead, tuple[
     return ResponseHead(layout.texts[0], run_us, queue_us, batch, bool(flags)), _tensors(layout, body)
 
 
+def describe_response(head: bytes, size: int) -> tuple[TensorLayout, ...]:
+    """The tensors of an answer of which the body, of so many bytes, is not taken. Raises MalformedMessage."""
+    layout = _read(head[_RESPONSE.size :])
+    if layout.size != size:
+        raise MalformedMessage(f"expected {layout.size} bytes of tensors, got {size}")
+    return layout.tensors
+
+
 def _layout_of(texts: tuple[str, ...], tensors: Sequence[Tensor]) -> bytes:
     return _written(texts, tuple([(name, datatype, shape, len(data)) for name, datatype, shape, data in tensors]))
 

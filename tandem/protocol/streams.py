@@ -3,7 +3,8 @@
 The orchestrator opens a stream by a REQUEST; the node ends it by exactly one RESPONSE or FAILED. A message is a head
 and a body; what does not fit into its first frame follows in DATA frames, and pieces of different messages take turns.
 CANCEL says that the answer is of no use any more: the node ends the stream all the same, mostly by a FAILED, and until
-then its number stays taken. A stream that is ended before its request was sent whole is confirmed by a CANCEL, after
+then its number stays taken. An answer that is complete by then is owed: its head is sent in any case, and a FAILED may
+come instead of the rest. A stream that is ended before its request was sent whole is confirmed by a CANCEL, after
 which nothing of it follows.
 
 A sender may be ahead of CREDIT by a window, of each stream and of the session, in bytes of heads and bodies. Credit is
@@ -88,6 +89,17 @@ class Responded(NamedTuple):
     body: memoryview
 
 
+class Abandoned(NamedTuple):
+    """To an orchestrator: the node has an answer, of which only the head is taken; for that it is owed."""
+
+    stream: int
+    head: bytes
+    size: int
+    """Of the body, as announced."""
+    error: TandemError
+    """Why it is not taken."""
+
+
 class Refused(NamedTuple):
     """To an orchestrator: there will be no answer."""
 
@@ -101,7 +113,7 @@ class Cancelled(NamedTuple):
     stream: int
 
 
-Event = Requested | Responded | Refused | Cancelled
+Event = Requested | Responded | Abandoned | Refused | Cancelled
 
 
 def is_stream(message: Buffer) -> bool:
@@ -180,18 +192,19 @@ class Streams:
         self._send(stream, number, head, body, size)
         return number
 
-    def respond(self, number: int, head: bytes, body: Sequence[Buffer]) -> None:
-        """Ends a stream by its answer. One that has ended is left alone. Raises TooLarge."""
+    def respond(self, number: int, head: bytes, body: Sequence[Buffer]) -> bool:
+        """Ends a stream by its answer. False: it has ended, and nobody will hear of the answer. Raises TooLarge."""
         size = _bounded(head, body)
         stream = self._streams.get(number)
         if stream is None or stream.outgoing is not None:
-            return
+            return False
         if stream.cancelled:
             self.fail(number, _given_up())
-            return
+            return False
         self._send(stream, number, head, body, size)
         if stream.outgoing is None:
             self._forget(number)
+        return True
 
     def fail(self, number: int, error: TandemError) -> None:
         """Ends a stream without an answer. One that has ended is left alone."""
@@ -202,20 +215,22 @@ class Streams:
         self._refuse(number, error)
         self._forget(number)
 
-    def cancel(self, number: int) -> None:
-        """Says that the answer is of no use any more; nothing is heard of the stream again."""
+    def cancel(self, number: int) -> Event | None:
+        """Says that the answer is of no use any more. It is Abandoned or Refused all the same: now, or later (None)."""
         stream = self._streams.get(number)
         if stream is None or stream.cancelled:
-            return
+            return None
         unheard = stream.outgoing is not None and stream.outgoing.head is not None
         stream.cancelled = True
         self._drop(stream)
         if unheard:  # the node does not know of it
             self._forget(number)
-            return
-        if stream.incoming is not None:
-            self._discard(stream)
+            return Refused(number, _given_up())
         self._small.append(_prefix(_CANCEL, number))
+        if stream.incoming is None:
+            return None
+        self._discard(stream, stream.incoming)
+        return Abandoned(number, stream.incoming.head, stream.incoming.size, _given_up())
 
     def _send(self, stream: Stream, number: int, head: bytes, body: Sequence[Buffer], size: int) -> None:
         kind, total = _REQUEST if self._requests else _RESPONSE, len(head) + size
@@ -251,8 +266,11 @@ class Streams:
 
     def _sent(self, outgoing: Outgoing) -> None:
         self._large.remove(outgoing)
-        self._streams[outgoing.stream].outgoing = None
-        if not self._requests:
+        stream = self._streams[outgoing.stream]
+        stream.outgoing = None
+        if stream.cancelled:
+            self.fail(outgoing.stream, _given_up())
+        elif not self._requests:
             self._forget(outgoing.stream)
 
     def _drop(self, stream: Stream) -> None:
@@ -322,12 +340,13 @@ class Streams:
         incoming = stream.incoming = Incoming(head, size, STREAM_WINDOW - got, received=len(body))
         if stream.cancelled:
             incoming.discarded = True
-        elif self._held + size > MAX_OPEN_BYTES:
+            self._ended_by(number, incoming)
+            return Abandoned(number, head, size, _given_up())
+        if self._held + size > MAX_OPEN_BYTES:
             return self._turned_away(number, incoming)
-        else:
-            self._held += size
-            stream.held = size
-            incoming.pieces.append(body)
+        self._held += size
+        stream.held = size
+        incoming.pieces.append(body)
         return self._ended_by(number, incoming)
 
     def _stream_of(self, number: int) -> Stream:
@@ -381,12 +400,13 @@ class Streams:
             return None
         self.cancel(number)
         self._ended_by(number, incoming)
-        return Refused(number, error)
+        return Abandoned(number, incoming.head, incoming.size, error)
 
     def _failed(self, number: int, frame: Buffer) -> Event | None:
         stream = self._streams.get(number)
         at = _PREFIX.size + 2
-        if stream is None or len(frame) < at or len(frame) > at + _MAX_CODE + _MAX_DETAIL:
+        unheard = stream is not None and stream.outgoing is not None and stream.outgoing.head is not None
+        if stream is None or unheard or not at <= len(frame) <= at + _MAX_CODE + _MAX_DETAIL:
             raise StreamViolation(f"expected the failure of a stream that is open, with a code, got one of {number}")
         end = at + frame[at - 1]
         error = error_from_wire(
@@ -396,12 +416,10 @@ class Streams:
         )
         if stream.outgoing is not None:
             self.cancel(number)  # which says that nothing of the request will follow
-            cancelled = False
-        else:
-            cancelled = stream.cancelled
+        abandoned = stream.cancelled and stream.incoming is not None
         stream.incoming = None
         self._forget(number)
-        return None if cancelled else Refused(number, error)
+        return None if abandoned else Refused(number, error)
 
     def _cancelled(self, number: int) -> Event | None:
         if self._ended.pop(number, None) is not None:
@@ -415,13 +433,15 @@ class Streams:
             stream.incoming = None
         elif stream.outgoing is None:
             return Cancelled(number)
+        elif stream.outgoing.head is not None:
+            stream.outgoing.parts.clear()
+            return None
         self.fail(number, _given_up())
         return None
 
-    def _discard(self, stream: Stream) -> None:
-        if stream.incoming is not None:
-            stream.incoming.discarded = True
-            stream.incoming.pieces.clear()
+    def _discard(self, stream: Stream, incoming: Incoming) -> None:
+        incoming.discarded = True
+        incoming.pieces.clear()
         self._held -= stream.held
         stream.held = 0
 

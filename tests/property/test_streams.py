@@ -1,4 +1,7 @@
-"""Streams: whatever is asked, in whatever order the frames of both sides pass each other, each side hears it whole."""
+"""Streams: whatever is asked, in whatever order the frames of both sides pass each other, each side hears it whole.
+
+And both count the same: an answer that the node has said is one that the orchestrator hears of, cancelled or not.
+"""
 
 import contextlib
 from collections import deque
@@ -17,6 +20,7 @@ from tandem.protocol.streams import (
     MAX_OPEN_BYTES,
     MAX_STREAMS,
     STREAM_WINDOW,
+    Abandoned,
     Cancelled,
     Event,
     Refused,
@@ -78,6 +82,8 @@ class Talk(RuleBasedStateMachine):
         self.answers: dict[int, tuple[bytes, bytes] | None] = {}
         self.at_node: set[int] = set()
         self.cancelled: set[int] = set()
+        self.served: set[int] = set()
+        self.paid: set[int] = set()
 
     @rule(size=SIZES, head=st.binary(max_size=20))
     def request(self, size: int, head: bytes) -> None:
@@ -93,8 +99,12 @@ class Talk(RuleBasedStateMachine):
             stream = pick.choice(sorted(self.at_node))  # type: ignore[attr-defined]
             self.at_node.discard(stream)
             body = data(size, stream)[:size]
-            self.answers[stream] = b"head", body
-            self.pair.node.respond(stream, b"head", [body])
+            self.respond_with(stream, b"head", body)
+
+    def respond_with(self, stream: int, head: bytes, body: bytes) -> None:
+        self.answers[stream] = head, body
+        if self.pair.node.respond(stream, head, [body]):
+            self.served.add(stream)
 
     @rule(pick=st.randoms())
     def fail(self, pick: "st.DrawFn") -> None:
@@ -109,8 +119,8 @@ class Talk(RuleBasedStateMachine):
         if self.asked:
             stream = pick.choice(sorted(self.asked))  # type: ignore[attr-defined]
             self.cancelled.add(stream)
-            del self.asked[stream]
-            self.pair.orchestrator.cancel(stream)
+            event = self.pair.orchestrator.cancel(stream)
+            self.check([event] if event is not None else [])
 
     @rule(node=st.booleans())
     def say(self, node: bool) -> None:
@@ -132,11 +142,20 @@ class Talk(RuleBasedStateMachine):
                     self.pair.node.fail(stream, NoCapacity("cancelled"))
                 case Responded(stream, head, body):
                     assert (head, bytes(body)) == self.answers[stream]
+                    self.paid.add(stream)
+                    del self.asked[stream]
+                case Abandoned(stream, head, size, _):
+                    answer = self.answers[stream]
+                    assert answer is not None
+                    assert stream in self.cancelled
+                    assert (head, size) == (answer[0], len(answer[1]))
+                    self.paid.add(stream)
                     del self.asked[stream]
                 case Refused(stream, error):
-                    assert self.answers[stream] is None
-                    assert isinstance(error, ExecutionFailed)
-                    assert error.detail == "expected numbers"
+                    if stream not in self.cancelled:
+                        assert self.answers[stream] is None
+                        assert isinstance(error, ExecutionFailed)
+                        assert error.detail == "expected numbers"
                     del self.asked[stream]
 
     @invariant()
@@ -157,9 +176,9 @@ class Talk(RuleBasedStateMachine):
             self.check(self.pair.settle())
             for stream in sorted(self.at_node):
                 self.at_node.discard(stream)
-                self.answers[stream] = b"", b""
-                self.pair.node.respond(stream, b"", [])
+                self.respond_with(stream, b"", b"")
         assert not self.asked
+        assert self.served == self.paid
         assert len(self.pair.node) == len(self.pair.orchestrator) == 0
         assert self.pair.node._held == self.pair.orchestrator._held == 0
 
@@ -243,6 +262,8 @@ def test_a_response_to_a_request_that_was_not_sent_whole_is_a_violation() -> Non
     stream = orchestrator.request(b"", [bytes(CHUNK_BYTES + 1)])
     with pytest.raises(StreamViolation, match="sent whole"):
         orchestrator.receive(opening(RESPONSE, stream, 0, 0))
+    with pytest.raises(StreamViolation, match="is open"):
+        orchestrator.receive(streams._prefix(FAILED, stream, 2) + b"\1\0")
 
 
 def test_who_sends_more_than_the_windows_is_caught() -> None:
@@ -278,6 +299,37 @@ def test_too_many_bytes_at_once_are_refused_and_the_session_goes_on() -> None:
     assert sum(isinstance(event, Requested) for event in heard) == MAX_OPEN_BYTES // MAX_BODY_BYTES
     (refused,) = [event for event in heard if isinstance(event, Refused)]
     assert isinstance(refused.error, NoCapacity)
+
+
+def test_too_large_an_answer_for_what_is_open_is_owed_and_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = Pair()
+    stream = pair.orchestrator.request(b"", [])
+    pair.settle()
+    monkeypatch.setattr(streams, "MAX_OPEN_BYTES", CHUNK_BYTES)
+    assert pair.node.respond(stream, b"head", [bytes(2 * CHUNK_BYTES)])
+    (abandoned,) = pair.settle()
+    assert isinstance(abandoned, Abandoned)
+    assert (abandoned.head, abandoned.size) == (b"head", 2 * CHUNK_BYTES)
+    assert isinstance(abandoned.error, NoCapacity)
+    assert len(pair.node) == len(pair.orchestrator) == 0
+
+
+@pytest.mark.parametrize("pieces", [0, 1, 2])
+def test_a_large_answer_is_owed_once_it_is_said_however_little_of_it_went_out(pieces: int) -> None:
+    pair = Pair()
+    stream = pair.orchestrator.request(b"", [])
+    pair.settle()
+    assert pair.node.respond(stream, b"head", [bytes(3 * CHUNK_BYTES)])
+    heard: list[Event] = []
+    for _ in range(pieces):
+        pair.say(node=True)
+        heard += pair.hear(node=False)
+    event = pair.orchestrator.cancel(stream)
+    assert (event is not None) == (pieces > 0)
+    heard += [event] if event is not None else []
+    (abandoned,) = heard + pair.settle()
+    assert isinstance(abandoned, Abandoned)
+    assert len(pair.node) == len(pair.orchestrator) == pair.orchestrator._held == 0
 
 
 def test_what_no_message_may_be_is_not_begun() -> None:

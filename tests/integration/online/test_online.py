@@ -8,10 +8,12 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from node.core.usage import Tally
 from node.ports.execution import Done, ModelFiles, ModelLoaded, ModelRun, WarmModel
 from orchestrator.core.online import OnlineAnswer, OnlineCall
 from orchestrator.service.online import OnlinePolicy
@@ -33,6 +35,7 @@ from tandem.protocol.tensors import Datatype, Tensor
 from tests.fixtures.node import until
 from tests.fixtures.online import Exchange, LocalTransfer, call_of, dialling_node, exchange, model_info, working_node
 from tests.fixtures.onnx_models import weighty
+from tests.fixtures.protocol import SENDER
 
 KEYS = [SigningKey.from_bytes(bytes([number]) * 32) for number in (11, 12, 13)]
 X = Tensor("x", Datatype.FP32, (1,), struct.pack("<f", 1.0))
@@ -94,6 +97,8 @@ class Market:
     exchange: Exchange
     hands: list[Hand]
     model: ModelInfo
+    tallies: list[Callable[[], Tally]]
+    """What each node counted by itself."""
 
     async def infer(self, **more: object) -> OnlineAnswer:
         return await self.exchange.online.infer(call_of(self.model, X, **more))
@@ -109,14 +114,15 @@ async def market(
     models = folder / "models"
     models.mkdir()
     info = model_info(weighty(1), models, ModelSettings.model_validate(settings), (1,))
-    hands = [Hand() for _ in range(nodes)]
+    hands, tallies = [Hand() for _ in range(nodes)], list[Callable[[], Tally]]()
     async with AsyncExitStack() as stack:
         here = await stack.enter_async_context(exchange(folder, policy))
         for hand, key in zip(hands, KEYS, strict=False):
             node = dialling_node(here.origin, folder, hand, LocalTransfer(models), key, SystemClock())  # type: ignore[arg-type]
-            await stack.enter_async_context(node)
+            usage = (await stack.enter_async_context(node)).usage
+            tallies.append(partial(usage._books.tally, SENDER.address))  # type: ignore[attr-defined]
         await here.connected(nodes)
-        yield Market(here, hands, info)
+        yield Market(here, hands, info, tallies)
 
 
 async def all_asked(found: Market, count: int) -> list[Asked]:
@@ -155,7 +161,28 @@ async def test_a_client_that_goes_away_stops_the_run_at_once(tmp_path: Path) -> 
         stats = found.exchange.online.stats(found.model.digest)
         assert stats.failures == {"cancelled": 5}
         (node,) = found.exchange.nodes
-        assert (stats.running, node.in_flight, node.unsettled) == (0, 0, 0)
+        await until(lambda: node.in_flight == 0)
+        assert (stats.running, node.unsettled) == (0, 0)
+
+
+@pytest.mark.parametrize("size", [1, 2**20])
+async def test_an_answer_that_meets_its_cancellation_is_paid_for(tmp_path: Path, size: int) -> None:
+    output = Y._replace(shape=(size,), data=bytes(4 * size))
+    async with market(tmp_path) as found, asyncio.TaskGroup() as group:
+        outputs = (found.model.outputs[0].model_copy(update={"shape": (-1,)}),)
+        found.model = found.model.model_copy(update={"outputs": outputs})
+        for turns in range(9):
+            client = group.create_task(found.infer())
+            asked = (await all_asked(found, turns + 1))[-1]
+            asked.answer(output)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            client.cancel()
+        (node,), tally = found.exchange.nodes, found.tallies[0]()
+        await until(lambda: node.in_flight == 0)
+        assert (tally.in_flight, tally.requests) == (0, 9)
+        assert tally.unsettled == node.unsettled + node.unpaid > 0
+        assert found.exchange.online.stats(found.model.digest).answered < 9
 
 
 async def test_a_deadline_ends_a_request_wherever_it_is(tmp_path: Path) -> None:
