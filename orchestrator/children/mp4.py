@@ -1,4 +1,4 @@
-"""Windows and sounds put together to one MP4, by copying."""
+"""Windows, sounds and captions put together to one MP4, by copying."""
 
 import heapq
 import io
@@ -14,8 +14,10 @@ import av
 from av.packet import Packet
 from av.stream import Stream
 
+from orchestrator.children.texts import add_text, text_packets
 from orchestrator.children.tracks import START_CODES, TIMESCALE, Group, add_track, beginning, groups, opened, packets
 from orchestrator.core.packaging import Ending
+from orchestrator.ports.packaging import Joining
 
 _OPTIONS = {"movflags": "+faststart", "video_track_timescale": str(TIMESCALE)}
 _CLOSE = 10
@@ -31,18 +33,22 @@ class Picked:
     packet: "Packet[Any]"
 
 
-def put_together(windows: Sequence[Path], sounds: Sequence[Path], ending: Ending, target: Path) -> None:
-    """Writes `target`."""
+def put_together(order: Joining) -> None:
+    """Writes its `target`."""
     with ExitStack() as stack:
-        _, template = stack.enter_context(opened(windows[0]))
+        _, template = stack.enter_context(opened(order.windows[0]))
         init = beginning(template)
         if template.codec_context.name in START_CODES:  # what replaces them needs another description
             template = stack.enter_context(av.open(io.BytesIO(init), "r", format="mp4")).streams[0]
-        given = [stack.enter_context(opened(path)) for path in sounds]
-        file = stack.enter_context(av.open(f"file:{target}", "w", format="mp4", options=_OPTIONS))
+        given = [stack.enter_context(opened(path)) for path in order.sounds]
+        file = stack.enter_context(av.open(f"file:{order.target}", "w", format="mp4", options=_OPTIONS))
         tracks = [add_track(file, each) for each in (template, *(stream for _, stream in given))]
-        heard = [_sound(packets(*each), track) for each, track in zip(given, tracks[1:], strict=True)]
-        for picked in heapq.merge(_pictures(windows, init, ending, tracks[0]), *heard, key=lambda each: each.at):
+        others = [_placed(packets(*each), track) for each, track in zip(given, tracks[1:], strict=True)]
+        # All tracks are there before the first packet is.
+        captions = [(text, add_text(file, text)) for text in order.texts]
+        others += [_placed(text_packets(text), track) for text, track in captions]
+        pictures = _pictures(order.windows, init, order.ending, tracks[0])
+        for picked in heapq.merge(pictures, *others, key=lambda each: each.at):
             file.mux_one(picked.packet)
 
 
@@ -78,7 +84,7 @@ def over_at(times: Sequence[int], ending: Ending) -> int:
     return last + (_LONE if mean is None else round(mean))
 
 
-def _sound(given: Iterator["Packet[Any]"], track: Stream) -> Iterator[Picked]:
+def _placed(given: Iterator["Packet[Any]"], track: Stream) -> Iterator[Picked]:
     for packet in given:
         at = (packet.dts or 0) * (packet.time_base or Fraction(0))
         packet.stream = track

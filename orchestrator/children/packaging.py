@@ -4,12 +4,13 @@ import json
 import os
 import sys
 from fractions import Fraction
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, assert_never
 
 import av
 from av.audio.stream import AudioStream
+from av.container import InputContainer
 from av.stream import Stream
 from av.video.codeccontext import VideoCodecContext
 from pydantic import TypeAdapter
@@ -17,7 +18,7 @@ from pydantic import TypeAdapter
 from orchestrator.children.codecs import codec_name
 from orchestrator.children.mp4 import put_together
 from orchestrator.children.segments import cut_pictures, cut_sound, cut_transport, delayed_beginning, priming
-from orchestrator.children.tracks import TIMESCALE, beginning, first_time, opened
+from orchestrator.children.tracks import START_CODES, TIMESCALE, beginning, first_time, opened
 from orchestrator.core.packaging import Cut, Ending, Track
 from orchestrator.ports.packaging import CutPart, CutParts, Cutting, Images, Joining, Part, Pictures, Sound
 from tandem.protocol.errors import ResultRejected
@@ -28,6 +29,10 @@ _MICRO = 10**6
 _JPEG_BEGINS = b"\xff\xd8\xff"
 _READ_BYTES = 2**20
 _MAX_IMAGE = 2**26
+_CAPTIONS = b"\xb5\x00\x31GA94\x03"
+"""What a message in H.264 and HEVC begins with that has captions: country, provider, kind."""
+_LOOKED_AT = 24
+"""Pictures."""
 
 
 def main() -> None:
@@ -43,7 +48,7 @@ def _reply(order: Cutting | Joining) -> dict[str, Any]:
             case Cutting():
                 return {"result": CutParts(parts=tuple(_cut(order, part) for part in order.parts)).model_dump()}
             case Joining():
-                put_together(order.windows, order.sounds, order.ending, order.target)
+                put_together(order)
                 return {"result": {"parts": []}}
     except ResultRejected as error:
         return {"refused": error.detail}
@@ -74,8 +79,10 @@ def _pictures(order: Cutting, part: Pictures, folder: Path) -> CutPart:
     else:
         cuts = cut_pictures(part.path, part.first, cell, ending, lambda start: folder / f"{start}.m4s")
         (folder / "init.mp4").write_bytes(init)
-    with opened(part.first) as (_, stream):
-        return CutPart(name=part.name, track=_track(stream, init, TIMESCALE), cuts=tuple(cuts))
+    with opened(part.first) as (container, stream):
+        track = _track(stream, init, TIMESCALE)
+        track = track.model_copy(update={"captions": _captioned(container, stream)})
+        return CutPart(name=part.name, track=track, cuts=tuple(cuts))
 
 
 def _sound(order: Cutting, part: Sound, folder: Path) -> CutPart:
@@ -98,6 +105,12 @@ def _track(stream: Stream, init: bytes, timescale: int) -> Track:
         return Track(codec=codec, timescale=timescale, channels=stream.channels, sample_rate=stream.sample_rate)
     size = (context.width, context.height) if isinstance(context, VideoCodecContext) else (0, 0)
     return Track(codec=codec, timescale=timescale, width=size[0], height=size[1])
+
+
+def _captioned(container: InputContainer, stream: Stream) -> bool:
+    """Whether captions come with the first pictures, where encoders keep those of a source (ATSC A/53, part 4)."""
+    first = islice(container.demux(stream), _LOOKED_AT)
+    return stream.codec_context.name in START_CODES and any(_CAPTIONS in bytes(packet) for packet in first)
 
 
 def _images(path: Path, folder: Path) -> list[Cut]:

@@ -23,7 +23,7 @@ START_CODES = ("h264", "hevc")
 """Codecs whose units come with start codes in transport streams, and with their length in MP4."""
 
 _FRAGMENTED = {"movflags": "empty_moov+default_base_moof+skip_trailer", "video_track_timescale": str(TIMESCALE)}
-_FORMATS = "mpegts,ivf,mov"
+_FORMATS = "mpegts,ivf,mov,webvtt"
 _AV1_DELIMITER = b"\x12\x00"
 
 

@@ -56,6 +56,11 @@ class Made:
         return any(each.name == self.name for each in self.work.subtitles)
 
     @property
+    def language(self) -> str | None:
+        """Of captions."""
+        return next((each.language for each in self.work.subtitles if each.name == self.name), None)
+
+    @property
     def irregular(self) -> bool:
         """Whether the time between its pictures varies, so that only the next one tells when its last one is over."""
         video, rendition = self.work.media.video, self.rendition
@@ -155,15 +160,25 @@ def _as_file(path: str, each: Made, media_type: str) -> JobFile:
     return JobFile(path=path, artifact=each.file.artifact, media_type=media_type, size=each.file.size)
 
 
-def joinable(snapshot: JobSnapshot) -> dict[str, tuple[list[Made], list[Made]]]:
-    """By rendition: the windows and the sounds of an MP4 that is to be joined."""
+@dataclass(frozen=True, slots=True)
+class Joinable:
+    """What is to be joined to one MP4."""
+
+    windows: list[Made]
+    sounds: list[Made]
+    texts: list[Made]
+
+
+def joinable(snapshot: JobSnapshot) -> dict[str, Joinable]:
+    """By rendition."""
     if output_of(snapshot).container is not Container.MP4:
         return {}
     found = made(snapshot)
     sounds = {each.name: each for each in found if each.is_sound}
     pictures = {each.name: each.rendition for each in found if each.rendition is not None and not each.work.direct}
+    texts = [each for each in found if each.is_text]
     return {
-        name: (windows_of(name, found), [sounds[heard] for heard in rendition.audio])
+        name: Joinable(windows_of(name, found), [sounds[heard] for heard in rendition.audio], texts)
         for name, rendition in pictures.items()
     }
 
@@ -193,8 +208,7 @@ def presentation(snapshot: JobSnapshot, packages: Sequence[Package], *, ended: b
     audio = [Heard(each.name, *_merged(by_name[each.name]), language=each.language) for each in whole.audio]
     text = [Read(each.name, each.language, Fraction(whole.duration_us, _MICRO)) for each in whole.subtitles]
     extension = "ts" if output.segment_format is SegmentFormat.TS else "m4s"
-    captions = whole.media.video is not None and whole.media.video.captions
-    shown = Presentation(tuple(video), tuple(audio), tuple(text), output.segment_seconds, extension, ended, captions)
+    shown = Presentation(tuple(video), tuple(audio), tuple(text), output.segment_seconds, extension, ended)
     return shown if ended else shown.in_step()
 
 

@@ -37,6 +37,8 @@ class Track(Frozen):
     height: Annotated[int, Field(ge=0, lt=2**15)] = 0
     channels: Annotated[int, Field(ge=0, le=64)] = 0
     sample_rate: Annotated[int, Field(ge=0, lt=2**20)] = 0
+    captions: bool = False
+    """Whether CEA-608 or CEA-708 captions are among the pictures."""
 
 
 class Segment(Cut):

@@ -60,8 +60,6 @@ class Presentation:
     extension: str
     """Of segments: `m4s`, or `ts`, which have no beginning of their own."""
     ended: bool
-    captions: bool = False
-    """Whether CEA-608 captions are among the pictures."""
 
     @property
     def tracks(self) -> tuple["Shown | Heard", ...]:
@@ -107,7 +105,7 @@ def master(shown: Presentation) -> str:
         name = f'NAME="{text.language or text.name}"'
         uri = f'URI="{text.name}/{PLAYLIST}"'
         lines.append(f'#EXT-X-MEDIA:TYPE=SUBTITLES,GROUP-ID="text",{name}{language},DEFAULT=NO,AUTOSELECT=YES,{uri}')
-    if shown.captions:
+    if any(each.track.captions for each in shown.video):
         lines.append('#EXT-X-MEDIA:TYPE=CLOSED-CAPTIONS,GROUP-ID="cc",NAME="CC1",INSTREAM-ID="CC1"')
     for each in shown.video:
         lines += [_variant(shown, each), f"{each.name}/{PLAYLIST}"]
@@ -139,7 +137,10 @@ def _variant(shown: Presentation, each: Shown) -> str:
         attributes.append(f'AUDIO="{each.audio[0]}"')
     if shown.text:
         attributes.append('SUBTITLES="text"')
-    attributes.append('CLOSED-CAPTIONS="cc"' if shown.captions else "CLOSED-CAPTIONS=NONE")
+    if each.track.captions:
+        attributes.append('CLOSED-CAPTIONS="cc"')
+    elif not any(other.track.captions for other in shown.video):  # NONE is said of all or of none
+        attributes.append("CLOSED-CAPTIONS=NONE")
     return "#EXT-X-STREAM-INF:" + ",".join(attributes)
 
 

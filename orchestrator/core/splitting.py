@@ -77,17 +77,20 @@ def split(
     """
     reason = _indivisible(work, keyframes, speeds, cell_us)
     if reason is not None:
-        return Split((work,), reason)
+        return Split(_whole(work), reason)
     cuts = list(_cuts(work, keyframes, _sizes(work, speeds, cell_us), cell_us))
     windows = [Window(start_us=start, end_us=end) for start, end in pairwise(cuts)]
     if len(windows) < 2:  # noqa: PLR2004
-        return Split((work,), "too short")
+        return Split(_whole(work), "too short")
     if sum(_preroll(work, keyframes, window.start_us) for window in windows) > _MOST_PREROLL * work.duration_us:
-        return Split((work,), "too few keyframes")
+        return Split(_whole(work), "too few keyframes")
     pieces = [_piece(work, window, keyframes, layout) for window in windows]
     rest = list(_rest(work, cell_us))
     # Two, since at a variable rate only the second window tells when the first is over.
     return Split((*rest[:1], *pieces[:2], *rest[1:], *pieces[2:]) if not work.direct else (*rest, *pieces))
+
+
+_ONLY_PICTURES: dict[str, object] = {"audio": (), "subtitles": (), "stills": None, "direct": False}
 
 
 def _indivisible(work: TranscodeWork, keyframes: Sequence[int], speeds: Sequence[float], cell_us: int) -> str | None:
@@ -169,8 +172,14 @@ def _piece(work: TranscodeWork, window: Window, keyframes: Sequence[int], layout
         "seek_us": _seek(keyframes, window.start_us),
         "ranges": _ranges(work, window, keyframes, layout) if layout else (),
     }
-    none = {"audio": (), "subtitles": (), "stills": None, "direct": False}
-    return TranscodeWork.model_validate(dict(work) | none | part)
+    return TranscodeWork.model_validate(dict(work) | _ONLY_PICTURES | part)
+
+
+def _whole(work: TranscodeWork) -> tuple[TranscodeWork, ...]:
+    """Captions are put into an MP4 when it is put together, so they come apart from it."""
+    if not (work.direct and work.video and work.subtitles):
+        return (work,)
+    return (*_rest(work, work.picture.gop_us), work.model_copy(update=_ONLY_PICTURES))
 
 
 def _ranges(work: TranscodeWork, window: Window, keyframes: Sequence[int], layout: Layout) -> tuple[ByteRange, ...]:

@@ -61,7 +61,8 @@ def decide(
         decide_rendition(media.video, each, request.hdr, names.get(each.audio, ()) if each.audio else ())
         for each in request.ladder or automatic_ladder(media.video, media.complexity)
     )
-    _check_names(video, sounds)
+    subtitles = _subtitles(media) if request.subtitles else ()
+    _check_names(video, [*(each.name for each in sounds), *(each.name for each in subtitles)])
     _check_container(request, video, sounds)
     direct = request.output.container is Container.MP4
     return TranscodeWork(
@@ -73,7 +74,7 @@ def decide(
         picture=_picture(request, media.video, watermark),
         video=video,
         audio=sounds,
-        subtitles=() if direct or not request.subtitles else _subtitles(media),
+        subtitles=subtitles,
         stills=_stills(request, media, clip),
         direct=direct,
     )
@@ -103,9 +104,9 @@ def _check_container(request: TranscodeRequest, video: Sequence[Rendition], soun
         )
 
 
-def _check_names(video: Sequence[Rendition], sounds: Sequence[AudioRendition]) -> None:
+def _check_names(video: Sequence[Rendition], others: Sequence[str]) -> None:
     names = [each.name for each in video]
-    taken = {each.name for each in sounds} | {"thumbnails", "sprite", "poster"}
+    taken = {*others, "thumbnails", "sprite", "poster"}
     if len(set(names)) != len(names) or taken & set(names):
         raise InvalidLadder(
             f"expected every rendition to have a name of its own, and none of {sorted(taken)}, got {names}"

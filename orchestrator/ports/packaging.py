@@ -8,6 +8,7 @@ from pydantic import Field
 
 from orchestrator.core.packaging import MAX_CUTS, Cut, Ending, Track
 from tandem.protocol.ids import Frozen, Name
+from tandem.protocol.media import Language
 from tandem.protocol.sounding import SoundSpan
 
 
@@ -69,11 +70,19 @@ class CutParts(Frozen):
     parts: tuple[CutPart, ...]
 
 
+class Text(Frozen):
+    """WebVTT."""
+
+    path: Path
+    language: Language | None = None
+
+
 class Joining(Frozen):
-    """Windows and sounds to be joined to one MP4."""
+    """Windows, sounds and captions to be joined to one MP4."""
 
     windows: Annotated[tuple[Path, ...], Field(min_length=1)]
     sounds: tuple[Path, ...] = ()
+    texts: tuple[Text, ...] = ()
     ending: Ending = Ending()
     target: Path
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator.core.assembling import (
+    Joinable,
     Made,
     Ready,
     joinable,
@@ -30,7 +31,7 @@ from orchestrator.core.playlists import DASH, manifest, texts
 from orchestrator.core.records import Failure, JobSnapshot
 from orchestrator.ports.artifacts import ArtifactStore
 from orchestrator.ports.inspection import Inspector
-from orchestrator.ports.packaging import CutPart, Cutting, Images, Joining, Packager, Part, Pictures, Sound
+from orchestrator.ports.packaging import CutPart, Cutting, Images, Joining, Packager, Part, Pictures, Sound, Text
 from orchestrator.ports.store import Store
 from orchestrator.service.batches import BatchFiles
 from orchestrator.service.made import is_own, pieces
@@ -179,6 +180,9 @@ class Assembly:
         following = await self._lent(stack, each.following) if each.following else None
         return Pictures(name=each.made.name, path=path, first=first, following=following, ending=each.made.ending)
 
+    async def _text(self, stack: AsyncExitStack, made: Made) -> Text:
+        return Text(path=await self._lent(stack, made), language=made.language)
+
     async def _lent(self, stack: AsyncExitStack, made: Made) -> Path:
         return await stack.enter_async_context(self._artifacts.local(made.file.artifact))
 
@@ -198,32 +202,35 @@ class Assembly:
 
     async def _complete(self, snapshot: JobSnapshot, packages: Sequence[Package]) -> None:
         files = passed_on(snapshot)
-        for name, (windows, sounds) in joinable(snapshot).items():
-            files.append(await self._joined(name, windows, sounds))
+        for name, parts in joinable(snapshot).items():
+            files.append(await self._joined(name, parts))
         if output_of(snapshot).container is not Container.MP4:
             files += await self._streams(snapshot, packages, files)
         for path, text in still_texts(snapshot, packages).items():
             files.append(await self._written(path, text.encode()))
         await self._apply(snapshot.job.id, Assembled(tuple(files)))
 
-    async def _joined(self, name: str, windows: Sequence[Made], sounds: Sequence[Made]) -> JobFile:
+    async def _joined(self, name: str, parts: Joinable) -> JobFile:
         async with self._packager.room() as room, AsyncExitStack() as stack:
             target = room / f"{name}.mp4"
             await self._packager.join(
                 Joining(
-                    windows=tuple([await self._lent(stack, each) for each in windows]),
-                    sounds=tuple([await self._lent(stack, each) for each in sounds]),
-                    ending=windows[-1].ending,
+                    windows=tuple([await self._lent(stack, each) for each in parts.windows]),
+                    sounds=tuple([await self._lent(stack, each) for each in parts.sounds]),
+                    texts=tuple([await self._text(stack, each) for each in parts.texts]),
+                    ending=parts.windows[-1].ending,
                     target=target,
                 )
             )
             file = await self._stored(f"{name}.mp4", target)
             source = await self._inspector.media(target)
         await self._store.save_media(file.artifact, source)
-        expected = sum([await self._frames(each) for each in windows])
+        expected = sum([await self._frames(each) for each in parts.windows])
         got = source.media.video.frames if source.media.video else 0
         if got != expected:
-            raise AssemblyFailed(f"{name}: expected the {expected} frames of its {len(windows)} windows, got {got}")
+            raise AssemblyFailed(
+                f"{name}: expected the {expected} frames of its {len(parts.windows)} windows, got {got}"
+            )
         return file
 
     async def _streams(self, snapshot: JobSnapshot, packages: Sequence[Package], files: list[JobFile]) -> list[JobFile]:

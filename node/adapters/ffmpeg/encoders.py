@@ -83,7 +83,8 @@ def _tuning(rendition: Rendition, encoder: VideoEncoder, threads: int) -> dict[s
         case VideoEncoder.X265:
             words = ["log-level=error", "scenecut=0", "open-gop=0", f"pools={threads}"]
             words += [] if rendition.level is None else [f"level-idc={rendition.level}"]
-            return {"preset": "veryfast", "forced-idr": 1, "x265-params": ":".join(words), **profile}
+            # Captions among the pictures are kept; an ffmpeg whose libx265 cannot leaves the option alone.
+            return {"preset": "veryfast", "forced-idr": 1, "a53cc": 1, "x265-params": ":".join(words), **profile}
         case VideoEncoder.VP9:
             columns = max(0, (rendition.width // _VP9_TILE_WIDTH).bit_length() - 1)
             return {"deadline": "good", "cpu-used": 5, "row-mt": 1, "tile-columns": min(6, columns)}

@@ -12,8 +12,8 @@ from tandem.protocol.capacity import Sandbox
 from tandem.protocol.errors import ResultRejected
 from tandem.protocol.jobs import JobState
 from tests.fixtures.api import Api
-from tests.fixtures.hls import lint
-from tests.fixtures.media import ffmpeg
+from tests.fixtures.hls import attributes, lint
+from tests.fixtures.media import CLIPS, ffmpeg
 from tests.fixtures.streams import CUTS_US, Stream, begin, request
 
 
@@ -35,6 +35,10 @@ async def test_windows_become_one_mp4_with_its_sound(api: Api, film: Path, tmp_p
     source = await inspect_media(target, sandbox=Sandbox.LIMITS, clock=SystemClock())
     assert source.media.video is not None
     assert (source.media.video.frames, len(source.media.audio)) == (180, 1)
+    assert [(each.codec, each.language) for each in source.media.subtitles] == [("mov_text", "fra")]
+    ffmpeg("-i", target, "-map", "0:s", tmp_path / "told.vtt")
+    assert "00:01.000 --> 00:02.000\nHello" in (tmp_path / "told.vtt").read_text()
+    assert "Hello" in await text(stream, "subtitles0.vtt"), "it is beside it too"
 
 
 async def text(stream: Stream, path: str) -> str:
@@ -88,6 +92,17 @@ async def test_transport_streams_on_request(api: Api, film: Path, tmp_path: Path
         await stream.do(index)
     assert await lint(lambda path: fetched(stream, path)) == []
     assert "X-TIMESTAMP-MAP=MPEGTS:900000" in await text(stream, "subtitles0/captions.vtt")
+
+
+async def test_captions_are_declared_of_pictures_that_have_them(api: Api, tmp_path: Path) -> None:
+    codecs = ("h264", "hevc", "vp9")
+    ladder = [{"height": 96, "name": name, "video": {"codec": name, "bitrate": 100_000}} for name in codecs]
+    asked = request(ladder=ladder, clip={"end": 1}, output={"container": "hls", "segment_seconds": 2})
+    stream = await begin(api, CLIPS / "sintel_cea608.ts", asked, (0,), tmp_path)
+    for index in range(len(stream.works)):
+        await stream.do(index)
+    told = [line for line in (await text(stream, "master.m3u8")).splitlines() if "STREAM-INF" in line]
+    assert [attributes(line).get("CLOSED-CAPTIONS") for line in told] == ["cc", "cc", None]
 
 
 async def test_what_a_killed_process_had_begun_is_taken_up(

@@ -1,6 +1,6 @@
 """Windows joined are what one run of ffmpeg gives: as many frames, at the same times; sound to the sample."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise, repeat
@@ -14,6 +14,7 @@ from orchestrator.children.mp4 import put_together
 from orchestrator.children.segments import cut_pictures, cut_sound, delayed_beginning, priming
 from orchestrator.children.tracks import beginning, opened
 from orchestrator.core.packaging import Cut, Ending
+from orchestrator.ports.packaging import Joining
 from tandem.clock import SystemClock
 from tandem.inspection.calls import inspect_media
 from tandem.protocol.capacity import Sandbox
@@ -63,6 +64,10 @@ def made(tmp_path_factory: pytest.TempPathFactory, source: Source) -> Made:
         return path if path.exists() else source(name)
 
     return make
+
+
+def joined(windows: Sequence[Path], target: Path, sounds: tuple[Path, ...] = ()) -> None:
+    put_together(Joining(windows=tuple(windows), sounds=sounds, target=target))
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +169,7 @@ def sounds(path: Path) -> list[tuple[int, bytes]]:
 async def test_windows_joined_are_one_run(made: Made, tmp_path: Path, name: str, codec: VideoCodec, fps: str) -> None:
     found = await job(made(name), codec, fps)
     heard = [found.sound(tmp_path)] if found.work.audio else []
-    put_together(found.pictures(tmp_path), heard, Ending(), tmp_path / "joined.mp4")
+    joined(found.pictures(tmp_path), tmp_path / "joined.mp4", sounds=tuple(heard))
     one = found.in_one_run(tmp_path)
     assert len(found.windows) > 1
     assert times(tmp_path / "joined.mp4") == times(one)
@@ -178,7 +183,7 @@ async def test_windows_of_different_encoders_play_as_one(made: Made, tmp_path: P
     """As when a node encodes on its GPU and the next one does not: each has parameter sets of its own."""
     found = await job(made("h264.mp4"))
     parts = found.pictures(tmp_path, ("-bf", "0", "-coder", "0"), ("-bf", "3"), ("-refs", "4"), ("-profile:v", "main"))
-    put_together(parts, [], Ending(), tmp_path / "joined.mp4")
+    joined(parts, tmp_path / "joined.mp4")
     assert times(tmp_path / "joined.mp4") == times(found.source)
 
 
@@ -262,10 +267,10 @@ def test_pictures_that_lead_their_keyframe_are_refused(made: Made, tmp_path: Pat
     timing = ("-muxdelay", "0", "-output_ts_offset", "10")
     ffmpeg("-i", made("open_gop.mkv"), "-c", "copy", "-an", *timing, "-f", "mpegts", bare)
     with pytest.raises(ResultRejected, match="GOPs that are closed"):
-        put_together([bare], [], Ending(), tmp_path / "joined.mp4")
+        joined([bare], tmp_path / "joined.mp4")
 
 
 def test_what_is_no_window_is_refused(tmp_path: Path) -> None:
     (tmp_path / "noise").write_bytes(b"#EXTM3U\n" * 100)
     with pytest.raises(ResultRejected, match="put together"):
-        put_together([tmp_path / "noise"], [], Ending(), tmp_path / "joined.mp4")
+        joined([tmp_path / "noise"], tmp_path / "joined.mp4")

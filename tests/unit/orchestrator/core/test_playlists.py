@@ -73,11 +73,13 @@ def test_all_tracks_end_where_the_shortest_has_come_to() -> None:
 
 
 def test_captions_in_pictures_and_as_text_are_named() -> None:
-    both = replace(PLAIN, text=(Read("subtitles0", "fra", Fraction(6)),), captions=True)
-    found = texts(both)
+    captioned = replace(PLAIN.video[0], track=PLAIN.video[0].track.model_copy(update={"captions": True}))
+    found = texts(replace(PLAIN, video=(captioned,), text=(Read("subtitles0", "fra", Fraction(6)),)))
     assert 'TYPE=SUBTITLES,GROUP-ID="text",NAME="fra",LANGUAGE="fra"' in found["master.m3u8"]
     assert 'SUBTITLES="text",CLOSED-CAPTIONS="cc"' in found["master.m3u8"]
     assert "captions.vtt" in found["subtitles0/playlist.m3u8"]
+    mixed = texts(replace(PLAIN, video=(captioned, *PLAIN.video)))["master.m3u8"]
+    assert (mixed.count('CLOSED-CAPTIONS="cc"'), mixed.count("CLOSED-CAPTIONS=NONE")) == (1, 0)
 
 
 def test_the_manifest_has_each_segment_at_its_time() -> None:

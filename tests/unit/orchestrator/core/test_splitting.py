@@ -5,6 +5,7 @@ import pytest
 
 from orchestrator.core.splitting import split
 from tandem.protocol.jobs import TranscodeWork
+from tandem.protocol.ladder import SubtitleRendition
 from tandem.protocol.media import Layout
 from tests.fixtures.protocol import media, transcode_work
 
@@ -30,6 +31,13 @@ def lengths(seconds: int, speeds: list[float], *, direct: bool = True, cell: flo
 def test_one_node_gets_a_whole_file() -> None:
     found = split(film(600), every(2, 600), [1.0], 2 * SECOND)
     assert (len(found.works), found.whole_because) == (1, "one node")
+
+
+def test_captions_of_a_whole_file_come_apart_since_they_are_put_into_it_at_the_end() -> None:
+    captioned = film(600).model_copy(update={"subtitles": (SubtitleRendition(name="subtitles0", track=0),)})
+    beside, pictures = split(captioned, every(2, 600), [1.0], 2 * SECOND).works
+    assert (beside.names, pictures.names) == (("audio0", "subtitles0"), tuple(each.name for each in captioned.video))
+    assert (beside.direct, pictures.direct, pictures.window) == (False, False, None)
 
 
 def test_windows_grow_smaller() -> None:

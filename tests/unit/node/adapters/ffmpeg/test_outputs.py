@@ -281,11 +281,18 @@ async def test_all_tracks_and_captions_come_along(newest: FfmpegTranscoder, sour
 
 
 async def test_captions_among_the_pictures_survive(runner: FfmpegTranscoder, tmp_path: Path) -> None:
+    assert await captioned(runner, VideoCodec.H264, tmp_path)
+
+
+async def test_captions_survive_in_hevc_too(newest: FfmpegTranscoder, tmp_path: Path) -> None:
+    assert await captioned(newest, VideoCodec.HEVC, tmp_path)
+
+
+async def captioned(runner: FfmpegTranscoder, codec: VideoCodec, folder: Path) -> bool:
     clip = CLIPS / "sintel_cea608.ts"
-    made = await make(runner, hls(await probe(clip), request(VideoCodec.H264)), clip, tmp_path)
-    got = (await probe(made["64p"])).video
-    assert got is not None
-    assert got.captions
+    work = hls(await probe(clip), request(codec), clip={"end": 1})
+    got = (await probe((await make(runner, work, clip, folder))["64p"])).video
+    return got is not None and got.captions
 
 
 async def test_stills(runner: FfmpegTranscoder, source: Source, tmp_path: Path) -> None:
