@@ -208,7 +208,7 @@ def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, o
         allow_anonymous_loopback=settings.auth.anonymous_loopback,
         limits=Limits(body=settings.limits.body),
     )
-    janitor = Janitor(store, content, clock, settings.limits.orphan_age)
+    janitor = Janitor(store, content, clock, settings.limits.orphan_age, settings.limits.history_age)
     leases = Leases(store, lifecycle, clock, timeouts.lease)
     return _Parts(
         app=build_app(services, [sessions.route()]),

@@ -117,6 +117,8 @@ class LimitSettings(_Section):
     """Bytes of all such requests and their answers at one time; one more is answered by 429."""
     orphan_age: Seconds = 86_400.0
     """Seconds that an artifact to which nothing refers is kept."""
+    history_age: Seconds = 30 * 86_400.0
+    """Seconds after a job's end that the events of its webhooks, and which results were written to URLs, are kept."""
 
 
 class OnlineSettings(_Section):

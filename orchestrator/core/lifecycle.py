@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from orchestrator.core.completion import is_assembling, needs_assembly
+from orchestrator.core.leftovers import leftovers
 from orchestrator.core.packaging import JobFile
 from orchestrator.core.records import AttemptRecord, Failure, JobChanges, JobRecord, JobSnapshot, TaskRecord
 from tandem.protocol.errors import (
@@ -206,10 +207,16 @@ Event = (
 )
 
 
-def decide(  # noqa: C901, PLR0911, PLR0912 - one arm an event
+def decide(snapshot: JobSnapshot, event: Event, now: float, policy: RetryPolicy) -> JobChanges:
+    """What `event` changes. Raises StaleAttempt, or Conflict for a job that is over."""
+    changes = _step(snapshot, event, now, policy)
+    released = leftovers(changed(snapshot, changes))
+    return replace(changes, released=released) if released else changes
+
+
+def _step(  # noqa: C901, PLR0911, PLR0912 - one arm an event
     snapshot: JobSnapshot, event: Event, now: float, policy: RetryPolicy
 ) -> JobChanges:
-    """What `event` changes. Raises StaleAttempt, or Conflict for a job that is over."""
     match event:
         case Assigned():
             return _assign(snapshot, event, now)

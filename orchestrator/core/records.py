@@ -120,6 +120,8 @@ class JobChanges:
     """Artifacts that the job refers to from now on."""
     files: tuple[JobFile, ...] = ()
     """What is put into the job's folder, over what has the same path."""
+    released: tuple[str, ...] = ()
+    """Artifacts that the job refers to no more, but for those in its folder."""
 
     @property
     def empty(self) -> bool:

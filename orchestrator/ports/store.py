@@ -111,6 +111,14 @@ class JobStore(Protocol):
         """Writes how far it is."""
         ...
 
+    async def prune(self, older_than: float) -> int:
+        """Forgets what was told and written of some jobs that ended so many seconds ago; how much, 0: nothing is left.
+
+        That is: events of webhooks, and which results are at URLs of the submitter. A failed job, which can be tried
+        again, keeps the latter and its newest event.
+        """
+        ...
+
     async def ready(self, limit: int, after: str | None = None) -> list[ReadyTask]:
         """Waiting tasks whose `not_before` has passed, oldest first; those after the task `after`, if it is given."""
         ...
@@ -272,8 +280,11 @@ class CatalogueStore(Protocol):
         """Raises NotFound."""
         ...
 
-    async def delete_orphans(self, older_than: float) -> list[str]:
-        """Forgets artifacts that no job, model or accepted output refers to, `older_than` seconds old; their ids."""
+    async def delete_orphans(self, older_than: float, released: float = 0) -> list[str]:
+        """Forgets artifacts that no job, model or accepted output refers to, `older_than` seconds old; their ids.
+
+        Those that a job let go of, and nobody stored again, are forgotten when they are `released` seconds old.
+        """
         ...
 
     async def unlisted(self, artifact_ids: Sequence[str]) -> list[str]:

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, delete, exists, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, case, delete, exists, func, insert, or_, select, update
 
 from orchestrator.adapters.store.engine import Database
-from orchestrator.adapters.store.queries import BATCH, demand_artifacts
+from orchestrator.adapters.store.queries import BATCH, RELEASED, demand_artifacts
 from orchestrator.adapters.store.rows import artifact_record, key_record
 from orchestrator.adapters.store.schema import (
     api_keys,
@@ -54,11 +54,16 @@ class SqlCatalogue:
             raise _no_artifact(artifact_id)
         return artifact_record(row)
 
-    async def delete_orphans(self, older_than: float) -> list[str]:
+    async def delete_orphans(self, older_than: float, released: float = 0) -> list[str]:
+        now = self._database.now()
+        old = case(
+            (artifacts.c.renewed_at == RELEASED, artifacts.c.created_at <= now - released),
+            else_=artifacts.c.renewed_at <= now - older_than,
+        )
         statement = (
             delete(artifacts)
             .where(
-                artifacts.c.renewed_at <= self._database.now() - older_than,
+                old,
                 ~exists().where(job_artifacts.c.artifact == artifacts.c.id),
                 ~exists().where(models.c.artifact == artifacts.c.id),
                 ~exists().where(model_files.c.artifact == artifacts.c.id),

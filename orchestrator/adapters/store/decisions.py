@@ -12,7 +12,7 @@ from sqlalchemy import Connection, bindparam, delete, insert, or_, tuple_, updat
 from orchestrator.adapters.store.exports import follow_export
 from orchestrator.adapters.store.ledger import earn
 from orchestrator.adapters.store.preparations import end_preparation
-from orchestrator.adapters.store.queries import insert_tasks, put_files, refer
+from orchestrator.adapters.store.queries import insert_tasks, put_files, refer, release
 from orchestrator.adapters.store.rows import attempt_values, tensor_values
 from orchestrator.adapters.store.schema import ACTIVE, attempts, jobs, tasks, tensors
 from orchestrator.adapters.store.webhooks import tell
@@ -108,10 +108,17 @@ def write(connection: Connection, writes: Writes, now: float) -> None:
         _write_tensors(connection, writes)
     if writes.begun:
         connection.execute(_INSERT_ATTEMPT, [attempt_values(attempt) for attempt in writes.begun])
+    _release(connection, writes.changes)
     earn(connection, now, writes.earned)
     for job in writes.moved_jobs:
         follow_export(connection, job)
         tell(connection, job, now)
+
+
+def _release(connection: Connection, changes: Sequence[JobChanges]) -> None:
+    for change in changes:
+        if change.job is not None and change.released:
+            release(connection, change.job.id, change.released)
 
 
 def _check_tasks(snapshot: JobSnapshot, change: JobChanges) -> None:

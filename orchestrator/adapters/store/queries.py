@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import BindParameter, Connection, bindparam, delete, insert, select, update
+from sqlalchemy import BindParameter, Connection, bindparam, delete, exists, insert, select, update
 from sqlalchemy.dialects import postgresql
 
 from orchestrator.adapters.store.rows import account_record, account_values, task_values
@@ -13,6 +13,8 @@ from tandem.protocol.errors import NotFound
 
 BATCH = 500
 """Values in one list of a query."""
+RELEASED = 0.0
+"""In place of when an artifact was renewed: its job let go of it, so nobody is about to refer to it."""
 
 _ACCOUNT = select(accounts).where(accounts.c.node == bindparam("node"))
 _LOCKED_ACCOUNT = _ACCOUNT.with_for_update()
@@ -96,3 +98,17 @@ def refer(connection: Connection, job: str, wanted: Iterable[str]) -> None:
     new = [{"job": job, "artifact": artifact} for artifact in ids if artifact not in held]
     if new:
         connection.execute(insert(job_artifacts), new)
+
+
+def release(connection: Connection, job: str, unneeded: Sequence[str]) -> None:
+    """Lets go of artifacts that are not in the job's folder. One that somebody stored again since stays its time."""
+    in_folder = exists().where(files.c.job == job, files.c.artifact == job_artifacts.c.artifact)
+    for start in range(0, len(unneeded), BATCH):
+        batch = unneeded[start : start + BATCH]
+        freed = connection.scalars(
+            delete(job_artifacts)
+            .where(job_artifacts.c.job == job, job_artifacts.c.artifact.in_(batch), ~in_folder)
+            .returning(job_artifacts.c.artifact)
+        ).all()
+        once = artifacts.c.renewed_at == artifacts.c.created_at
+        connection.execute(update(artifacts).where(artifacts.c.id.in_(freed), once).values(renewed_at=RELEASED))

@@ -12,6 +12,7 @@ from orchestrator.adapters.store.engine import open_database, open_reader
 from orchestrator.adapters.store.exports import SqlExports
 from orchestrator.adapters.store.folders import SqlFolders
 from orchestrator.adapters.store.funding import SqlFunding
+from orchestrator.adapters.store.history import SqlHistory
 from orchestrator.adapters.store.jobs import SqlJobs
 from orchestrator.adapters.store.migrate import demand_current, upgrade
 from orchestrator.adapters.store.preparations import SqlPreparations
@@ -26,6 +27,7 @@ class SqlStore(
     SqlFolders,
     SqlPreparations,
     SqlExports,
+    SqlHistory,
     SqlAccounts,
     SqlUsage,
     SqlLedger,

@@ -132,7 +132,7 @@ def tell(connection: Connection, job: JobRecord, now: float) -> None:
     """Puts the job's new state into the outbox, if anybody is to be told of it."""
     if job.webhook is None:
         return
-    number = connection.scalar(select(func.count()).where(deliveries.c.job == job.id)) or 0
+    number = connection.scalar(select(func.max(deliveries.c.number)).where(deliveries.c.job == job.id)) or 0
     event = DeliveryRecord(
         job=job.id,
         number=number + 1,

@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 
-from orchestrator.core.records import ExportRecord, JobChanges, JobSnapshot, Submission
+from orchestrator.core.records import ExportRecord, Failure, JobChanges, JobSnapshot, Submission
 from orchestrator.ports.store import Store
 from tandem.protocol.jobs import JobState, OutputRequest, TranscodeRequest
 from tests.conformance.store.conftest import Open
 from tests.conformance.store.samples import accept, begin, decided, deliver, digest, ref_of, renditions, transcode
+from tests.fixtures.clock import ManualClock
 
 
 def exported(number: int = 1) -> Submission:
@@ -55,3 +56,23 @@ async def test_a_job_without_urls_is_never_exported(store: Store) -> None:
     await decided(store, job, begin(ref), deliver(ref, renditions(7)), accept(ref))
     assert await store.exports() == []
     assert await store.export(job.job.id) is None
+
+
+async def test_which_results_are_written_is_forgotten_with_time(store: Store, clock: ManualClock) -> None:
+    job, failed = exported(1), exported(2)
+    for each in (job, failed):
+        await to_export(store, each)
+    assert await store.prune(0) == 0, "they go on"
+    await decided(store, job, succeed)
+    await decided(store, failed, fail_job)
+    clock.advance(60)
+    assert await store.prune(61) == 0
+    assert await store.prune(60) == 1
+    assert await store.prune(60) == 0
+    assert await store.export(job.job.id) is None
+    assert await store.export(failed.job.id) is not None, "a retry goes on from it"
+
+
+def fail_job(snapshot: JobSnapshot, now: float) -> JobChanges:
+    failure = Failure("url_refused", "HTTP 403", retryable=False)
+    return JobChanges(job=replace(snapshot.job, state=JobState.FAILED, failure=failure, finished_at=now))

@@ -8,8 +8,20 @@ from orchestrator.core.packaging import JobFile, Package, Segment, Track
 from orchestrator.core.records import JobChanges, JobSnapshot
 from orchestrator.ports.store import JobDecision, Store
 from tandem.protocol.errors import Conflict, NotFound
+from tandem.protocol.ids import AttemptRef
 from tandem.protocol.jobs import JobState
-from tests.conformance.store.samples import begin, cancel, decided, deliver, digest, ref_of, renditions, transcode
+from tests.conformance.store.samples import (
+    accept,
+    begin,
+    cancel,
+    decided,
+    deliver,
+    digest,
+    ref_of,
+    renditions,
+    transcode,
+)
+from tests.fixtures.clock import ManualClock
 
 TRACK = Track(codec="avc1.64001f", timescale=90_000, width=640, height=360)
 JOB = transcode()
@@ -80,3 +92,49 @@ async def test_the_end_of_a_job_is_written_with_its_last_files(store: Store, job
     await store.decide([job], end(9))
     assert [each.path for each in await store.files(job)] == ["master.m3u8", "r8/0.m4s"]
     assert (await store.job(job)).job.state is JobState.SUCCEEDED
+
+
+def over(*released: int) -> JobDecision:
+    def decide(snapshot: JobSnapshot, now: float) -> JobChanges:
+        job = replace(snapshot.job, state=JobState.SUCCEEDED, finished_at=now)
+        return JobChanges(job=job, released=tuple(map(digest, released)))
+
+    return decide
+
+
+async def test_what_a_job_let_go_of_is_forgotten_but_for_what_is_in_its_folder(
+    store: Store, job: str, clock: ManualClock
+) -> None:
+    await store.add_packages(job, [PACKAGE], [file("r8/0.m4s", 8)])
+    ref = ref_of(JOB)
+    await decided(store, JOB, begin(ref), deliver(ref, renditions(8, 9)), accepted(ref), over(8, 9))
+    clock.advance(59)
+    assert await store.delete_orphans(1000, 60) == []
+    clock.advance(1)
+    assert await store.delete_orphans(1000, 60) == [digest(9)]
+    assert [each.artifact for each in await store.files(job)] == [digest(8)]
+
+
+async def test_what_somebody_stored_again_or_another_job_needs_is_not_forgotten_with_it(
+    store: Store, job: str, clock: ManualClock
+) -> None:
+    clock.advance(5)
+    await store.add_artifact(digest(8), 10, "video/mp4")
+    other = transcode(2)
+    await store.submit(replace(other, artifacts=(digest(7), digest(9))))
+    ref = ref_of(JOB)
+    await decided(store, JOB, begin(ref), deliver(ref, renditions(8, 9)), accepted(ref), over(8, 9))
+    clock.advance(999)
+    assert await store.delete_orphans(1000, 60) == []
+    clock.advance(1)
+    assert await store.delete_orphans(1000, 60) == [digest(8)]
+
+
+def accepted(ref: AttemptRef) -> JobDecision:
+    """An attempt, and not the job, is done."""
+
+    def decide(snapshot: JobSnapshot, now: float) -> JobChanges:
+        changes = accept(ref)(snapshot, now)
+        return replace(changes, job=replace(snapshot.job, state=JobState.VERIFYING))
+
+    return decide

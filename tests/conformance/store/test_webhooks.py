@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.core.records import DeliveryRecord, Submission, WebhookRecord
+from orchestrator.core.records import DeliveryRecord, Failure, JobChanges, JobSnapshot, Submission, WebhookRecord
 from orchestrator.ports.store import Store
 from tandem.protocol.errors import InvalidTransition, NotFound
 from tandem.protocol.jobs import JobState
@@ -154,3 +154,45 @@ async def test_deliveries_come_in_pages(store: Store) -> None:
     assert (await store.deliveries("ann")).deliveries == ()
     with pytest.raises(ValueError, match="id of an event"):
         await store.deliveries("local", after="x")
+
+
+async def test_events_are_forgotten_with_time_once_they_are_over(store: Store, clock: ManualClock) -> None:
+    job = told()
+    await store.submit(job)
+    await decided(store, job, begin(ref_of(job)), cancel)
+    (first,) = await store.due_deliveries(10)
+    await store.save_delivery(over(first))
+    clock.advance(60)
+    assert await store.prune(61) == 0
+    assert await store.prune(60) == 1
+    assert await states(store) == [
+        (JobState.RUNNING, DeliveryStatus.PENDING),
+        (JobState.CANCELLED, DeliveryStatus.WAITING),
+    ]
+    for _ in range(2):
+        (due,) = await store.due_deliveries(10)
+        await store.save_delivery(over(due, DeliveryStatus.FAILED))
+    assert await store.prune(60) == 2
+    assert await states(store) == []
+
+
+async def test_the_events_of_a_job_that_is_tried_again_go_on_counting(store: Store, clock: ManualClock) -> None:
+    job = told()
+    await store.submit(job)
+    await decided(store, job, begin(ref_of(job)), end_badly)
+    for _ in range(3):
+        (due,) = await store.due_deliveries(10)
+        await store.save_delivery(over(due))
+    clock.advance(60)
+    assert await store.prune(60) == 2
+    await decided(store, job, go_on)
+    assert [each.number for each in (await store.deliveries("local")).deliveries] == [4, 3]
+
+
+def end_badly(snapshot: JobSnapshot, now: float) -> JobChanges:
+    failure = Failure("execution_failed", "no", retryable=False)
+    return JobChanges(job=replace(snapshot.job, state=JobState.FAILED, failure=failure, finished_at=now))
+
+
+def go_on(snapshot: JobSnapshot, _now: float) -> JobChanges:
+    return JobChanges(job=replace(snapshot.job, state=JobState.QUEUED, failure=None, finished_at=None))

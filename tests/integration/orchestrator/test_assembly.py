@@ -10,7 +10,7 @@ from tandem.clock import SystemClock
 from tandem.inspection.calls import inspect_media
 from tandem.protocol.capacity import Sandbox
 from tandem.protocol.errors import ResultRejected
-from tandem.protocol.jobs import JobState
+from tandem.protocol.jobs import JobState, TranscodeOutput
 from tests.fixtures.api import Api
 from tests.fixtures.hls import attributes, lint
 from tests.fixtures.media import CLIPS, ffmpeg
@@ -28,6 +28,9 @@ async def test_windows_become_one_mp4_with_its_sound(api: Api, film: Path, tmp_p
         "180p": (180, "aac"),
         "108p": (180, "aac"),
     }
+    outputs = [each.output for each in (await api.store.job(stream.job)).attempts]
+    made = {file.artifact for each in outputs if isinstance(each, TranscodeOutput) for file in each.files}
+    assert set(await api.store.delete_orphans(10**6)) == made, "the windows and the sound are let go of"
     target = tmp_path / "180p.mp4"
     async with api.http.get(f"{api.url}{stream.path}180p.mp4") as response:
         assert response.headers["Content-Type"] == "video/mp4"

@@ -1,0 +1,47 @@
+"""What is kept of jobs for a while after their end."""
+
+from sqlalchemy import Connection, delete, func, select, tuple_
+
+from orchestrator.adapters.store.engine import Database
+from orchestrator.adapters.store.queries import BATCH
+from orchestrator.adapters.store.schema import among, deliveries, exports, jobs
+from tandem.protocol.jobs import JobState
+from tandem.protocol.webhooks import DeliveryStatus
+
+_OVER = among(deliveries.c.status, DeliveryStatus.DELIVERED, DeliveryStatus.FAILED)
+_SETTLED = among(jobs.c.state, JobState.SUCCEEDED, JobState.CANCELLED)
+
+
+class SqlHistory:
+    """The part of the store's JobStore that forgets."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def prune(self, older_than: float) -> int:
+        """Looks in a reader: of the two tables the whole is read, and a writer is there for everybody."""
+        ended = jobs.c.finished_at <= self._database.now() - older_than
+        newer = deliveries.alias()
+        newest = select(func.max(newer.c.number)).where(newer.c.job == deliveries.c.job).scalar_subquery()
+        told = (
+            select(deliveries.c.job, deliveries.c.number)
+            .join(jobs)
+            .where(_OVER, ended, _SETTLED | (deliveries.c.number < newest))
+            .limit(BATCH)
+        )
+        written = select(exports.c.job).join(jobs).where(exports.c.open.is_(False), ended, _SETTLED).limit(BATCH)
+
+        def find(connection: Connection) -> tuple[list[tuple[str, int]], list[str]]:
+            return [(row.job, row.number) for row in connection.execute(told)], list(connection.scalars(written))
+
+        events, sent = await self._database.read(find)
+        if events or sent:
+            # An event that is to be told anew since then is no longer over.
+            which = tuple_(deliveries.c.job, deliveries.c.number).in_(events)
+            await self._database.write(
+                lambda connection: (
+                    connection.execute(delete(deliveries).where(which, _OVER)),
+                    connection.execute(delete(exports).where(exports.c.job.in_(sent), exports.c.open.is_(False))),
+                )
+            )
+        return len(events) + len(sent)
