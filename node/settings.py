@@ -7,6 +7,7 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from node.core.terms import TICKETS_IN_UNPAID
 from tandem.chain.settings import ChainSection
 from tandem.protocol.media import VideoCodec
 from tandem.protocol.signing import Address
@@ -61,7 +62,8 @@ class TicketSection(_Section):
     lifetime: Seconds = 86_400.0
     """Seconds that tickets may be redeemed; at most half the contract's unlock period is used."""
     max_unpaid: Annotated[Amount, Field(ge=1)] = 10**15
-    """Wei of work that may be done and not covered by tickets; work beyond is refused."""
+    """Wei of work that may be done and not covered by tickets; work beyond is refused. A ticket is worth at most half
+    of it on average."""
 
 
 class RedemptionSection(_Section):
@@ -140,10 +142,10 @@ class NodeSettings(BaseSettings):
                 f"tickets.max_face_value: expected at least tickets.min_face_value ({tickets.min_face_value}), got "
                 f"{tickets.max_face_value}"
             )
-        if tickets.min_face_value > tickets.max_unpaid * tickets.odds:
+        least = ceil_div(TICKETS_IN_UNPAID * tickets.min_face_value, tickets.odds)
+        if tickets.max_unpaid < least:
             raise ValueError(
-                f"tickets.max_unpaid: expected at least tickets.min_face_value / tickets.odds "
-                f"({ceil_div(tickets.min_face_value, tickets.odds)}), got {tickets.max_unpaid}: not one ticket would "
-                "be earned"
+                f"tickets.max_unpaid: expected at least {TICKETS_IN_UNPAID} * tickets.min_face_value / tickets.odds "
+                f"({least}), got {tickets.max_unpaid}: the node would stop before its first ticket"
             )
         return self

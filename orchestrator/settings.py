@@ -50,7 +50,7 @@ class ChainSettings(ChainSection):
 class PaymentSettings(_Section):
     max_ahead: Amount = 10**15
     """Wei of expected value that a node may hold beyond what it has earned; and, with 1 % of what was signed for it,
-    the most in refused tickets that is made good."""
+    the most in refused tickets that is made good. A new node has a hundredth of it, and more as it earns."""
     max_face_value: Amount = 10**17
     """Wei that a single winning ticket may pay."""
 

@@ -15,6 +15,8 @@ from tandem.protocol.units import ceil_div
 
 _REMEMBERED_EPOCHS = 64
 """How far back a payment's epoch is looked for; older ones are expired."""
+TICKETS_IN_UNPAID = 2
+"""So many tickets are worth no more than may be unpaid."""
 _WINNERS_IN_PROMISE = 8
 """So many winners should fit into what the contract promises: before they are redeemed, the node takes no more."""
 
@@ -40,7 +42,8 @@ class TermsPolicy:
     min_face_value: int
     max_face_value: int
     max_unpaid: int
-    """No ticket is worth more on average, or not one would be earned."""
+    """Half of it is the most that a ticket is worth on average: a new node is signed its first one once it has earned
+    half of that ticket, and must not have to stop before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ def stakes(policy: TermsPolicy, winner_cost: int, promised: int, limits: TicketL
     the operator does not go below comes before that, and what the orchestrator signs comes before everything: beyond
     its limits there is no income at all.
     """
-    ceiling = min(policy.max_face_value, policy.max_unpaid * policy.odds)
+    ceiling = min(policy.max_face_value, policy.max_unpaid * policy.odds // TICKETS_IN_UNPAID)
     if promised:
         ceiling = min(ceiling, promised // _WINNERS_IN_PROMISE)
     wanted = ceil_div(winner_cost * 100, policy.gas_percent)

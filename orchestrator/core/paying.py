@@ -8,13 +8,15 @@ from orchestrator.core.session import Identity
 from tandem.protocol.errors import TicketError, TicketExpired, TicketParamsUnknown
 from tandem.protocol.messages import SignedTicket, TicketLimits
 from tandem.protocol.tickets import UINT32_MAX, TicketParams, payment_size, sign_ticket
-from tandem.protocol.units import ceil_div, format_amount
+from tandem.protocol.units import format_amount
 
 _MOST_TICKETS_AHEAD = 100_000
 MOST_TICKETS_AT_ONCE = 128
 """They are signed while a transaction is open."""
 _NONCES = UINT32_MAX + 1
 _REFUSABLE = 100
+_UNPROVEN = 100
+"""An address costs nothing: whoever has one is trusted with this part of `max_ahead`, and with more as it earns."""
 _SHOWN = 300
 
 
@@ -23,7 +25,8 @@ class PayingPolicy:
     """The orchestrator's own bounds."""
 
     max_ahead: int
-    """Wei of expected value that may be signed beyond what a node has earned, refused tickets included."""
+    """Wei of expected value that may be signed beyond what a node has earned, refused tickets included: a hundredth
+    of it at first, the rest as the node earns."""
     max_face_value: int
     """Wei: what a single winner may pay."""
     min_lifetime: float = 120.0
@@ -68,9 +71,15 @@ def allowance(account: AccountRecord, policy: PayingPolicy) -> int:
     """Wei of expected value that a node may refuse and be paid again.
 
     `max_ahead`, and 1 % of all that was signed for it: honest refusals of months do not cut a node off, and one that
-    refused losing tickets alone, to be paid in winners, would gain no more than that.
+    refused losing tickets alone, to be paid in winners, would gain no more than that. While a node has earned little
+    it is less, and still all of a first payment: what it earned, and what was signed ahead.
     """
-    return policy.max_ahead + account.issued // _REFUSABLE
+    return min(policy.max_ahead, _credit(account, policy) + account.earned) + account.issued // _REFUSABLE
+
+
+def _credit(account: AccountRecord, policy: PayingPolicy) -> int:
+    """Wei that may be signed ahead."""
+    return min(policy.max_ahead, policy.max_ahead // _UNPROVEN + account.earned)
 
 
 def unpaid(account: AccountRecord, policy: PayingPolicy) -> int:
@@ -80,17 +89,21 @@ def unpaid(account: AccountRecord, policy: PayingPolicy) -> int:
 
 
 def pay(account: AccountRecord, identity: Identity, policy: PayingPolicy, now: float) -> AccountChanges:
-    """The next payment to a node: the fewest tickets that cover what it is due, or nothing.
+    """The next payment to a node: the tickets that what it is due fills, and the one that covers the rest, or nothing.
 
-    Since the last of them is worth at most `max_ahead`, less than that is ever signed beyond what is due, whatever came
-    before: terms that the policy or the sender of today would not agree to are signed under no more.
+    The latter waits until what it is worth beyond the rest is within the node's credit, so no more than that is signed
+    ahead, whatever came before: terms that the policy or the sender of today would not agree to are signed under no
+    more.
     """
     params = account.params
     if params is None or not _agreed(account, params, identity, policy, now):
         return AccountChanges()
     value = params.expected_value()
     most = min(MOST_TICKETS_AT_ONCE, payment_size(params.win_prob), _NONCES - account.next_nonce)
-    count = min(most, ceil_div(unpaid(account, policy), value))
+    count, rest = divmod(unpaid(account, policy), value)
+    if rest and value - rest <= _credit(account, policy):
+        count += 1
+    count = min(most, count)
     if count == 0:
         return AccountChanges()
     nonces = range(account.next_nonce, account.next_nonce + count)

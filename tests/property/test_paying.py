@@ -44,6 +44,10 @@ odd_terms = st.builds(
 )
 
 
+def credit(account: AccountRecord) -> int:
+    return min(POLICY.max_ahead, POLICY.max_ahead // 100 + account.earned)
+
+
 class AccountMachine(RuleBasedStateMachine):
     """A node that earns and is paid, and that may refuse what it likes."""
 
@@ -78,8 +82,11 @@ class AccountMachine(RuleBasedStateMachine):
         payment = changes.payment
         if payment is None:
             usable = before.params is not None and before.params.expiry >= self.now + POLICY.min_lifetime
-            assert not usable or unpaid(before, POLICY) == 0
+            worth = before.params.expected_value() if before.params is not None else 0
+            due = unpaid(before, POLICY)
+            assert not usable or due == 0 or worth - due > credit(before)
             return
+        assert payment.value - unpaid(before, POLICY) <= credit(before)
         assert payment.nonces == range(before.next_nonce, before.next_nonce + len(payment.tickets))
         self.account = applied(before, changes)
         self.largest = max(self.largest, payment.params.expected_value())
@@ -120,7 +127,8 @@ class AccountMachine(RuleBasedStateMachine):
     @invariant()
     def never_ahead_by_more_than_agreed(self) -> None:
         ahead = self.account.issued - self.account.earned
-        assert ahead <= max(0, self.largest - 1) + min(self.account.refused, allowance(self.account, POLICY))
+        most = min(max(0, self.largest - 1), credit(self.account))
+        assert ahead <= most + min(self.account.refused, allowance(self.account, POLICY))
 
     @invariant()
     def what_is_due_is_what_is_not_covered(self) -> None:

@@ -38,8 +38,8 @@ def test_a_winner_pays_so_much_that_gas_is_a_small_part_of_it() -> None:
 def test_the_operator_bounds_the_face_value() -> None:
     assert stakes(POLICY, 0, 10 * ETHER, LIMITS).face_value == POLICY.min_face_value
     assert stakes(replace(POLICY, max_unpaid=ETHER), 10**6 * WINNER, 0, LIMITS).face_value == ETHER
-    # beyond it not one ticket would be earned before the node stops
-    assert stakes(replace(POLICY, max_unpaid=ETHER // 1000), 10**6 * WINNER, 0, LIMITS).face_value == ETHER // 10
+    # beyond it a new node would stop before its first ticket
+    assert stakes(replace(POLICY, max_unpaid=ETHER // 1000), 10**6 * WINNER, 0, LIMITS).face_value == ETHER // 20
 
 
 @pytest.mark.parametrize(

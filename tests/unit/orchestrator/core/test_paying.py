@@ -36,6 +36,35 @@ def test_tickets_cover_what_is_due_and_less_than_one_more() -> None:
     assert pay(applied(due, changes), IDENTITY, POLICY, NOW).payment is None
 
 
+def test_a_ticket_ahead_of_work_waits_until_the_node_has_earned_as_much() -> None:
+    """Or one address after another would be signed a whole ticket for next to nothing."""
+    assert pay(replace(ACCOUNT, earned=44), IDENTITY, POLICY, NOW).payment is None  # 56 ahead of 10 + 44
+    assert unpaid(replace(ACCOUNT, earned=44), POLICY) == 44
+    changes = pay(replace(ACCOUNT, earned=45), IDENTITY, POLICY, NOW)
+    assert changes.payment is not None
+    assert changes.payment.value == WORTH
+    small = replace(ACCOUNT, earned=1, params=ticket_params(face_value=10, odds=1))
+    assert pay(small, IDENTITY, POLICY, NOW).payment is not None  # within a hundredth of what may be ahead
+
+
+def test_tickets_that_are_whole_do_not_wait() -> None:
+    refused = replace(ACCOUNT, earned=WORTH, issued=WORTH, refused=WORTH, next_nonce=1)
+    changes = pay(refused, IDENTITY, POLICY, NOW)
+    assert changes.payment is not None
+    assert changes.payment.value == WORTH
+
+
+@pytest.mark.parametrize("earned", [45, 100, 400, 10**6])
+def test_a_first_payment_may_be_refused_whole_however_little_was_earned(earned: int) -> None:
+    account = replace(ACCOUNT, earned=earned)
+    changes = pay(account, IDENTITY, POLICY, NOW)
+    assert changes.payment is not None
+    paid = applied(account, changes)
+    refused = replace(paid, refused=changes.payment.value)
+    assert overdrawn(refused, POLICY) == (changes.payment.value > POLICY.max_ahead + paid.issued // 100)
+    assert allowance(replace(ACCOUNT, earned=1), POLICY) == 12
+
+
 @pytest.mark.parametrize(("odds", "tickets"), [(1, PAYMENT_WINNERS), (10, 10), (500, MOST_TICKETS_AT_ONCE)])
 def test_a_payment_is_bounded(odds: int, tickets: int) -> None:
     terms = ticket_params(face_value=1000, odds=odds)
@@ -45,7 +74,7 @@ def test_a_payment_is_bounded(odds: int, tickets: int) -> None:
 
 
 def test_without_terms_that_live_nothing_is_signed() -> None:
-    due = replace(ACCOUNT, earned=1)
+    due = replace(ACCOUNT, earned=WORTH)
     assert pay(replace(due, params=None), IDENTITY, POLICY, NOW).payment is None
     assert pay(due, IDENTITY, POLICY, TERMS.expiry - POLICY.min_lifetime).payment is not None
     assert pay(due, IDENTITY, POLICY, TERMS.expiry - POLICY.min_lifetime + 1).payment is None
