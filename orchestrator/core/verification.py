@@ -163,8 +163,9 @@ def _irregular(work: TranscodeWork, asked: Rendition) -> bool:
 
 
 def _left_out(work: TranscodeWork) -> int:
-    """Frames that may be missing: of those whose times do not rise, some cannot be shown."""
-    return _FRAME_TOLERANCE if work.media.splittable or not work.media.video else work.media.video.frames // 2
+    """Frames that may be missing: those whose times do not rise are shown or not, as an ffmpeg likes."""
+    video = work.media.video
+    return _FRAME_TOLERANCE + (video.doubtful if video and not work.media.splittable else 0)
 
 
 def _longest_us(work: TranscodeWork) -> int:

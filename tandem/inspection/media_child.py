@@ -30,7 +30,7 @@ from tandem.inspection.boxes import is_fragmented
 from tandem.inspection.jumps import Mender
 from tandem.inspection.keyframes import h264_begins, thin
 from tandem.inspection.proof import Proof
-from tandem.inspection.timeline import MAX_FRAMES, Timeline
+from tandem.inspection.timeline import MAX_FRAMES, NO_TIMES, Timeline
 from tandem.protocol.errors import UnreadableMedia
 from tandem.protocol.media import MAX_KEYFRAMES
 
@@ -46,6 +46,11 @@ _LOOKED_AT_PACKETS = 64
 _PROBED_BYTES = 5_000_000
 """So many FFmpeg may read before it begins, to find out what a file holds."""
 _JUMPS = "a clock that jumps"
+_FIELDS = "fields that come apart"
+_AVI = "an AVI with B-frames, whose times are guesses"
+_GUESSED = (_FIELDS, _AVI, NO_TIMES)
+_ONE_IN = 8
+"""Frames that may not be shown, where times are guesses, or as good as: far more than was ever seen to be lost."""
 _LOOKING_SECONDS = 5.0
 """Of processor time."""
 
@@ -79,7 +84,7 @@ def _facts(container: InputContainer, path: Path, *, thorough: bool) -> dict[str
         "duration_us": round((video.timeline.span if video else Fraction(container.duration or 0, _MICRO)) * _MICRO),
         "audio": audio,
         "subtitles": [_subtitle(stream) for stream in container.streams.subtitles],
-        "video": video.describe() if video else None,
+        "video": video.describe(jumps=clock.jumped) if video else None,
         "unsplittable": _JUMPS if clock.jumped else video.timeline.fault if video else None,
         "jumps": clock.jumped,
     }
@@ -220,7 +225,7 @@ class _Looked:
     def _us(self, time: int) -> int:
         return round(time * self.timeline.tick * _MICRO)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self, *, jumps: bool) -> dict[str, Any]:
         if not self.frames:
             raise UnreadableMedia(
                 "expected a decodable video stream, got one without a single frame; is the upload complete?"
@@ -230,9 +235,9 @@ class _Looked:
         stream, timeline, frame = self.stream, self.timeline, self.frames[0]
         if self._fields_apart:
             timeline.frames //= 2
-            timeline.fault = "fields that come apart"
+            timeline.fault = _FIELDS
         elif self._format == "avi" and stream.codec_context.has_b_frames:
-            timeline.fault = "an AVI with B-frames, whose times are guesses"
+            timeline.fault = _AVI
         variable = timeline.conclude()
         rate = stream.average_rate or Fraction(timeline.frames) / (timeline.span or 1)
         return {
@@ -247,6 +252,7 @@ class _Looked:
             "frames": timeline.frames,
             "start_us": round((timeline.start or 0) * timeline.tick * _MICRO),
             "duration_us": round(timeline.span * _MICRO),
+            "doubtful": _doubtful(timeline, jumps=jumps),
             "longest_us": round(timeline.longest * _MICRO),
             **self._picture(frame),
         }
@@ -264,6 +270,12 @@ class _Looked:
         if not self._interlaced:
             return "progressive"
         return "bottom_first" if self.stream.codec_context.field_order in names.BOTTOM_FIRST else "top_first"
+
+
+def _doubtful(timeline: Timeline, *, jumps: bool) -> int:
+    if jumps or timeline.fault in _GUESSED:
+        return max(timeline.late, timeline.frames // _ONE_IN)
+    return timeline.late if timeline.fault else 0
 
 
 def _read(

@@ -7,6 +7,7 @@ from fractions import Fraction
 _JITTER = Fraction(21, 10_000)
 """Seconds that a constant rate may be off by rounding: twice a millisecond, and a little."""
 MAX_FRAMES = 2**24
+NO_TIMES = "packets without a presentation time"
 
 
 @dataclass
@@ -24,7 +25,10 @@ class Timeline:
     """Whether a keyframe has come that is decoded and not shown, as before the beginning of an edit list."""
     longest: Fraction = Fraction(0)
     """Seconds, the most that a frame is shown."""
+    late: int = 0
+    """Frames at a time that another one has, or that are decoded after one that comes later: some are never shown."""
     _latest: int | None = None
+    _furthest: int | None = None
     _last_dts: int | None = None
 
     @property
@@ -54,8 +58,12 @@ class Timeline:
         self.frames += 1
 
     def _judge(self, pts: int | None, dts: int | None) -> None:
+        at = pts if dts is None else dts
+        if at is not None:
+            self.late += self._furthest is not None and at < self._furthest
+            self._furthest = at if self._furthest is None else max(at, self._furthest)
         if pts is None:
-            self.fault = "packets without a presentation time"
+            self.fault = NO_TIMES
         elif dts is not None and self._last_dts is not None and dts < self._last_dts:
             self.fault = "times that run backwards"
         self._last_dts = dts if dts is not None else self._last_dts
@@ -64,6 +72,7 @@ class Timeline:
         """To be called at the end; True if the time between frames varies."""
         ordered = array("q", sorted(self.times))
         gaps = [ordered[index + 1] - ordered[index] for index in range(len(ordered) - 1)]
+        self.late += sum(gap <= 0 for gap in gaps)
         if gaps and min(gaps) <= 0:
             self.fault = self.fault or "pictures that are shown at the same time"
         if ordered:

@@ -71,6 +71,8 @@ class VideoStream(Frozen):
     """True: the time between frames differs by more than rounding."""
     frames: int = Field(ge=0)
     """Frames in the file, counted by packets."""
+    doubtful: int = Field(default=0, ge=0)
+    """So many frames may never be shown, since their times do not rise or are guesses."""
     start_us: Instant = 0
     """When the first frame is shown."""
     duration_us: Duration = 0

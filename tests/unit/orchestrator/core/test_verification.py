@@ -1,3 +1,5 @@
+from contextlib import nullcontext
+
 import pytest
 
 from orchestrator.core.verification import Found, check_content, check_files, check_outputs, upload_limit
@@ -60,6 +62,14 @@ def test_a_good_result_passes() -> None:
 def test_renditions_that_are_not_what_was_asked(info: MediaInfo, said: str) -> None:
     with pytest.raises(ResultRejected, match=f"rendition 240p: expected {said}"):
         check(WORK, _240p=found(info))
+
+
+@pytest.mark.parametrize(("frames", "fine"), [(43, True), (42, False)])
+def test_only_frames_whose_times_are_in_doubt_may_be_missing(frames: int, *, fine: bool) -> None:
+    source = media(640, 360, doubtful=5).model_copy(update={"unsplittable": "times that run backwards"})
+    work = transcode_work(source, RenditionRequest(height=360))
+    with nullcontext() if fine else pytest.raises(ResultRejected, match="frames 50"):
+        check_content(work, {"360p": found(media(640, 360, frames=frames))})
 
 
 def test_a_rendition_far_above_its_bitrate_is_rejected() -> None:

@@ -19,18 +19,19 @@ def timeline(packets: Packets) -> Timeline:
 
 
 @pytest.mark.parametrize(
-    ("packets", "fault"),
+    ("packets", "fault", "late"),
     [
-        ([(0, -40), (80, 0), (40, 40)], None),
-        ([(0, 0), (None, 40)], "packets without a presentation time"),
-        ([(0, 0), (40, 40), (80, 20)], "times that run backwards"),
-        ([(0, 0), (40, 40), (40, 41)], "pictures that are shown at the same time"),
+        ([(0, -40), (80, 0), (40, 40)], None, 0),
+        ([(0, 0), (None, 40)], "packets without a presentation time", 0),
+        ([(0, 0), (40, 40), (80, 20)], "times that run backwards", 1),
+        ([(0, 0), (40, 40), (20, 20), (30, 30), (80, 80)], "times that run backwards", 2),
+        ([(0, 0), (40, 40), (40, 41)], "pictures that are shown at the same time", 1),
     ],
 )
-def test_what_forbids_splitting(packets: Packets, fault: str | None) -> None:
+def test_what_forbids_splitting(packets: Packets, fault: str | None, late: int) -> None:
     found = timeline(packets)
     found.conclude()
-    assert found.fault == fault
+    assert (found.fault, found.late) == (fault, late)
 
 
 @pytest.mark.parametrize(
