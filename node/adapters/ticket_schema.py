@@ -15,7 +15,7 @@ from tandem.protocol.errors import ConfigurationError
 from tandem.protocol.signing import Address
 from tandem.protocol.tickets import Domain, Ticket, TicketParams, recover_signer
 
-VERSION = 4
+VERSION = 5
 _BUSY_MS = 10_000
 _VERSION_1 = """
 CREATE TABLE node (
@@ -96,6 +96,12 @@ CREATE TABLE usage (
     lost_requests INTEGER NOT NULL DEFAULT 0, lost TEXT NOT NULL DEFAULT '0'
 ) STRICT;
 """
+# Sums of winners that were not paid and are forgotten, by the contract's reason; `unredeemed` has none.
+_VERSION_5 = """
+CREATE TABLE given_up (
+    reason TEXT PRIMARY KEY, tickets INTEGER NOT NULL, face_value TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+"""
 _TRACES = ("accounts", "params", "receipts", "transactions", "redemptions")
 """Tables in which everything is about one key, chain and contract."""
 
@@ -158,8 +164,10 @@ def _bring_up(db: sqlite3.Connection, path: Path, recipient: Address, domain: Do
         _to_version_2(db, recipient, domain)
     if version < 3:  # noqa: PLR2004
         _run(db, _VERSION_3)
-    if version < VERSION:
+    if version < 4:  # noqa: PLR2004
         _run(db, _VERSION_4)
+    if version < VERSION:
+        _run(db, _VERSION_5)
         db.execute(f"PRAGMA user_version = {VERSION}")
     return secret
 

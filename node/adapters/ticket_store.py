@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
 
+from node.adapters.ticket_pruning import UNREDEEMED, given_up, prune
 from node.adapters.ticket_schema import open_file, ticket_params, transaction
 from node.core.acceptance import AcceptedPayment
 from node.core.exposure import Balance
@@ -32,8 +33,6 @@ from tandem.protocol.messages import PaymentReceipt
 from tandem.protocol.signing import Address
 from tandem.protocol.tickets import Domain, Ticket, TicketParams
 
-_PRUNE_AFTER = 86_400.0
-"""Seconds after expiry."""
 _AT_ONCE = 10_000
 """Tickets that are forgotten in one step: payments come in between."""
 _REMEMBERED = 100_000
@@ -402,23 +401,8 @@ class SqliteTicketStore:
             db.execute("DELETE FROM redemptions WHERE tx_hash = ?", (paid.tx_hash,))
 
     def _prune(self, now: float) -> int:
-        """How many tickets were forgotten."""
         with self._transaction() as db:
-            # A ticket under terms that have expired is refused for that; its nonce need not be remembered. Should the
-            # clock be set back, up to which expiry is.
-            past = now - _PRUNE_AFTER
-            newest = "SELECT coalesce(max(expiry), 0) FROM params WHERE expiry <= ?"
-            query = f"UPDATE node SET forgotten_expiry = ({newest}) WHERE forgotten_expiry < ({newest})"  # noqa: S608 - the constant above
-            db.execute(query, (past, past))
-            old = """
-                SELECT params, sender_nonce FROM tickets WHERE state IN ('lost', 'redeemed')
-                AND params IN (SELECT hash FROM params WHERE expiry <= ?) LIMIT ?
-            """
-            query = f"DELETE FROM tickets WHERE (params, sender_nonce) IN ({old})"  # noqa: S608 - the constant above
-            forgotten = db.execute(query, (past, _AT_ONCE)).rowcount
-            query = "DELETE FROM params WHERE expiry <= ? AND NOT EXISTS (SELECT 1 FROM tickets WHERE params = hash)"
-            db.execute(query, (past,))
-        return forgotten
+            return prune(db, now, _AT_ONCE)
 
     def _totals(self, now: float) -> TicketTotals:
         db = self._db
@@ -427,6 +411,10 @@ class SqliteTicketStore:
             (int(amount), int(gas)) for amount, gas in db.execute("SELECT amount, gas_cost FROM redemptions")
         ]
         usage = db.execute("SELECT requests, price, lost FROM usage").fetchall()
+        forgotten = given_up(db)
+        _, expired = forgotten.pop(UNREDEEMED, (0, 0))
+        refused = Counter(reason for (reason,) in db.execute("SELECT reason FROM tickets WHERE state = 'refused'"))
+        refused.update({reason: count for reason, (count, _) in forgotten.items()})
         tickets, winners, attempts = db.execute("SELECT tickets, winners, attempts FROM counts").fetchone()
         return TicketTotals(
             attempts=attempts,
@@ -439,10 +427,10 @@ class SqliteTicketStore:
             winners=winners,
             outstanding=sum(self._sum_won("expiry > ?", now).values()),
             in_flight=sum(self._in_flight().values()),
-            expired=sum(self._sum_won("tx_nonce IS NULL AND expiry <= ?", now).values()),
+            expired=expired + sum(self._sum_won("tx_nonce IS NULL AND expiry <= ?", now).values()),
             redeemed=sum(amount for amount, _ in redemptions),
             gas_spent=sum(gas for _, gas in redemptions),
-            refused=Counter(reason for (reason,) in db.execute("SELECT reason FROM tickets WHERE state = 'refused'")),
+            refused=refused,
         )
 
     def _gas_price(self) -> GasPrice | None:

@@ -129,9 +129,9 @@ class TicketStore(Protocol):
         ...
 
     async def prune(self, now: float) -> None:
-        """Forgets terms that expired a day ago and the tickets under them, but for winners that were not paid.
+        """Forgets terms that expired a day ago and the tickets under them, but for winners in flight.
 
-        It does so in steps; other calls come in between.
+        Of winners that were not paid the totals remain. It does so in steps; other calls come in between.
         """
         ...
 
