@@ -34,8 +34,8 @@ class WebUrl(click.ParamType[str]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         try:
             return parse_web_url(str(value))
-        except ValueError as error:
-            self.fail(f"expected an http or https URL without a password, got {value!r}: {error}", param, ctx)
+        except ValueError:
+            self.fail(f"expected an http or https URL without a password, got {value!r}", param, ctx)
 
 
 class Refused(click.ClickException):

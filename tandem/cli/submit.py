@@ -138,7 +138,7 @@ async def transcode(  # noqa: PLR0913, PLR0917 - one for each option
         elif output is not None:
             stem = PurePosixPath(urlsplit(source).path).stem if isinstance(source, str) else source.stem
             await _fetch(session, job, output, stem or job.id, bars)
-    session.print(job, lambda console: tables.job(console, job))
+    session.print(job, lambda console: tables.job(console, job, session.client.at))
 
 
 async def _upload(session: Session, file: Path, bars: Bars) -> str:
@@ -177,7 +177,7 @@ async def infer(
         job = await finish(session, await session.client.submit(request), bars)
 
     def show(console: Console) -> None:
-        tables.job(console, job)
+        tables.job(console, job, session.client.at)
         for name, values in answer(job).outputs.items():
             console.print(f"{name} = {json.dumps(values)}", highlight=False)
 
@@ -222,7 +222,7 @@ async def infer_batch(  # noqa: PLR0913, PLR0917 - its options
         job = await finish(session, await session.client.submit(request), bars)
         if output is not None:
             await session.client.download(batch_result(job).artifact, output, bars.transfer("download"))
-    session.print(job, lambda console: tables.job(console, job))
+    session.print(job, lambda console: tables.job(console, job, session.client.at))
 
 
 @click.command()
@@ -260,7 +260,7 @@ async def retry(session: Session, job_id: str) -> None:
     """Try JOB again, which failed; what is done is kept."""
     with session.progress() as bars:
         job = await finish(session, await session.client.retry(job_id), bars)
-    session.print(job, lambda console: tables.job(console, job))
+    session.print(job, lambda console: tables.job(console, job, session.client.at))
 
 
 @click.command()

@@ -1,6 +1,6 @@
 """Answers as tables for people."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -18,17 +18,21 @@ from tandem.protocol.api import (
     UsageList,
     WebhookView,
 )
-from tandem.protocol.jobs import AttemptState
+from tandem.protocol.jobs import AttemptState, TranscodeRequest
+from tandem.protocol.ladder import Container
 from tandem.protocol.tensors import TensorSpec
 from tandem.protocol.units import format_amount
 
 _KBIT = 1000
+_HLS, _DASH = "master.m3u8", "manifest.mpd"
 
 
-def job(console: Console, view: JobView) -> None:
-    """What came back, what it cost, and who did it."""
+def job(console: Console, view: JobView, at: Callable[[str], str]) -> None:
+    """What came back, what it cost, and who did it. `at` has the URL of a path of the orchestrator."""
     if isinstance(view.result, TranscodeResult):
         _renditions(console, view.result)
+        for name in _manifests(view):
+            console.print(f"to be played: {at(f'{view.folder}{name}')}", highlight=False, soft_wrap=True)
     if isinstance(view.result, BatchResult):
         result = view.result
         console.print(f"{result.rows} rows, {result.failed} failed: {result.artifact}", highlight=False, soft_wrap=True)
@@ -40,6 +44,19 @@ def job(console: Console, view: JobView) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _manifests(view: JobView) -> tuple[str, ...]:
+    """What players open of a stream."""
+    match view.request.output.container if isinstance(view.request, TranscodeRequest) else Container.MP4:
+        case Container.MP4:
+            return ()
+        case Container.HLS:
+            return (_HLS,)
+        case Container.DASH:
+            return (_DASH,)
+        case Container.CMAF:
+            return (_HLS, _DASH)
 
 
 def _renditions(console: Console, result: TranscodeResult) -> None:

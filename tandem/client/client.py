@@ -65,6 +65,10 @@ class TandemClient:
     async def __aexit__(self, *_: object) -> None:
         await self._http.close()
 
+    def at(self, path: str) -> str:
+        """The URL of a path that the orchestrator gave, such as a job's folder."""
+        return self._url.rstrip("/") + path
+
     async def upload(
         self,
         source: Path | AsyncIterator[bytes],

@@ -1,0 +1,35 @@
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from tandem.cli import tables
+from tandem.protocol.api import JobView
+from tests.fixtures.protocol import JOB, SHA
+
+
+def shown(container: str) -> str:
+    """Of a transcode that is done."""
+    rendition = {"name": "96p", "artifact": SHA, "url": "/v1/x", "size": 9, "width": 128, "height": 96}
+    done = {"percent": 100.0, "remaining_seconds": 0.0, "speed": None, "renditions": []}
+    fields = {"id": JOB, "kind": "transcode", "state": "succeeded", "created_at": 0, "progress": done}
+    request = {"kind": "transcode", "input": {"artifact": SHA}, "output": {"container": container}}
+    parts = {"request": request, "folder": "/v1/folders/1/", "result": {"renditions": [rendition]}}
+    view = JobView.model_validate(fields | parts | {"price": {"quoted": 7, "charged": 7}})
+    text = StringIO()
+    tables.job(Console(file=text, width=200), view, lambda path: f"http://here{path}")
+    return text.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("container", "files"),
+    [
+        ("mp4", []),
+        ("hls", ["master.m3u8"]),
+        ("dash", ["manifest.mpd"]),
+        ("cmaf", ["master.m3u8", "manifest.mpd"]),
+    ],
+)
+def test_of_a_stream_it_is_said_what_players_open(container: str, files: list[str]) -> None:
+    told = [line for line in shown(container).splitlines() if line.startswith("to be played")]
+    assert told == [f"to be played: http://here/v1/folders/1/{file}" for file in files]
