@@ -11,7 +11,7 @@ from tests.fixtures.protocol import JOB, SHA
 def shown(container: str) -> str:
     """Of a transcode that is done."""
     rendition = {"name": "96p", "artifact": SHA, "url": "/v1/x", "size": 9, "width": 128, "height": 96}
-    done = {"percent": 100.0, "remaining_seconds": 0.0, "speed": None, "renditions": []}
+    done: dict[str, object] = {"percent": 100.0, "remaining_seconds": 0.0, "speed": None, "renditions": []}
     fields = {"id": JOB, "kind": "transcode", "state": "succeeded", "created_at": 0, "progress": done}
     request = {"kind": "transcode", "input": {"artifact": SHA}, "output": {"container": container}}
     parts = {"request": request, "folder": "/v1/folders/1/", "result": {"renditions": [rendition]}}
