@@ -21,14 +21,14 @@ from yarl import URL
 
 from orchestrator.core.delivery import Answer
 from orchestrator.core.guard import Guard
-from orchestrator.ports.visiting import Fetched
+from orchestrator.ports.visiting import Fetched, Part
 from tandem.protocol.errors import UrlForbidden, UrlRefused, UrlUnavailable
 from tandem.protocol.urls import parse_web_url, web_host
 
 Lookup = Callable[[str], Awaitable[Sequence[str]]]
 """From a host's name to its addresses, as text. Raises OSError."""
 
-_OK, _REDIRECTED = 200, 300
+_OK, _PARTIAL, _REDIRECTED, _NO_SUCH_RANGE = 200, 206, 300, 416
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _TRANSIENT = frozenset({408, 425, 429})
 _SERVER_ERROR = 500
@@ -69,14 +69,15 @@ class GuardedVisitor:
         self._guard.check_url(url)
 
     @asynccontextmanager
-    async def fetch(self, url: str) -> AsyncIterator[Fetched]:
+    async def fetch(self, url: str, after: Part | None = None) -> AsyncIterator[Fetched]:
         deadline = asyncio.timeout(self._limits.total)
         try:
             async with deadline, AsyncExitStack() as stack:
-                response = await self._follow(stack, url)
-                _check_response(response)
+                response = await self._follow(stack, url, {**_HEADERS, **_range(after)})
+                _check_response(response, after)
                 chunks = await stack.enter_async_context(aclosing(_chunks(response)))
-                yield Fetched(chunks, response.content_length, response.content_type)
+                goes_on = after is None or _is_rest(response, after)
+                yield Fetched(chunks, response.content_length, response.content_type, _validator(response), goes_on)
         except TimeoutError as error:
             if not deadline.expired():
                 raise
@@ -84,24 +85,22 @@ class GuardedVisitor:
                 f"expected all of the file from {_host(url)} within {self._limits.total:g} s, got a part of it"
             ) from error
 
-    async def _follow(self, stack: AsyncExitStack, url: str) -> ClientResponse:
+    async def _follow(self, stack: AsyncExitStack, url: str, headers: Mapping[str, str]) -> ClientResponse:
         for _ in range(self._limits.redirects + 1):
-            response = await self._get(stack, url)
+            response = await self._get(stack, url, headers)
             if response.status not in _REDIRECTS:
                 return response
             response.close()
             url = _target(url, response.headers.get("Location"))
         raise UrlRefused(f"expected at most {self._limits.redirects} redirects, got one more, from {_host(url)}")
 
-    async def _get(self, stack: AsyncExitStack, url: str) -> ClientResponse:
+    async def _get(self, stack: AsyncExitStack, url: str, headers: Mapping[str, str]) -> ClientResponse:
         """The head of one response, its body still to come."""
         with _mapped(_host(url)):
             self._guard.check_url(url)
             session = await stack.enter_async_context(self._session())
             async with asyncio.timeout(self._limits.stall):
-                return await stack.enter_async_context(
-                    session.get(_exact(url), allow_redirects=False, headers=_HEADERS)
-                )
+                return await stack.enter_async_context(session.get(_exact(url), allow_redirects=False, headers=headers))
 
     async def put(self, url: str, chunks: AsyncIterator[bytes], size: int, media_type: str) -> None:
         await self._write("PUT", url, chunks, size, media_type)
@@ -212,15 +211,30 @@ def _target(url: str, location: str | None) -> str:
     return target
 
 
-def _check_response(response: ClientResponse) -> None:
+def _range(after: Part | None) -> Mapping[str, str]:
+    """RFC 9110, 13.1.5 and 14.2."""
+    return {} if after is None else {"Range": f"bytes={after.received}-", "If-Range": after.validator}
+
+
+def _validator(response: ClientResponse) -> str | None:
+    tag = response.headers.get("ETag", "")
+    return tag if tag.startswith('"') else response.headers.get("Last-Modified")
+
+
+def _check_response(response: ClientResponse, after: Part | None) -> None:
     host, status = response.url.host, response.status
     if status in _TRANSIENT or status >= _SERVER_ERROR:
         raise UrlUnavailable(f"expected the file from {host}, got HTTP {status}")
-    if status != _OK:
+    if status != _OK and not (after is not None and status in {_PARTIAL, _NO_SUCH_RANGE}):
         raise UrlRefused(f"expected the file from {host}, got HTTP {status}; check the URL and whether it has expired")
     encoding = response.headers.get("Content-Encoding", "identity")
     if encoding.lower() != "identity":
         raise UrlRefused(f"expected the file from {host} as it is, got it encoded, as {encoding[:40]!r}")
+
+
+def _is_rest(response: ClientResponse, after: Part) -> bool:
+    expected = f"bytes {after.received}-{after.size - 1}/{after.size}"
+    return response.status == _PARTIAL and response.headers.get("Content-Range") == expected
 
 
 @contextmanager

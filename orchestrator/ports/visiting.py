@@ -9,6 +9,18 @@ from orchestrator.core.delivery import Answer
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """What has come of a file, by a visit that broke off."""
+
+    received: int
+    """Bytes."""
+    size: int
+    """Bytes of the whole file."""
+    validator: str
+    """What the server calls this state of it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Fetched:
     """A file that has begun to come."""
 
@@ -17,6 +29,10 @@ class Fetched:
     size: int | None
     """Bytes, if the server says."""
     media_type: str
+    validator: str | None = None
+    """A strong ETag, or the time of the last change; None: the rest of this very file cannot be asked for."""
+    goes_on: bool = True
+    """Whether it is the rest, where that was wanted; False: the server has no ranges, or another file by now."""
 
 
 class Visitor(Protocol):
@@ -24,8 +40,11 @@ class Visitor(Protocol):
         """Raises UrlForbidden for what is refused without a visit."""
         ...
 
-    def fetch(self, url: str) -> AbstractAsyncContextManager[Fetched]:
-        """Follows redirects. Raises UrlForbidden, UrlRefused, or UrlUnavailable if another time may be better."""
+    def fetch(self, url: str, after: Part | None = None) -> AbstractAsyncContextManager[Fetched]:
+        """Follows redirects. `after`: the rest is wanted.
+
+        Raises UrlForbidden, UrlRefused, or UrlUnavailable if another time may be better.
+        """
         ...
 
     async def put(self, url: str, chunks: AsyncIterator[bytes], size: int, media_type: str) -> None:

@@ -1,21 +1,33 @@
-"""URLs become artifacts, and whoever watches the job sees them come."""
+"""URLs become artifacts, and whoever watches the job sees them come.
+
+A visit that breaks off is gone on with where it ended, if the server can tell that the file is still the same. If it
+cannot, or not after some tries, what has come is dropped, and whoever asked may ask again for the whole.
+"""
 
 import logging
 import math
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 
 from orchestrator.core.progress import JobProgress
 from orchestrator.core.records import ArtifactRecord
-from orchestrator.ports.visiting import Fetched, Visitor
+from orchestrator.ports.visiting import Fetched, Part, Visitor
 from orchestrator.service.artifacts import Artifacts
 from orchestrator.service.events import JobEvents
 from tandem import logging as log
 from tandem.clock import Clock
-from tandem.protocol.errors import Unavailable, UrlRefused
+from tandem.protocol.errors import Unavailable, UrlRefused, UrlUnavailable
 
 logger = logging.getLogger(__name__)
 
 _PROGRESS_SECONDS = 0.25
+_RESUMES = 4
+_PAUSE_SECONDS = 2.0
+"""Before the first of them; doubled for each one after."""
+
+
+class _NoRestError(Exception):
+    """There is no rest of what has come."""
 
 
 class Sources:
@@ -28,23 +40,54 @@ class Sources:
     async def fetch(self, job: str, url: str) -> ArtifactRecord:
         """Raises UrlForbidden, UrlRefused, UrlUnavailable, TooLarge; Unavailable if it cannot be kept."""
         begun = self._clock.monotonic()
-        async with self._visitor.fetch(url) as fetched:
+        async with AsyncExitStack() as visits:
+            fetched = await visits.enter_async_context(self._visitor.fetch(url))
+            chunks = self._told(job, self._whole(job, url, visits, fetched), fetched.size)
             try:
-                record = await self._artifacts.upload(self._told(job, fetched), fetched.media_type, fetched.size)
+                record = await self._artifacts.upload(chunks, fetched.media_type, fetched.size)
+            except _NoRestError as error:
+                raise UrlUnavailable("expected the rest of a file that broke off, got another, or no ranges") from error
             except OSError as error:
                 raise Unavailable(f"expected to store the input of {job}, got {error.strerror}") from error
         seconds = round(self._clock.monotonic() - begun, 3)
         log.event(logger, "input_fetched", job=job, artifact=record.id, bytes=record.size, seconds=seconds)
         return record
 
-    async def _told(self, job: str, fetched: Fetched) -> AsyncIterator[bytes]:
-        begun, last, received = self._clock.monotonic(), -math.inf, 0
+    async def _whole(self, job: str, url: str, visits: AsyncExitStack, first: Fetched) -> AsyncIterator[bytes]:
+        """By as many visits as it takes; all of them end with `visits`, and within the time of the first."""
+        received, resumed, chunks = 0, 0, first.chunks
+        while True:
+            try:
+                async for chunk in chunks:
+                    received += len(chunk)
+                    yield chunk
+            except UrlUnavailable as error:
+                if resumed == _RESUMES or first.validator is None or first.size is None or received >= first.size:
+                    raise
+                log.event(logger, "fetch_broke_off", job=job, bytes=received, detail=error.detail)
+            else:
+                if resumed and received != first.size:
+                    raise _NoRestError
+                return
+            await self._clock.sleep(_PAUSE_SECONDS * 2**resumed)
+            resumed += 1
+            chunks = self._rest(url, visits, Part(received, first.size, first.validator))
+
+    async def _rest(self, url: str, visits: AsyncExitStack, after: Part) -> AsyncIterator[bytes]:
+        fetched = await visits.enter_async_context(self._visitor.fetch(url, after))
+        if not fetched.goes_on:
+            raise _NoRestError
         async for chunk in fetched.chunks:
+            yield chunk
+
+    async def _told(self, job: str, chunks: AsyncIterator[bytes], size: int | None) -> AsyncIterator[bytes]:
+        begun, last, received = self._clock.monotonic(), -math.inf, 0
+        async for chunk in chunks:
             received += len(chunk)
             now = self._clock.monotonic()
-            if now - last >= _PROGRESS_SECONDS or received == fetched.size:
+            if now - last >= _PROGRESS_SECONDS or received == size:
                 last = now
-                self._publish(job, received, fetched.size, now - begun)
+                self._publish(job, received, size, now - begun)
             yield chunk
         if not received:
             raise UrlRefused("expected a file at the URL, got one without a byte; check the URL")

@@ -17,7 +17,7 @@ from orchestrator.core.delivery import Answer
 from orchestrator.core.lifecycle import RetryPolicy
 from orchestrator.core.records import Failure, PreparationRecord
 from orchestrator.ports.inspection import ModelFacts
-from orchestrator.ports.visiting import Fetched
+from orchestrator.ports.visiting import Fetched, Part
 from orchestrator.service.artifacts import Artifacts
 from orchestrator.service.batches import BatchFiles
 from orchestrator.service.events import JobEvents, StateChanged
@@ -49,7 +49,7 @@ class Elsewhere:
         raise AssertionError(url)
 
     @asynccontextmanager
-    async def fetch(self, url: str) -> AsyncIterator[Fetched]:  # noqa: ARG002
+    async def fetch(self, url: str, after: Part | None = None) -> AsyncIterator[Fetched]:  # noqa: ARG002
         self.fetched += 1
         yield Fetched(self._chunks(), None, "video/mp4")
 
