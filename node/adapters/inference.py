@@ -107,17 +107,14 @@ class WorkerInference:
     # --- the port
 
     async def load(self, files: ModelFiles, settings: ModelSettings, *, pinned: bool = False) -> ModelLoaded:
-        served = self._served.get(files.digest)
-        if served is None:
-            served = self._served[files.digest] = Served(files, settings, pinned)
-        async with served.lock:
-            again = served.loaded is None or settings.provider != served.settings.provider
-            served.settings, served.pinned = settings, pinned
-            try:
-                loaded = await self._loaded(served) if again or served.loaded is None else served.loaded
-            except BaseException as error:
-                self._drop(served, error if isinstance(error, TandemError) else Unavailable("loading was cancelled"))
-                raise
+        loaded = None
+        while loaded is None:
+            served = self._served.get(files.digest)
+            if served is None:
+                served = self._served[files.digest] = Served(files, settings, pinned)
+            async with served.lock:
+                if not served.gone:  # as it is where whoever held the lock has failed
+                    loaded = await self._load_as(served, settings, pinned=pinned)
         self._changed()
         return loaded
 
@@ -173,6 +170,20 @@ class WorkerInference:
         return {digest: served.meter for digest, served in list(self._served.items())}
 
     # --- loading
+
+    async def _load_as(self, served: Served, settings: ModelSettings, *, pinned: bool) -> ModelLoaded:
+        again = settings.provider != served.settings.provider
+        served.settings, served.pinned = settings, pinned
+        if served.loaded is not None and not again:
+            return served.loaded
+        try:
+            loaded = await self._loaded(served)
+            if served.gone:
+                raise Unavailable("expected to load the model, but it was told to go meanwhile; load it again")
+        except BaseException as error:
+            self._drop(served, error if isinstance(error, TandemError) else Unavailable("loading was cancelled"))
+            raise
+        return loaded
 
     async def _loaded(self, served: Served) -> ModelLoaded:
         """On the first provider that takes it, and on one seat; more seats follow as requests wait."""
@@ -249,22 +260,29 @@ class WorkerInference:
         ]
         if idle and self._used(gpu=idle[0].gpu) + loaded.memory <= self._limit(gpu=idle[0].gpu):
             served.spreading.add(idle[0])
-            self._group.create_task(self._spread_to(served, idle[0], loaded))
+            self._group.create_task(self._spread_to(served, idle[0]))
 
-    async def _spread_to(self, served: Served, seat: Seat, loaded: ModelLoaded) -> None:
+    async def _spread_to(self, served: Served, seat: Seat) -> None:
         try:
-            async with served.lock:
-                found = await self._load_on(served, seat, loaded.provider)
-                if served.gone:
-                    self.workers.unload(seat, served.files.digest)
-                    return
-                served.seats[seat] = replace(loaded, memory=found.memory, vram=found.vram)
+            await self._load_besides(served, seat)
         except TandemError as error:
             log.event(logger, "model_not_spread", model=served.files.digest, detail=error.detail)
             return  # and is not tried again
         served.spreading.discard(seat)
-        self._dispatcher.pump(served)
         self._changed()
+
+    async def _load_besides(self, served: Served, seat: Seat) -> None:
+        """On one more seat, unless the model goes before or meanwhile. Raises as `_load_on`."""
+        async with served.lock:
+            loaded = served.loaded
+            if loaded is None:
+                return
+            found = await self._load_on(served, seat, loaded.provider)
+            if served.gone:
+                self.workers.unload(seat, served.files.digest)
+                return
+            served.seats[seat] = replace(loaded, memory=found.memory, vram=found.vram)
+        self._dispatcher.pump(served)
 
     def _lost(self, seat: Seat) -> None:
         """What the worker had loaded is for the next one to load, but for a model that ends one after the other."""
@@ -281,19 +299,13 @@ class WorkerInference:
     async def _load_anew(self, seat: Seat) -> None:
         for served in [each for each in self._served.values() if seat in each.lost]:
             served.lost.discard(seat)
-            if served.gone or served.loaded is None:
-                continue
             try:
-                async with served.lock:
-                    found = await self._load_on(served, seat, served.loaded.provider)
-                    served.seats[seat] = replace(served.loaded, memory=found.memory, vram=found.vram)
+                await self._load_besides(served, seat)
             except TandemError as error:
                 log.event(logger, "model_lost", level=logging.WARNING, model=served.files.digest, detail=error.detail)
-                if not served.seats:
+                if not (served.seats or served.gone):
                     self._drop(served, error)
                     self._changed()
-            else:
-                self._dispatcher.pump(served)
 
     # --- memory
 

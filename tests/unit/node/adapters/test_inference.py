@@ -28,6 +28,7 @@ from tandem.protocol.errors import (
     TooLarge,
     Unavailable,
 )
+from tandem.protocol.models import ModelSettings
 from tandem.protocol.tensors import Datatype, Tensor, join_bytes
 from tests.fixtures import onnx_models
 from tests.fixtures.onnx_models import files, put
@@ -288,6 +289,34 @@ async def test_a_crash_fails_what_was_running_and_the_next_request_starts_anew(m
             os.kill(before, signal.SIGKILL)
         assert (await inference.run(files(digits), [IMAGE])).provider == CPU
         assert pid_of(inference) != before
+
+
+async def test_a_load_that_is_given_up_takes_no_other_with_it(inference: WorkerInference, models: Path) -> None:
+    model = files(put(models, onnx_models.weighty(1, 70)))
+    async with asyncio.TaskGroup() as group:
+        given_up = group.create_task(inference.run(model, [X]))
+        await until_running(inference, 1)
+        other = group.create_task(inference.load(model, ModelSettings()))
+        await asyncio.sleep(0)
+        given_up.cancel()
+    assert other.result().provider == CPU
+    assert model.digest in {warm.digest for warm in inference.warm()}
+
+
+async def test_a_model_that_is_told_to_go_while_it_is_loaded_is_not_loaded(
+    inference: WorkerInference, models: Path
+) -> None:
+    model = files(put(models, onnx_models.weighty(1, 71)))
+
+    async def load() -> None:
+        with pytest.raises(Unavailable, match="told to go meanwhile"):
+            await inference.load(model, ModelSettings())
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(load())
+        await until_running(inference, 1)
+        await inference.unload(model.digest)
+    assert model.digest not in {warm.digest for warm in inference.warm()}
 
 
 async def test_leaving_the_block_fails_what_is_running_and_ends_the_process(models: Path) -> None:
