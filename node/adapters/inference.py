@@ -178,11 +178,13 @@ class WorkerInference:
             return served.loaded
         try:
             loaded = await self._loaded(served)
-            if served.gone:
-                raise Unavailable("expected to load the model, but it was told to go meanwhile; load it again")
         except BaseException as error:
             self._drop(served, error if isinstance(error, TandemError) else Unavailable("loading was cancelled"))
             raise
+        if served.gone:
+            late = Unavailable("expected to load the model, but it was told to go meanwhile; load it again")
+            self._drop(served, late)
+            raise late
         return loaded
 
     async def _loaded(self, served: Served) -> ModelLoaded:

@@ -59,7 +59,7 @@ class Usage:
         self._lock = asyncio.Lock()
         self._pending: dict[str, _Pending] = {}
         self._requests, self._price = (
-            Counter(f"tandem_usage_{name}", f"{text}, by model.", ["model", "version"], registry=registry)
+            Counter(f"tandem_usage_{name}", f"{text}.", registry=registry)  # of no model: anybody may read it
             for name, text in (("requests", "Accepted on-line requests"), ("wei", "Wei owed for on-line requests"))
         )
         self._settling: dict[str, UsageWindowRecord] = {}
@@ -126,9 +126,8 @@ class Usage:
             for window in windows:
                 del self._settling[window.id]
                 self._said(window)
-                for share in window.shares:
-                    self._requests.labels(share.model, share.version).inc(share.requests)
-                    self._price.labels(share.model, share.version).inc(share.price)
+                self._requests.inc(window.requests)
+                self._price.inc(window.price)
         self._owed()
 
     def _end_windows(self) -> None:
