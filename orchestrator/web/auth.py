@@ -31,7 +31,7 @@ def is_local(headers: Mapping[str, str], peer: str) -> bool:
         return False
     host = headers.get("host", "")
     origin = headers.get("origin")
-    return _is_loopback(_host_name(f"//{host}")) and (origin is None or urlsplit(origin).netloc == host)
+    return _is_loopback(_host_name(f"//{host}")) and (origin is None or origin.partition("//")[2] == host)
 
 
 def _bearer(header: str) -> str:

@@ -327,10 +327,13 @@ class Front(asyncio.BufferedProtocol):
         await self._drained
 
     def _leave(self, missing: int) -> None:
-        """Closes the connection, once what is on its way has come: a client reads no answer as long as it sends."""
+        """Closes the connection, once what is on its way has come: a client reads no answer as long as it sends.
+
+        One that does not take the answer either is cut off.
+        """
+        self.deadline = self._loop.time() + self._hub.pace.linger
         if missing:
             self._left = missing
-            self.deadline = self._loop.time() + self._hub.pace.linger
             self._transport.resume_reading()
         else:
             self._transport.close()

@@ -39,7 +39,7 @@ def parse_head(data: bytes) -> Head | None:
     lines = match["fields"].split("\r\n")
     for line in lines[:-1]:
         name, _, value = line.partition(":")
-        headers[name.lower()] = value.strip()
+        headers[name.lower()] = value.strip(" \t")
     if len(headers) != len(lines) - 1 or "transfer-encoding" in headers or "upgrade" in headers:
         return None
     expect = headers.get("expect", "").lower()

@@ -72,19 +72,20 @@ class Inferences:
         window = _WINDOW.get(encoding.lower())
         if window is None:
             raise InvalidRequest(f"Content-Encoding: expected gzip, deflate or none, got {encoding[:40]!r}")
-        inflating, whole, rest = zlib.decompressobj(window), bytearray(), bytes(body)
+        inflating, whole, at = zlib.decompressobj(window), bytearray(), 0
         while not inflating.eof:
+            # A piece at a time, since what is not consumed is copied at each step.
+            given = inflating.unconsumed_tail or body[at : (at := at + _INFLATED_STEP)]
             try:
-                step = await asyncio.to_thread(inflating.decompress, rest, _INFLATED_STEP)
+                step = await asyncio.to_thread(inflating.decompress, given, _INFLATED_STEP)
             except zlib.error as error:
                 raise InvalidRequest(f"Content-Encoding: expected a body of {encoding}: {error}") from error
-            rest = inflating.unconsumed_tail
-            if not step and not rest:
+            if not (step or given):
                 break
             claim.take(len(step))
             whole += step
             self.check_size(len(whole), "inflated")
-        if not inflating.eof or inflating.unused_data:
+        if not inflating.eof or inflating.unused_data or at < len(body):
             raise InvalidRequest(f"Content-Encoding: expected one whole body of {encoding}, got another length")
         return memoryview(whole)
 

@@ -6,6 +6,7 @@ order. Tensors are views of the body; nothing is copied.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -32,6 +33,8 @@ MAX_PRIORITY = 255
 _MICROSECONDS = 10**6
 _MAX_TIMEOUT_US = 3600 * _MICROSECONDS
 _SHOWN = 100
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half a character, which `json` takes and no answer could give back."""
 _NONE: Mapping[str, Any] = {}
 
 
@@ -197,9 +200,7 @@ def _data(spec: TensorSpec, described: Mapping[str, Any]) -> list[Any]:
 
 
 def _wanted(served: Served, request: Mapping[str, Any], parameters: Mapping[str, Any]) -> Wanted:
-    ident = request.get("id")
-    if ident is not None and (type(ident) is not str or len(ident) > MAX_ID):
-        raise InvalidRequest(f"id: expected a string of at most {MAX_ID} characters, got {_shown(ident)}")
+    ident = _id(request.get("id"))
     by_default = _boolean(parameters, "binary_data_output", otherwise=False)
     if "outputs" not in request:
         return Wanted(ident, served.output_names, (by_default,) * len(served.output_names))
@@ -213,6 +214,13 @@ def _wanted(served: Served, request: Mapping[str, Any], parameters: Mapping[str,
     if not wanted:
         raise InvalidRequest("outputs: expected at least one, or none of this field for all of them, got []")
     return Wanted(ident, tuple(wanted), tuple(wanted.values()))
+
+
+def _id(value: Any) -> str | None:
+    if value is not None and (type(value) is not str or len(value) > MAX_ID or _SURROGATE.search(value)):
+        raise InvalidRequest(f"id: expected a string of at most {MAX_ID} characters of Unicode, got {_shown(value)}")
+    identified: str | None = value
+    return identified
 
 
 def _is_binary(name: str, parameters: Mapping[str, Any], *, otherwise: bool) -> bool:

@@ -72,6 +72,7 @@ NOT_LOCAL: list[dict[str, str]] = [
     {"Via": "1.1 proxy"},
     {"Origin": "https://evil.example"},
     {"Origin": "null"},
+    {"Origin": "http://["},
     {"Host": "evil.example"},
     {"Host": "[::"},
 ]

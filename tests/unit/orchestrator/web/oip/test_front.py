@@ -4,10 +4,13 @@
 import asyncio
 import gzip
 import json
+import os
+import socket
 import struct
 import time
 import tracemalloc
 import zlib
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -230,6 +233,23 @@ async def test_a_client_that_does_not_read_its_answer_is_cut_off() -> None:
         writer.close()
 
 
+async def test_a_client_that_does_not_read_its_last_answer_is_cut_off() -> None:
+    async with run_protocol(pace=BRISK) as protocol:
+        own = socket.socket()
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        own.connect(("127.0.0.1", protocol.port))
+        _, writer = await asyncio.open_connection(sock=own)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        while not protocol.hub.connections:
+            await asyncio.sleep(0)
+        (front,) = protocol.hub.connections
+        front._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        writer.write(big(2**15).replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+        while protocol.hub.connections:
+            await asyncio.sleep(0.01)
+        writer.close()
+
+
 async def test_an_idle_connection_is_closed() -> None:
     async with run_protocol(pace=Pace(keep_alive=0.01)) as protocol:
         reader, writer = await protocol.open()
@@ -277,6 +297,31 @@ async def test_compressed_requests(encoding: str, pack: Any) -> None:
         text = json.dumps(BODY).encode()
         headers = {"Content-Encoding": encoding, "Inference-Header-Content-Length": str(len(text))}
         assert data_of(await protocol.send(request(pack(text + DATA), headers=headers))) == DATA
+
+
+async def test_a_long_request_is_inflated_without_being_copied_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.web.oip.inferences._INFLATED_STEP", 2**10)
+    text, data = json.dumps(BODY | {"inputs": [described("x", "FP32", [2**14, 2], 2**17)]}).encode(), os.urandom(2**17)
+    headers = {"Content-Encoding": "gzip", "Inference-Header-Content-Length": str(len(text))}
+    given: list[int] = []
+
+    class Counted:
+        def __init__(self, window: int) -> None:
+            self.real = zlib.decompressobj(window)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.real, name)
+
+        def decompress(self, piece: memoryview, most: int) -> bytes:
+            given.append(len(piece))
+            return self.real.decompress(piece, most)
+
+    decompressing = SimpleNamespace(decompressobj=Counted, error=zlib.error)
+    monkeypatch.setattr("orchestrator.web.oip.inferences.zlib", decompressing)
+    async with run_protocol() as protocol:
+        assert data_of(await protocol.send(request(gzip.compress(text + data, 1), headers=headers))) == data
+    assert max(given) <= 2**10
+    assert sum(given) < 3 * 2**17
 
 
 @pytest.mark.parametrize(

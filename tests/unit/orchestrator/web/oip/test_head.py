@@ -33,6 +33,8 @@ def test_a_version_a_query_and_the_end_of_the_connection() -> None:
         (b"12", b"1_2"),
         (b"12", b"12, 12"),
         (b"12", b"\xb2"),
+        (b"12", b"12\xa0"),
+        (b"12", b"12\x85"),
         (b"12", b"9999999999999999"),
         (b"Content-Length: 12", b"X: 1"),
         (b"Content-Length:", b"Content-Length :"),

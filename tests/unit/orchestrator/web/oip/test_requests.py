@@ -142,6 +142,7 @@ GOOD = x(data=[1, 2])
         ({"inputs": [GOOD], "outputs": [{"name": "x_out", "parameters": {"binary_data": 1}}]}, "true or false"),
         ({"inputs": [GOOD], "id": 7}, "id: expected a string"),
         ({"inputs": [GOOD], "id": "7" * 2000}, "id: expected a string"),
+        (b'{"id":"\\ud800","inputs":[{"name":"x","datatype":"FP32","shape":[1,2],"data":[NaN,1]}]}', "of Unicode"),
         ({"inputs": [GOOD], "parameters": 7}, "parameters of the request"),
         ({"inputs": [GOOD], "parameters": {"timeout": -1}}, "microseconds"),
         ({"inputs": [GOOD], "parameters": {"timeout": 1e99}}, "microseconds"),
