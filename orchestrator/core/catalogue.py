@@ -206,8 +206,9 @@ class Catalogue:
     def get(self, key: ModelKey) -> ModelInfo | None:
         return self._models.get(key)
 
-    def holds(self, digest: str) -> bool:
-        return any(model.digest == digest for model in self._models.values())
+    def serves(self, served: str, *, besides: ModelKey | None = None) -> bool:
+        """Whether a model, another than this, is served as that."""
+        return any(model.served == served for key, model in self._models.items() if key != besides)
 
     def find(self, owner: str, name: str, version: str | None = None) -> ModelInfo | None:
         """The model that this key means; None also for one that it may not use."""

@@ -1,6 +1,6 @@
 """Requests on line: what is asked, what is answered, and which node gets a request.
 
-A request names a model by digest and goes to a node where the model is warm. Nothing of it is ever stored.
+A request names what is served, files and settings, and goes to a node where it is warm. Nothing of it is ever stored.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -196,11 +196,6 @@ class Pace:
     def late(self) -> float:
         """Seconds after which an answer lags."""
         return self.mean + _SURE * self.deviation if self.mean else 1.0
-
-
-def terms(model: ModelInfo) -> tuple[object, ...]:
-    """What nodes are told of a model beside its files."""
-    return model.settings, model.cost_us, model.cost_inputs, model.replicas > 0
 
 
 def check_answer(call: OnlineCall, outputs: Sequence[Tensor | TensorLayout]) -> None:

@@ -30,7 +30,7 @@ class Histogram:
 
 @dataclass(slots=True)
 class ModelStats:
-    """Live counters of one model since this process began; by digest, so that versions of one file share them."""
+    """Live counters of one model since this process began; versions of the same files, settings and cost share them."""
 
     answered: int = 0
     inferences: int = 0
@@ -73,15 +73,15 @@ class OnlineInference(Protocol):
         """
         ...
 
-    def stats(self, digest: str) -> ModelStats:
-        """Of one model; zeros if it was never asked for."""
+    def stats(self, name: str) -> ModelStats:
+        """Of what is served by this name, `ModelInfo.served`; zeros if it was never asked for."""
         ...
 
     def all_stats(self) -> Mapping[str, ModelStats]:
-        """By digest."""
+        """By the name of what is served."""
         ...
 
-    def ready(self, digest: str) -> bool:
+    def ready(self, name: str) -> bool:
         """Whether a node has the model warm."""
         ...
 
@@ -89,6 +89,6 @@ class OnlineInference(Protocol):
         """Has a node make it warm, and returns once one has. Raises why none can."""
         ...
 
-    async def unload(self, digest: str) -> None:
+    async def unload(self, name: str) -> None:
         """Has every node let go of it: it was deleted, or its settings have changed."""
         ...

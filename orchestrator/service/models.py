@@ -89,9 +89,9 @@ class Models:
         """Those of which replicas are to be kept warm."""
         return self._known.warm()
 
-    def uses(self, digest: str) -> bool:
-        """Whether a model of this digest is registered."""
-        return self._known.holds(digest)
+    def shared(self, model: ModelInfo) -> bool:
+        """Whether another model that is registered is served as this one is, or was: the same files, run alike."""
+        return self._known.serves(model.served, besides=key_of(model))
 
     async def add(self, request: NewModel, owner: str) -> tuple[ModelInfo, bool]:
         """The model, and whether it is new: the same files under the same name and version are no error.

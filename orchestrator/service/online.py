@@ -21,7 +21,6 @@ from orchestrator.core.online import (
     ReplicaState,
     check_answer,
     choose,
-    terms,
     wanted,
 )
 from orchestrator.ports.online import ModelStats
@@ -46,6 +45,8 @@ from tandem.protocol.units import ceil_div
 _MICRO = 10**6
 _CANCELLED = "cancelled"
 _MAX_COSTS = 1024
+_MAX_SERVED = 4096
+"""Beyond so many, what nobody asks for is forgotten, with its counters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,10 @@ class _Served:
     """Microseconds of model cost, by the shapes of the inputs."""
     loads: list[asyncio.Future[None]] = field(default_factory=list)
     """Of those who wait for it to be ready."""
+
+    @property
+    def forgettable(self) -> bool:
+        return not (self.pinned or self.waiting or self.loads)
 
     def cost(self, call: OnlineCall) -> int:
         shapes = tuple([tensor.shape for tensor in call.inputs])
@@ -164,23 +169,23 @@ class Online:
         finally:
             self._close(request)
 
-    def stats(self, digest: str) -> ModelStats:
-        served = self._served.get(digest)
+    def stats(self, name: str) -> ModelStats:
+        served = self._served.get(name)
         if served is None:
             return ModelStats()
         served.stats.waiting = sum(not entry[2].answer.done() for entry in served.waiting)
-        served.stats.running = sum(replica.outstanding for replica in self.replicas.of(digest).values())
+        served.stats.running = sum(replica.outstanding for replica in self.replicas.of(name).values())
         return served.stats
 
     def all_stats(self) -> Mapping[str, ModelStats]:
-        return {digest: self.stats(digest) for digest in self._served}
+        return {name: self.stats(name) for name in self._served}
 
-    def ready(self, digest: str) -> bool:
-        return any(replica.state is ReplicaState.READY for replica in self.replicas.of(digest).values())
+    def ready(self, name: str) -> bool:
+        return any(replica.state is ReplicaState.READY for replica in self.replicas.of(name).values())
 
     async def load(self, model: ModelInfo) -> None:
         served = self._served_of(model)
-        if self.ready(model.digest):
+        if self.ready(model.served):
             return
         loaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         served.loads.append(loaded)
@@ -191,9 +196,11 @@ class Online:
         finally:
             served.loads.remove(loaded)
 
-    async def unload(self, digest: str) -> None:
-        for address in list(self.replicas.of(digest)):
-            self.replicas.drop(digest, address)
+    async def unload(self, name: str) -> None:
+        if name in self._served:
+            self._served[name].pinned = 0  # until the catalogue is looked at again
+        for address in list(self.replicas.of(name)):
+            self.replicas.drop(name, address)
 
     # --- the way of a request
 
@@ -202,7 +209,7 @@ class Online:
         served = self._served_of(model)
         served.asked_at = begun = loop.time()
         size = sum([len(tensor.data) for tensor in call.inputs])
-        warm = self.ready(model.digest)
+        warm = self.ready(model.served)
         request = _Request(call, served, loop.create_future(), begun, served.cost(call), size, warm)
         if served.waiting or not self._send(request):
             self._wait(request)
@@ -211,22 +218,11 @@ class Online:
         return request
 
     def _served_of(self, model: ModelInfo) -> _Served:
-        served = self._served.get(model.digest)
+        served = self._served.get(model.served)
         if served is None:
-            served = self._served[model.digest] = _Served(model)
-        elif served.info is not model:
-            self._learn(served, model)
+            served = self._served[model.served] = _Served(model, pinned=model.replicas)
+        served.info = model  # the same to nodes; but what whoever asks is told has their own name for it
         return served
-
-    def _learn(self, served: _Served, model: ModelInfo) -> None:
-        """The model has changed; but of two that are the same file the nodes serve the one that was first."""
-        old, replicas = served.info, self.replicas.of(model.digest)
-        if replicas and (old.owner, old.name, old.version) != (model.owner, model.name, model.version):
-            return
-        served.info = model
-        if terms(old) != terms(model):
-            served.costs.clear()
-            self.replicas.tell(model)
 
     def _wait(self, request: _Request) -> None:
         """Raises Overloaded if the queue is full, or why there is no node for the model."""
@@ -250,9 +246,9 @@ class Online:
 
     def _begin_loading(self, served: _Served) -> None:
         """Has a node load the model, unless one does or has. Raises why there is none."""
-        if any(replica.error is None for replica in self.replicas.of(served.info.digest).values()):
+        if any(replica.error is None for replica in self.replicas.of(served.info.served).values()):
             return
-        if not self.replicas.add(served.info):
+        if not self.replicas.add(served.info, pinned=served.pinned > 0):
             error = self.replicas.why_not(served.info)
             self._fail(served, error.code)
             raise error
@@ -260,9 +256,9 @@ class Online:
     def _send(self, request: _Request) -> bool:
         """Hands a request to the best node that has room; False: none has."""
         served = request.served
-        replicas = self.replicas.of(served.info.digest)
+        replicas = self.replicas.of(served.info.served)
         if not all(replica.told for replica in replicas.values()):
-            self.replicas.tell(served.info)
+            self.replicas.tell(served.info, pinned=served.pinned > 0)
         candidates = [
             Candidate(replica, ceil_div(request.cost_us * node.offer.prices.inference_second, _MICRO), node.room, rate)
             for replica in replicas.values()
@@ -281,7 +277,7 @@ class Online:
         assert node is not None  # noqa: S101 - it was a moment ago
         flight = _Flight(request, node, best.replica, best.price, asyncio.get_running_loop().time())
         try:
-            head = encode_request(RequestHead(call.model.digest, best.price, call.outputs), call.inputs)
+            head = encode_request(RequestHead(call.model.served, best.price, call.outputs), call.inputs)
             flight.stream = node.link.request(
                 head, [tensor.data for tensor in call.inputs], partial(self._landed, flight)
             )
@@ -321,7 +317,7 @@ class Online:
             self._usage.add(flight.node.address, call.owner, call.model, flight.price)
             if not request.answer.done():
                 request.answer.set_result(answer)
-        self._pump(served.info.digest)
+        self._pump(served.info.served)
 
     def _answer(self, flight: _Flight, reply: Responded, now: float) -> OnlineAnswer:
         """Raises ResultRejected for outputs that are not the model's."""
@@ -341,7 +337,7 @@ class Online:
     def _failed(self, flight: _Flight, error: TandemError) -> None:
         request = flight.request
         if isinstance(error, NotFound):
-            self.replicas.lost(request.call.model.digest, flight.node.address)
+            self.replicas.lost(request.call.model.served, flight.node.address)
         if request.answer.done() or request.flights:
             return  # it is over, or goes on elsewhere
         if (not error.retryable and not isinstance(error, NotFound)) or len(request.tried) >= self._policy.attempts:
@@ -387,7 +383,7 @@ class Online:
             flight = request.flights[-1]
             self._end(flight)
             flight.node.link.cancel(flight.stream)
-            self._pump(request.served.info.digest)
+            self._pump(request.served.info.served)
 
     def _end(self, flight: _Flight) -> None:
         flight.request.flights.remove(flight)
@@ -402,18 +398,18 @@ class Online:
             request.late = loop.call_later(request.served.pace.late, self._hedge, request)
 
     def _hedge(self, request: _Request) -> None:
-        others = self.replicas.of(request.call.model.digest).keys() - set(request.tried)
+        others = self.replicas.of(request.call.model.served).keys() - set(request.tried)
         if request.flights and others and self._send(request):
             request.served.stats.hedged += 1
 
     # --- queues and replicas
 
-    def _pump(self, digest: str) -> None:
+    def _pump(self, name: str) -> None:
         """Something has changed: hands out what can be, and fails what has nowhere to go."""
-        served = self._served.get(digest)
+        served = self._served.get(name)
         if served is None or not (served.waiting or served.loads):
             return
-        if served.loads and self.ready(digest):
+        if served.loads and self.ready(name):
             for loaded in served.loads:
                 _settle(loaded)
         while served.waiting:
@@ -425,15 +421,16 @@ class Online:
                 request.queued = False
                 self._waiting_bytes -= request.size
         if (served.waiting or served.loads) and all(
-            replica.error is not None for replica in self.replicas.of(digest).values()
+            replica.error is not None for replica in self.replicas.of(name).values()
         ):
             self._seek(served)
 
     def _seek(self, served: _Served) -> None:
         """Every node that was asked cannot load the model: the next one is, unless it is the model's fault."""
-        failed = list(self.replicas.of(served.info.digest).values())
+        failed = list(self.replicas.of(served.info.served).values())
         final = any(replica.error is not None and not replica.error.retryable for replica in failed)
-        if not final and len(failed) < self._policy.attempts and self.replicas.add(served.info):
+        more = not final and len(failed) < self._policy.attempts
+        if more and self.replicas.add(served.info, pinned=served.pinned > 0):
             return
         error = self.replicas.why_not(served.info)
         for loaded in served.loads:
@@ -444,8 +441,8 @@ class Online:
 
     def resume(self) -> None:
         """A node may take requests that could not before."""
-        for digest in list(self._served):
-            self._pump(digest)
+        for name in list(self._served):
+            self._pump(name)
 
     async def run(self) -> None:
         """Until cancelled: keeps as many replicas as are wanted."""
@@ -462,16 +459,20 @@ class Online:
             await self._clock.sleep(self._policy.tick)
 
     def _pin(self, models: list[ModelInfo]) -> None:
-        for served in self._served.values():
-            served.pinned = 0
+        pinned: dict[str, int] = {}
         for model in models:
-            if model.replicas:
-                served = self._served_of(model)
-                served.pinned = max(served.pinned, model.replicas)
+            self._served_of(model)
+            pinned[model.served] = max(pinned.get(model.served, 0), model.replicas)
+        for name, served in list(self._served.items()):
+            old, served.pinned = served.pinned, pinned.get(name, 0)
+            if (old > 0) != (served.pinned > 0):
+                self.replicas.tell(served.info, pinned=served.pinned > 0)
+            if len(self._served) > _MAX_SERVED and served.forgettable and not self.replicas.of(name):
+                del self._served[name]
 
     def _adjust(self, served: _Served, now: float) -> None:
-        digest = served.info.digest
-        present = [each for each in self.replicas.of(digest).values() if each.error is None]
+        name = served.info.served
+        present = [each for each in self.replicas.of(name).values() if each.error is None]
         waiting = sum(not entry[2].answer.done() for entry in served.waiting)
         if not waiting or served.pressed_since is None:
             served.pressed_since = now if waiting else None
@@ -480,10 +481,10 @@ class Online:
         target = wanted(demand, self._policy.grow, self._policy.idle)
         loading = any(each.state is ReplicaState.LOADING for each in present)
         if target > len(present) and not loading:
-            self.replicas.add(served.info)
+            self.replicas.add(served.info, pinned=served.pinned > 0)
         for replica in sorted(present, key=lambda each: each.used_at)[: max(0, len(present) - target)]:
             if not replica.outstanding:
-                self.replicas.drop(digest, replica.node)
+                self.replicas.drop(name, replica.node)
 
     def _fail(self, served: _Served, code: str) -> None:
         failures = served.stats.failures

@@ -30,7 +30,7 @@ class ReplicaPolicy:
 
 
 class Replicas:
-    """`changed` is called with a model's digest when a replica became ready, or one that was tried will not."""
+    """`changed` is called with the name of what is served when a replica became ready, or one that was tried cannot."""
 
     def __init__(
         self, nodes: Nodes, urls: Urls, clock: Clock, policy: ReplicaPolicy, changed: Callable[[str], None]
@@ -42,9 +42,9 @@ class Replicas:
         self._changed = changed
         self._by_model: dict[str, dict[str, Replica]] = {}
 
-    def of(self, digest: str) -> Mapping[str, Replica]:
+    def of(self, served: str) -> Mapping[str, Replica]:
         """By node, in whatever state."""
-        return self._by_model.get(digest, {})
+        return self._by_model.get(served, {})
 
     def models(self) -> Iterable[str]:
         return list(self._by_model)
@@ -54,12 +54,12 @@ class Replicas:
     def offered(self, node: ConnectedNode) -> None:
         """A node has connected, or offers anew: what it has warm is ready, and nothing else is."""
         warm = {each.model for each in node.offer.models}
-        for digest in self.models():
-            replica = self._by_model[digest].get(node.address)
-            if replica is not None and replica.state is ReplicaState.READY and digest not in warm:
-                self._remove(digest, node.address)
-        for digest in warm:
-            self._ready(digest, node)
+        for served in self.models():
+            replica = self._by_model[served].get(node.address)
+            if replica is not None and replica.state is ReplicaState.READY and served not in warm:
+                self._remove(served, node.address)
+        for served in warm:
+            self._ready(served, node)
 
     def status(self, node: ConnectedNode, said: ModelStatus) -> None:
         """A model's state on a node has changed."""
@@ -76,60 +76,60 @@ class Replicas:
 
     def left(self, address: str) -> None:
         """A node's session has ended."""
-        for digest in self.models():
-            self._remove(digest, address)
+        for served in self.models():
+            self._remove(served, address)
 
     # --- what is asked for
 
-    def add(self, model: ModelInfo) -> bool:
-        """Has one more node load the model; False: there is none for it."""
-        without = self.of(model.digest).keys()
+    def add(self, model: ModelInfo, *, pinned: bool) -> bool:
+        """Has one more node load the model; False: there is none for it. A pinned one never makes room for others."""
+        without = self.of(model.served).keys()
         best = host(model, self._nodes.states(), self._policy.price, without)
         node = self._nodes.get(best.address) if best is not None else None
         if node is None:
             return False
         limit = limit_of(node.offer, model.settings.max_batch)
         replica = Replica(node.address, ReplicaState.LOADING, self._clock.monotonic(), limit)
-        self._by_model.setdefault(model.digest, {})[node.address] = replica
-        node.link.send(self._order(model))
+        self._by_model.setdefault(model.served, {})[node.address] = replica
+        node.link.send(self._order(model, pinned=pinned))
         log.event(logger, "model_wanted", model=model.name, version=model.version, node=node.address)
         return True
 
-    def tell(self, model: ModelInfo) -> None:
-        """Says to every node that has the model its cost and settings; each answers at once if it is ready."""
-        for replica in self.of(model.digest).values():
+    def tell(self, model: ModelInfo, *, pinned: bool) -> None:
+        """Says to every node that has the model what it costs; each answers at once if it is ready."""
+        for replica in self.of(model.served).values():
             node = self._nodes.get(replica.node)
             if replica.error is None and node is not None:
                 replica.state, replica.told, replica.since = ReplicaState.LOADING, True, self._clock.monotonic()
                 replica.limit = limit_of(node.offer, model.settings.max_batch)
-                node.link.send(self._order(model))
+                node.link.send(self._order(model, pinned=pinned))
 
-    def drop(self, digest: str, address: str) -> None:
+    def drop(self, served: str, address: str) -> None:
         """Has a node let go of the model."""
-        self._remove(digest, address)
+        self._remove(served, address)
         node = self._nodes.get(address)
         if node is not None:
-            node.link.send(UnloadModel(model=digest))
+            node.link.send(UnloadModel(model=served))
 
-    def lost(self, digest: str, address: str) -> None:
+    def lost(self, served: str, address: str) -> None:
         """The node says that the model is not there."""
-        self._remove(digest, address)
+        self._remove(served, address)
 
     def expire(self) -> None:
         """Gives up on loads that take too long, and forgets failures after a while."""
         now = self._clock.monotonic()
-        for digest in self.models():
-            for replica in list(self._by_model[digest].values()):
+        for served in self.models():
+            for replica in list(self._by_model[served].values()):
                 age = now - replica.since
                 if replica.state is ReplicaState.LOADING and age > self._policy.load:
                     late = Unavailable(f"expected the node to load the model within {self._policy.load:.0f} s")
-                    self._failed(digest, replica.node, late)
+                    self._failed(served, replica.node, late)
                 elif replica.state is ReplicaState.FAILED and age > self._policy.retry:
-                    self._remove(digest, replica.node)
+                    self._remove(served, replica.node)
 
     def why_not(self, model: ModelInfo) -> TandemError:
         """Why there is no node for the model: the error of the last that tried, or what each node lacks."""
-        failed = [replica for replica in self.of(model.digest).values() if replica.error is not None]
+        failed = [replica for replica in self.of(model.served).values() if replica.error is not None]
         if failed:
             error = max(failed, key=lambda replica: replica.since).error
             assert error is not None  # noqa: S101 - chosen for it
@@ -143,8 +143,8 @@ class Replicas:
 
     # --- one replica
 
-    def _ready(self, digest: str, node: ConnectedNode) -> None:
-        replicas = self._by_model.setdefault(digest, {})
+    def _ready(self, served: str, node: ConnectedNode) -> None:
+        replicas = self._by_model.setdefault(served, {})
         replica = replicas.get(node.address)
         if replica is None:
             replica = replicas[node.address] = Replica(
@@ -152,26 +152,26 @@ class Replicas:
             )
         replica.state, replica.error = ReplicaState.READY, None
         replica.used_at = self._clock.monotonic()
-        self._changed(digest)
+        self._changed(served)
 
-    def _failed(self, digest: str, address: str, error: TandemError) -> None:
-        replica = self.of(digest).get(address)
+    def _failed(self, served: str, address: str, error: TandemError) -> None:
+        replica = self.of(served).get(address)
         if replica is not None:
             replica.state, replica.error, replica.since = ReplicaState.FAILED, error, self._clock.monotonic()
-            log.event(logger, "model_failed", model=digest, node=address, code=error.code, detail=error.detail)
-            self._changed(digest)
+            log.event(logger, "model_failed", model=served, node=address, code=error.code, detail=error.detail)
+            self._changed(served)
 
-    def _remove(self, digest: str, address: str) -> None:
-        replicas = self._by_model.get(digest)
+    def _remove(self, served: str, address: str) -> None:
+        replicas = self._by_model.get(served)
         if replicas is not None and replicas.pop(address, None) is not None:
             if not replicas:
-                del self._by_model[digest]
-            self._changed(digest)
+                del self._by_model[served]
+            self._changed(served)
 
-    def _order(self, model: ModelInfo) -> LoadModel:
+    def _order(self, model: ModelInfo, *, pinned: bool) -> LoadModel:
         until = self._clock.now() + _URL_SECONDS
         return LoadModel(
-            model=model.digest,
+            model=model.served,
             artifact=model.artifact,
             size=model.size,
             url=self._urls.download(model.artifact, until),
@@ -179,6 +179,6 @@ class Replicas:
             file_urls=tuple(self._urls.download(file.artifact, until) for file in model.files),
             inputs=model.cost_inputs,
             cost_us=model.cost_us,
-            settings=model.settings,
-            pinned=model.replicas > 0,
+            settings=model.settings.run,
+            pinned=pinned,
         )

@@ -40,24 +40,30 @@ async def model(call: Call) -> web.StreamResponse:
 async def change_model(call: Call) -> web.StreamResponse:
     name, version = _place(call)
     wanted = await parsing.body(call, MODEL_CHANGE)
+    old = await call.services.models.own(call.owner, name, version)
     changed = await call.services.models.change(call.owner, name, version, wanted)
-    if wanted.settings is not None:  # nodes learn them when they load it anew
-        await call.services.unload(changed.digest)
+    if changed.served != old.served:
+        await let_go(call, old)
     return json_response(_view(call, changed))
 
 
 async def delete_model(call: Call) -> web.StreamResponse:
     name, version = _place(call)
     gone = await call.services.models.delete(call.owner, name, version)
-    if not call.services.models.uses(gone.digest):
-        await call.services.unload(gone.digest)
+    await let_go(call, gone)
     return web.Response(status=204)
 
 
 async def unload_model(call: Call) -> web.StreamResponse:
     name, version = _place(call)
-    await call.services.unload((await call.services.models.own(call.owner, name, version)).digest)
+    await let_go(call, await call.services.models.own(call.owner, name, version))
     return web.Response(status=204)
+
+
+async def let_go(call: Call, model: ModelInfo) -> None:
+    """Has all nodes unload it, unless another model is served by the same."""
+    if not call.services.models.shared(model):
+        await call.services.unload(model.served)
 
 
 async def nodes(call: Call) -> web.StreamResponse:

@@ -236,12 +236,12 @@ class Cancel(Frozen):
 class LoadModel(Frozen):
     """Orchestrator to node: fetch a model, load it and keep it warm for requests on line, which name it by `model`.
 
-    Said again with other settings it is loaded anew under these. Answered by `ModelStatus`.
+    The same files run otherwise are another `model`. Answered by `ModelStatus`.
     """
 
     type: Literal["load_model"] = "load_model"
     model: ArtifactId
-    """The digest of all of it."""
+    """A digest of its files, settings and cost together, made by the orchestrator."""
     artifact: ArtifactId
     """The ONNX file."""
     size: int = Field(ge=1, lt=2**63)

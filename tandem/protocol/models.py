@@ -1,6 +1,7 @@
 """Models: an ONNX file, perhaps with files of external data, under a name and version.
 
 A model is named by its digest, which stands for all of its files: whoever has the digest knows every byte that runs.
+What a node serves has a name of its own, which stands for how the model is run as well.
 """
 
 import hashlib
@@ -8,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from functools import cached_property
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
@@ -46,6 +47,7 @@ _STRANGE = frozenset('\\:*?"<>|')
 """Mean something to one system or another, and `*` to ONNX Runtime: an address in memory."""
 _DIGEST_PREFIX = b"tandem model\n"
 """No ONNX file begins like this, so that no model of one file has the digest of one of several."""
+_SERVED_PREFIX = b"tandem served\n"
 
 
 def check_file_name(name: str) -> str:
@@ -134,6 +136,16 @@ class ModelSettings(Frozen):
     timeout_s: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] | None = None
     """Seconds that a request may take that names no timeout; None: as the orchestrator's settings say."""
 
+    @property
+    def run(self) -> "ModelSettings":
+        """Those alone that change how a node runs the model."""
+        return ModelSettings(
+            max_batch=self.max_batch,
+            batch_window_us=self.batch_window_us,
+            provider=self.provider,
+            warm_up=self.warm_up,
+        )
+
 
 def warm_up_tensors(inputs: Sequence[TensorSpec], warm_up: Sequence[WarmUpTensor]) -> tuple[Tensor, ...]:
     """What a warm-up run is fed with, in the order of the model's inputs. Raises InvalidTensor."""
@@ -217,6 +229,23 @@ class ModelInfo(Frozen):
     def digest(self) -> str:
         """Names the model with all of its files."""
         return model_digest(self.artifact, self.files)
+
+    @cached_property
+    def served(self) -> str:
+        """Names what nodes serve: these files, run like this, at this cost.
+
+        Models that differ in it share nothing on a node but the files on its disk.
+        """
+        cost = [self.cost_us, [[spec.name, spec.datatype, spec.shape] for spec in self.cost_inputs]]
+        written = json.dumps([self.digest, self.settings.run.model_dump(mode="json"), cost])
+        return f"sha256:{hashlib.sha256(_SERVED_PREFIX + written.encode()).hexdigest()}"
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Another one, whose names are worked out anew."""
+        copied = super().model_copy(update=update, deep=deep)
+        for name in ("digest", "served"):
+            copied.__dict__.pop(name, None)
+        return copied
 
     @property
     def total_size(self) -> int:

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from orchestrator.web import parsing
 from orchestrator.web.call import Call
+from orchestrator.web.catalogue import let_go
 from orchestrator.web.oip import views
 from orchestrator.web.oip.memory import Claim
 from orchestrator.web.oip.replies import JSON, error_reply
@@ -88,7 +89,7 @@ async def repository_index(call: Call) -> web.StreamResponse:
     online = call.services.oip.online
     asked = await _body(call)
     found = [
-        views.repository_entry(each, ready=online.ready(each.digest))
+        views.repository_entry(each, ready=online.ready(each.served))
         for each in await call.services.models.all(call.owner)
     ]
     if asked.get("ready") is True:
@@ -109,7 +110,7 @@ async def unload(call: Call) -> web.StreamResponse:
     """Has all nodes let go of it. Raises Forbidden for another key's model."""
     named = await _model(call)
     owned = await call.services.models.own(call.owner, named.name, named.version)
-    await call.services.unload(owned.digest)
+    await let_go(call, owned)
     return _json({})
 
 
@@ -142,7 +143,7 @@ async def _body(call: Call) -> dict[str, Any]:
 
 def _stats(call: Call, models: Sequence[ModelInfo]) -> web.Response:
     online = call.services.oip.online
-    return _json({"model_stats": [views.model_stats(each, online.stats(each.digest)) for each in models]})
+    return _json({"model_stats": [views.model_stats(each, online.stats(each.served)) for each in models]})
 
 
 def _json(value: Any) -> web.Response:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.core.catalogue import ModelQuota, key_of, pin, remove
+from orchestrator.core.catalogue import ModelChanges, ModelQuota, key_of, pin, remove
 from tandem.client import TandemClient
 from tandem.protocol.api import ModelChange
 from tandem.protocol.errors import Forbidden, InvalidModel, InvalidRequest, NotFound, QuotaExceeded
@@ -67,7 +67,8 @@ async def test_names_of_files_stay_in_the_folder(api: Api) -> None:
 
 
 async def test_a_private_model_is_not_there_for_others(api: Api, ann: TandemClient, bob: TandemClient) -> None:
-    model = await ann.upload_model(DIGITS, "digits")
+    await ann.upload_model(DIGITS, "digits")
+    (info,) = (await api.store.catalogue()).changed
     for ask in (bob.model("digits"), bob.model("digits", "1"), bob.delete_model("digits", "1")):
         with pytest.raises(NotFound, match="digits"):
             await ask
@@ -77,9 +78,15 @@ async def test_a_private_model_is_not_there_for_others(api: Api, ann: TandemClie
     theirs = await bob.upload_model(DIGITS, "digits")
     assert theirs.own
     await bob.delete_model("digits", "1")
-    assert api.unloaded == []  # ann's is the same to the nodes
+    api.unloaded.clear()
+    other = ModelChanges(put=(info.model_copy(update={"name": "other"}),))
+    await api.store.decide_models(info.owner, "other", lambda _known, _now: other)
+    await api.models.refresh()
+    await ann.unload_model("digits", "1")
     await ann.delete_model("digits", "1")
-    assert api.unloaded == [model.digest]
+    assert api.unloaded == []  # another model is the same to the nodes
+    await ann.delete_model("other", "1")
+    assert api.unloaded == [info.served]
 
 
 async def test_a_public_one_is_used_by_all_and_changed_by_its_owner(ann: TandemClient, bob: TandemClient) -> None:
@@ -96,17 +103,21 @@ async def test_a_public_one_is_used_by_all_and_changed_by_its_owner(ann: TandemC
 
 
 async def test_versions_and_settings(api: Api, ann: TandemClient) -> None:
-    for version in ("2", "10"):
-        await ann.upload_model(DIGITS, "digits", version)
+    for version, most in (("2", 1), ("10", 2)):
+        await ann.upload_model(DIGITS, "digits", version, settings=ModelSettings(max_batch=most))
+    infos = {each.version: each for each in (await api.store.catalogue()).changed}
     assert (await ann.model("digits")).version == "10"
     await ann.change_model("digits", "2", ModelChange(default=True))
     assert (await ann.model("digits")).version == "2"
     changed = await ann.change_model("digits", "2", ModelChange(settings=ModelSettings(max_batch=16)))
     assert (changed.settings.max_batch, changed.answers, changed.batchable) == (16, True, True)
+    await ann.change_model("digits", "2", ModelChange(settings=ModelSettings(max_batch=16, hedge=True)))
+    assert api.unloaded == [infos["2"].served]  # what is run alike stays
     await ann.delete_model("digits", "2")
     assert (await ann.model("digits")).version == "10"
     await ann.unload_model("digits", "10")
-    assert api.unloaded == [changed.digest] * 2
+    batched = infos["2"].model_copy(update={"settings": ModelSettings(max_batch=16)})
+    assert api.unloaded == [infos["2"].served, batched.served, infos["10"].served]
 
 
 async def test_batches_of_a_model_that_has_none_are_refused(ann: TandemClient, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from onnx import helper
 
 from node.core.usage import Tally
 from node.ports.execution import Done, ModelFiles, ModelLoaded, ModelRun, WarmModel
@@ -34,7 +35,7 @@ from tandem.protocol.signing import SigningKey
 from tandem.protocol.tensors import Datatype, Tensor
 from tests.fixtures.node import until
 from tests.fixtures.online import Exchange, LocalTransfer, call_of, dialling_node, exchange, model_info, working_node
-from tests.fixtures.onnx_models import weighty
+from tests.fixtures.onnx_models import bytes_of, model_of, value, weighty
 from tests.fixtures.protocol import SENDER
 
 KEYS = [SigningKey.from_bytes(bytes([number]) * 32) for number in (11, 12, 13)]
@@ -139,8 +140,8 @@ async def test_a_cold_model_is_loaded_and_then_warm(tmp_path: Path) -> None:
         assert first.node == KEYS[0].address
         await until(lambda: [node.offer.models for node in found.exchange.nodes] != [()])
         (node,) = found.exchange.nodes
-        assert [warm.model for warm in node.offer.models] == [found.model.digest]
-        stats = found.exchange.online.stats(found.model.digest)
+        assert [warm.model for warm in node.offer.models] == [found.model.served]
+        stats = found.exchange.online.stats(found.model.served)
         assert (stats.answered, stats.failures, stats.running, stats.waiting) == (2, {}, 0, 0)
         assert stats.total.count == stats.compute.count == stats.queue.count == 2
         assert node.in_flight == 0
@@ -158,7 +159,7 @@ async def test_a_client_that_goes_away_stops_the_run_at_once(tmp_path: Path) -> 
             await until(lambda asked=asked: asked.cancelled)  # type: ignore[misc]
             delays.append(asyncio.get_running_loop().time() - begun)
         assert min(delays) < 0.05
-        stats = found.exchange.online.stats(found.model.digest)
+        stats = found.exchange.online.stats(found.model.served)
         assert stats.failures == {"cancelled": 5}
         (node,) = found.exchange.nodes
         await until(lambda: node.in_flight == 0)
@@ -182,7 +183,7 @@ async def test_an_answer_that_meets_its_cancellation_is_paid_for(tmp_path: Path,
         await until(lambda: node.in_flight == 0)
         assert (tally.in_flight, tally.requests) == (0, 9)
         assert tally.unsettled == node.unsettled + node.unpaid > 0
-        assert found.exchange.online.stats(found.model.digest).answered < 9
+        assert found.exchange.online.stats(found.model.served).answered < 9
 
 
 async def test_a_deadline_ends_a_request_wherever_it_is(tmp_path: Path) -> None:
@@ -198,7 +199,7 @@ async def test_a_full_queue_says_when_to_come_again_and_priority_goes_first(tmp_
         online = found.exchange.online
         running = [group.create_task(found.infer())]
         await until(lambda: found.hands[0].asked)
-        limit = online.replicas.of(found.model.digest)[KEYS[0].address].limit
+        limit = online.replicas.of(found.model.served)[KEYS[0].address].limit
         running += [group.create_task(found.infer()) for _ in range(limit - 1)]
         await all_asked(found, limit)
         late = Tensor("x", Datatype.FP32, (1,), struct.pack("<f", 9.0))
@@ -210,7 +211,7 @@ async def test_a_full_queue_says_when_to_come_again_and_priority_goes_first(tmp_
         with pytest.raises(Overloaded) as caught:
             await found.infer()
         assert caught.value.retry_after > 0
-        assert online.stats(found.model.digest).waiting == 3
+        assert online.stats(found.model.served).waiting == 3
         found.hands[0].asked[0].answer()
         asked = await all_asked(found, limit + 1)
         assert asked[-1].inputs == (late,)
@@ -258,7 +259,7 @@ async def test_a_straggler_is_overtaken_where_that_is_asked_for(tmp_path: Path) 
         while not any(asked.cancelled for asked in slow.asked):
             assert (await found.infer()).node == KEYS[1].address
             await asyncio.sleep(0)
-        assert found.exchange.online.stats(found.model.digest).hedged >= 1
+        assert found.exchange.online.stats(found.model.served).hedged >= 1
 
 
 async def test_a_model_that_no_node_can_load_is_said_to_whoever_asks(tmp_path: Path) -> None:
@@ -342,7 +343,7 @@ async def test_the_answer_is_right_and_a_killed_worker_costs_a_retry(tmp_path: P
         assert 1.99 < biggest <= 2.0
 
         async def kill() -> None:
-            await until(lambda: here.online.stats(info.digest).answered > 3)
+            await until(lambda: here.online.stats(info.served).answered > 3)
             for seat in worker.workers.seats:
                 if seat.worker is not None and seat.worker.pid is not None:
                     os.kill(seat.worker.pid, signal.SIGKILL)
@@ -370,18 +371,38 @@ async def test_a_killed_node_costs_nobody_an_answer_while_another_is_there(tmp_p
         try:
             await here.connected(2)
             await until(
-                lambda: sum(replica.state == "ready" for replica in here.online.replicas.of(info.digest).values()) == 2
+                lambda: sum(replica.state == "ready" for replica in here.online.replicas.of(info.served).values()) == 2
             )
             async with asyncio.TaskGroup() as group:
                 clients = [group.create_task(here.online.infer(call_of(info, X))) for _ in range(100)]
                 await asyncio.wait(clients, return_when=asyncio.FIRST_COMPLETED)
-                assert here.online.replicas.of(info.digest)[KEYS[0].address].outstanding
+                assert here.online.replicas.of(info.served)[KEYS[0].address].outstanding
                 processes[0].kill()
                 answers = await asyncio.gather(*clients)
             assert len({answer.outputs for answer in answers}) == 1
-            assert here.online.stats(info.digest).retried
+            assert here.online.stats(info.served).retried
         finally:
             for process in processes:
                 if process.returncode is None:
                     process.kill()
                 await process.wait()
+
+
+async def test_two_models_of_one_file_are_each_served_as_they_ask(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "x"], ["y"])], "double", [value("x", shape=["n"])], [value("y", shape=["n"])]
+    )
+    single = model_info(bytes_of(model_of(graph)), models)
+    together = ModelSettings(max_batch=4, batch_window_us=500_000)
+    batched = single.model_copy(update={"owner": "ann", "settings": together})
+    async with exchange(tmp_path) as here, working_node(here.origin, tmp_path, models, KEYS[0]):
+        await here.connected()
+        for model in (single, batched):
+            await here.online.load(model)
+            await asyncio.gather(*(here.online.infer(call_of(model, X)) for _ in range(4)))
+        assert [here.online.stats(each.served).batches for each in (single, batched)] == [{1: 4}, {4: 4}]
+        await here.online.unload(batched.served)
+        assert here.online.ready(single.served)
+        assert (await here.online.infer(call_of(single, X))).warm

@@ -16,7 +16,7 @@ from orchestrator.core.catalogue import (
 )
 from tandem.protocol.api import ModelChange
 from tandem.protocol.errors import Conflict, InvalidRequest, InvalidTensor, NotFound, QuotaExceeded
-from tandem.protocol.models import ModelInfo, ModelSettings, Tolerance, WarmUpTensor
+from tandem.protocol.models import ModelInfo, ModelSettings, Provider, Tolerance, WarmUpTensor
 from tandem.protocol.tensors import Datatype, TensorSpec
 
 QUOTA = ModelQuota(models=3, size=100, replicas=2)
@@ -91,7 +91,19 @@ def test_the_catalogue_follows_changes() -> None:
     assert [each.replicas for each in known.warm()] == [4]
     known.update(CatalogueUpdate(4, frozenset()))
     assert found(known, "ann") is None
-    assert not known.holds("sha256:" + "a" * 64)
+    assert not known.serves(model().served)
+
+
+def test_models_are_served_as_one_if_they_are_run_alike() -> None:
+    known = catalogue(model(), model(owner="bob", settings=ModelSettings(hedge=True, replicas=1, timeout_s=3)))
+    assert known.serves(model().served, besides=key_of(model()))
+    for other in (
+        {"settings": ModelSettings(max_batch=2)},
+        {"settings": ModelSettings(provider=Provider.CPU)},
+        {"cost_us": 7},
+        {"artifact": "sha256:" + "b" * 64},
+    ):
+        assert not known.serves(model().model_copy(update=other).served)
 
 
 def test_the_same_again_changes_nothing_and_other_files_are_refused() -> None:
