@@ -185,7 +185,9 @@ def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, o
         store, outside.visitor, jobs.view, to_deliver, _delivery_policy(settings), random.SystemRandom().random
     )
     oip = OpenInference(
-        online, Inferences(online, models, settings.limits.inference), Memory(settings.limits.inference_memory)
+        online,
+        Inferences(online, models, settings.limits.inference),
+        Memory(settings.limits.inference_memory, settings.limits.inference_share),
     )
     services = Services(
         submissions=Submissions(store, planning, outside.visitor, webhooks, tasks_waiting.ring, to_prepare.ring),

@@ -115,6 +115,8 @@ class LimitSettings(_Section):
     """Bytes of one request for an inference, inflated."""
     inference_memory: Bytes = 2**30
     """Bytes of all such requests and their answers at one time; one more is answered by 429."""
+    inference_share: float = Field(default=0.5, gt=0, le=1)
+    """Of inference_memory, what the requests of one API key may take; one more is answered by 429."""
     orphan_age: Seconds = 86_400.0
     """Seconds that an artifact to which nothing refers is kept."""
     history_age: Seconds = 30 * 86_400.0
@@ -126,6 +128,8 @@ class OnlineSettings(_Section):
     """Requests on line that may wait for one model; one more is answered by 429."""
     queue_bytes: Bytes = 2**28
     """Bytes of inputs that may wait for all models."""
+    share: float = Field(default=0.5, gt=0, le=1)
+    """Of a model's queue, and of queue_bytes, what requests of one API key may take; one more is answered by 429."""
     timeout: Seconds = 30.0
     """Seconds that a request may take, unless it or its model says otherwise."""
     attempts: int = Field(default=3, ge=1)

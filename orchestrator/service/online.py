@@ -23,6 +23,7 @@ from orchestrator.core.online import (
     choose,
     wanted,
 )
+from orchestrator.core.shares import Holdings, Room, Turns
 from orchestrator.ports.online import ModelStats
 from orchestrator.service.nodes import ConnectedNode, Nodes
 from orchestrator.service.replicas import Replicas
@@ -55,6 +56,8 @@ class OnlinePolicy:
     """Requests that may wait for one model."""
     queue_bytes: int = 2**28
     """Bytes of inputs that may wait in all."""
+    share: float = 0.5
+    """Of both, what one owner may have."""
     timeout: float = 30.0
     """Seconds that a request may take which names no timeout, and whose model has none."""
     attempts: int = 3
@@ -74,8 +77,12 @@ class _Served:
     """A model that was asked for, or is pinned."""
 
     info: ModelInfo
-    waiting: list[tuple[int, int, "_Request"]] = field(default_factory=list)
-    """A heap: the highest priority first, then the oldest. Those that are over stay until they are met."""
+    waiting: list[tuple[int, int, int, "_Request"]] = field(default_factory=list)
+    """A heap: the highest priority first, then by turns of owners, then the oldest. Those that are over stay until they
+    are met."""
+    turns: Turns = field(default_factory=Turns)
+    held: Holdings = field(default_factory=Holdings)
+    """Requests that wait, by owner."""
     stats: ModelStats = field(default_factory=ModelStats)
     pace: Pace = field(default_factory=Pace)
     asked_at: float = 0.0
@@ -154,7 +161,7 @@ class Online:
         self._policy = policy
         self._served: dict[str, _Served] = {}
         self._order = itertools.count()
-        self._waiting_bytes = 0
+        self._room = Room(policy.queue, policy.queue_bytes, policy.share)
 
     # --- what the web asks
 
@@ -173,7 +180,7 @@ class Online:
         served = self._served.get(name)
         if served is None:
             return ModelStats()
-        served.stats.waiting = sum(not entry[2].answer.done() for entry in served.waiting)
+        served.stats.waiting = sum(not entry[3].answer.done() for entry in served.waiting)
         served.stats.running = sum(replica.outstanding for replica in self.replicas.of(name).values())
         return served.stats
 
@@ -228,21 +235,32 @@ class Online:
         """Raises Overloaded if the queue is full, or why there is no node for the model."""
         served = request.served
         if len(served.waiting) >= self._policy.queue:
-            served.waiting = [entry for entry in served.waiting if not entry[2].answer.done()]
+            served.waiting = [entry for entry in served.waiting if not entry[3].answer.done()]
             heapq.heapify(served.waiting)
-        full = self._waiting_bytes + request.size > self._policy.queue_bytes
-        if len(served.waiting) >= self._policy.queue or full:
+        call = request.call
+        full = self._room.refusal(len(served.waiting), served.held, call.owner, request.size)
+        if full is not None:
             self._fail(served, Overloaded.code)
             seconds = max(0.1, len(served.waiting) * served.pace.mean)
             raise Overloaded(
-                f"expected fewer than {self._policy.queue} requests, and {self._policy.queue_bytes} bytes of inputs, "
-                f"to wait for {served.info.name}; come again in {seconds:.1f} s",
+                f"{call.model.name}: expected {full} to wait; come again in {seconds:.1f} s",
                 min(30.0, seconds),
             )
         self._begin_loading(served)
-        heapq.heappush(served.waiting, (-request.call.priority, next(self._order), request))
+        if not served.waiting:
+            served.turns.clear()
+        turn = served.turns.next(call.priority, call.owner)
+        self._queue(request, (-call.priority, turn, next(self._order), request))
+
+    def _queue(self, request: _Request, entry: tuple[int, int, int, _Request]) -> None:
+        heapq.heappush(request.served.waiting, entry)
         request.queued = True
-        self._waiting_bytes += request.size
+        self._room.add(request.served.held, request.call.owner, request.size)
+
+    def _unqueue(self, request: _Request) -> None:
+        if request.queued:
+            request.queued = False
+            self._room.drop(request.served.held, request.call.owner, request.size)
 
     def _begin_loading(self, served: _Served) -> None:
         """Has a node load the model, unless one does or has. Raises why there is none."""
@@ -355,9 +373,7 @@ class Online:
         except TandemError as error:
             request.answer.set_exception(request.failure or error)
             return
-        heapq.heappush(request.served.waiting, (-request.call.priority, -next(self._order), request))
-        request.queued = True
-        self._waiting_bytes += request.size
+        self._queue(request, (-request.call.priority, 0, -next(self._order), request))
 
     def _reject(self, request: _Request, error: TandemError) -> None:
         if not request.answer.done():
@@ -376,9 +392,7 @@ class Online:
         for timer in (request.deadline, request.late):
             if timer is not None:
                 timer.cancel()
-        if request.queued:
-            request.queued = False
-            self._waiting_bytes -= request.size
+        self._unqueue(request)
         while request.flights:
             flight = request.flights[-1]
             self._end(flight)
@@ -413,13 +427,12 @@ class Online:
             for loaded in served.loads:
                 _settle(loaded)
         while served.waiting:
-            request = served.waiting[0][2]
+            request = served.waiting[0][3]
             if not request.answer.done() and not self._send(request):
                 break
-            heapq.heappop(served.waiting)
-            if request.queued:
-                request.queued = False
-                self._waiting_bytes -= request.size
+            priority, turn, *_ = heapq.heappop(served.waiting)
+            served.turns.served(-priority, turn)
+            self._unqueue(request)
         if (served.waiting or served.loads) and all(
             replica.error is not None for replica in self.replicas.of(name).values()
         ):
@@ -436,7 +449,7 @@ class Online:
         for loaded in served.loads:
             _settle(loaded, error)
         waiting, served.waiting = served.waiting, []
-        for _, _, request in waiting:
+        for *_, request in waiting:
             self._reject(request, request.failure or error)
 
     def resume(self) -> None:
@@ -473,7 +486,7 @@ class Online:
     def _adjust(self, served: _Served, now: float) -> None:
         name = served.info.served
         present = [each for each in self.replicas.of(name).values() if each.error is None]
-        waiting = sum(not entry[2].answer.done() for entry in served.waiting)
+        waiting = sum(not entry[3].answer.done() for entry in served.waiting)
         if not waiting or served.pressed_since is None:
             served.pressed_since = now if waiting else None
         pressed = now - served.pressed_since if served.pressed_since is not None else 0.0

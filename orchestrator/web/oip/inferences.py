@@ -50,6 +50,7 @@ class Inferences:
 
         What it holds of memory is counted into the claim.
         """
+        claim.owner = owner
         header_length = _header_length(headers)
         served = self._served.of(await self._models.find(owner, *named))
         body = await self._inflated(headers, await read(claim), claim)

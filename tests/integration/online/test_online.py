@@ -195,7 +195,7 @@ async def test_a_deadline_ends_a_request_wherever_it_is(tmp_path: Path) -> None:
 
 
 async def test_a_full_queue_says_when_to_come_again_and_priority_goes_first(tmp_path: Path) -> None:
-    async with market(tmp_path, policy=OnlinePolicy(queue=3)) as found, asyncio.TaskGroup() as group:
+    async with market(tmp_path, policy=OnlinePolicy(queue=3, share=1)) as found, asyncio.TaskGroup() as group:
         online = found.exchange.online
         running = [group.create_task(found.infer())]
         await until(lambda: found.hands[0].asked)
