@@ -1,37 +1,34 @@
-"""One side of on-line work as a process of its own, to be killed: services and store, and a socket in between.
+"""One side of on-line work as a process of its own, to be killed: sessions, streams, services and stores as they are.
 
-`orchestrator` accepts whatever it is answered, and says `window` when it has settled one. `node` serves without an end;
-told to stop, it waits until all is settled and says what it has served since it began.
+`orchestrator` has clients that ask without an end, and says `window` when it has settled one. `node` answers at once;
+told to stop, it takes no more, waits until all is settled and says for how many wei it has served since it began.
 """
 
 import asyncio
 import signal
+import struct
 import sys
-from asyncio import StreamReader, StreamWriter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry
-
-from node.adapters.ticket_store import SqliteTicketStore
-from node.service import usage as counting
-from node.service.books import Books
-from node.service.link import Link
-from orchestrator.adapters.store import open_store
-from orchestrator.service.nodes import ConnectedNode, Nodes
-from orchestrator.service.usage import Usage
+from node.ports.execution import Done, ModelFiles, ModelLoaded, ModelRun, WarmModel
+from node.service.online import Counting
+from node.service.usage import Usage
+from orchestrator.service.online import OnlinePolicy
 from tandem.clock import SystemClock
-from tandem.protocol.codec import Envelope, Frame, decode, encode
-from tandem.protocol.messages import OrchestratorMessage, UsageReceipt, UsageWindow
-from tandem.protocol.models import ModelInfo
-from tandem.waiting import Bell
-from tests.fixtures.node import DOMAIN, NODE, OFFER, SENDER
+from tandem.protocol.errors import TandemError
+from tandem.protocol.models import ModelSettings
+from tandem.protocol.signing import Address
+from tandem.protocol.tensors import Datatype, Tensor
+from tests.fixtures.node import NODE, ScriptedExecutors
+from tests.fixtures.online import Exchange, LocalTransfer, call_of, dialling_node, exchange, model_info
+from tests.fixtures.onnx_models import weighty
 
-MAX_UNPAID = 10**9
 WINDOW = 0.05
-_ANSWER, _OPENED = b"answer\n", b"opened\n"
-_MODEL = ModelInfo(
-    name="digits", version="1", artifact=f"sha256:{0:064x}", size=1, inputs=(), outputs=(), cost_us=1, memory=1
-)
+_CLIENTS = 4
+_POLICY = OnlinePolicy(tick=0.02, catalogue=0.02)
+_X = Tensor("x", Datatype.FP32, (1,), struct.pack("<f", 1.0))
+_Y = _X._replace(name="y")
 
 
 def say(word: object) -> None:
@@ -39,116 +36,93 @@ def say(word: object) -> None:
     sys.stdout.flush()
 
 
-class Wire:
-    def __init__(self, writer: StreamWriter) -> None:
-        self._writer = writer
-
-    def send(self, message: OrchestratorMessage, _tensors: object = ()) -> None:
-        frame = encode(Envelope(message))
-        assert isinstance(frame, str)
-        self._writer.write(frame.encode() + b"\n")
-
-    def request(self, _head: bytes, _body: object, _reply: object) -> int:
-        raise AssertionError("nothing is asked here")
-
-    def cancel(self, _stream: int) -> None:
-        raise AssertionError("nothing is asked here")
-
-    def close(self, _code: str, _reason: str) -> None:
-        self._writer.close()
+async def orchestrator(folder: Path, port: int) -> None:
+    models = folder / "models"
+    models.mkdir(exist_ok=True)
+    model = model_info(weighty(1), models, None, (1,))
+    async with (
+        exchange(folder, _POLICY, port=port, window=WINDOW, settled=lambda: say("window")) as here,
+        asyncio.TaskGroup() as group,
+    ):
+        group.create_task(here.usage.run())
+        group.create_task(_trust(here))
+        for _ in range(_CLIENTS):
+            group.create_task(_ask(here, call_of(model, _X)))
 
 
-async def orchestrator(folder: Path) -> None:
-    clock, nodes = SystemClock(), Nodes()
-    async with open_store(f"sqlite:///{folder / 'orchestrator.db'}", clock) as store:
-        usage = Usage(store, nodes, clock, WINDOW, lambda: say("window"), CollectorRegistry())
-
-        async def session(reader: StreamReader, writer: StreamWriter) -> None:
-            wire = Wire(writer)
-            offer = OFFER.model_copy(update={"max_unpaid": MAX_UNPAID})
-            node = ConnectedNode(NODE.address, wire, offer, clock.now())
-            nodes.add(node)
-            for window in await usage.resume(NODE.address):
-                wire.send(window)
-            writer.write(_OPENED)
-            while line := await reader.readline():
-                if line == _ANSWER:
-                    usage.add(NODE.address, "local", _MODEL, 1)
-                elif line.endswith(b"\n"):
-                    message = decode(line.decode()).message
-                    assert isinstance(message, UsageReceipt)
-                    await usage.receipt(node, message.id)
-            nodes.remove(NODE.address, wire)
-            usage.settle_soon()
-            writer.close()
-
-        (folder / "socket").unlink(missing_ok=True)
-        async with await asyncio.start_unix_server(session, folder / "socket"):
-            await usage.run()
+async def _trust(here: Exchange) -> None:
+    while True:
+        await here.connected()
+        await asyncio.sleep(0.01)
 
 
-async def node(folder: Path) -> None:
-    clock, stop, served = SystemClock(), asyncio.Event(), 0
+async def _ask(here: Exchange, call: object) -> None:
+    while True:
+        try:
+            await here.online.infer(call)  # type: ignore[arg-type]
+        except TandemError:
+            await asyncio.sleep(0.01)
+
+
+class Asked:
+    def __init__(self, done: Done) -> None:
+        self._handle = asyncio.get_running_loop().call_soon(done, ModelRun((_Y,), "CPU", 1, warm=True))
+
+    def cancel(self) -> None:
+        self._handle.cancel()
+
+
+class Quick(ScriptedExecutors):
+    """Inference that takes no time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._loaded: dict[str, ModelLoaded] = {}
+
+    async def load(self, files: ModelFiles, settings: ModelSettings, *, pinned: bool = False) -> ModelLoaded:  # noqa: ARG002
+        return self._loaded.setdefault(files.digest, ModelLoaded("CPU", 1000))
+
+    async def unload(self, digest: str) -> None:
+        self._loaded.pop(digest, None)
+
+    def submit(self, digest: str, inputs: Sequence[Tensor], outputs: Sequence[str], done: Done) -> Asked:  # noqa: ARG002
+        return Asked(done)
+
+    def warm(self) -> tuple[WarmModel, ...]:
+        return tuple(WarmModel(digest, loaded, pinned=False) for digest, loaded in self._loaded.items())
+
+    def listen(self, changed: Callable[[], None]) -> None: ...
+
+
+class Counted:
+    """What was served, by the node's own count."""
+
+    def __init__(self, usage: Counting) -> None:
+        self._usage = usage
+        self.begin, self.failed = usage.begin, usage.failed
+        self.wei = 0
+
+    def served(self, sender: Address, price: int) -> None:
+        self.wei += price
+        self._usage.served(sender, price)
+
+
+async def node(folder: Path, port: int) -> None:
+    clock, stop = SystemClock(), asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    async with SqliteTicketStore(folder / "node.db", NODE.address, DOMAIN) as store, asyncio.TaskGroup() as group:
-        books, link = Books(store, Bell(clock)), Link()
-        await books.open(SENDER.address)
-        usage = counting.Usage(books, link, clock, MAX_UNPAID)
-        booking = group.create_task(usage.run())
-        while not stop.is_set() or books.at_stake:
-            try:
-                reader, writer = await asyncio.open_unix_connection(folder / "socket")
-            except OSError:
-                await clock.sleep(0.01)
-                continue
-            served += await _converse(reader, writer, books, usage, link, stop)
+    transfer = LocalTransfer(folder / "models")
+    async with dialling_node(f"http://127.0.0.1:{port}", folder, Quick(), transfer, NODE, clock) as online:
+        usage = online.usage
+        assert isinstance(usage, Usage)
+        online.usage = counted = Counted(usage)
+        await stop.wait()
+        await online.drain(10.0)
+        while usage._books.at_stake:
+            await clock.sleep(0.01)
         await usage.written()
-        booking.cancel()
-    say(served)
-
-
-async def _converse(
-    reader: StreamReader, writer: StreamWriter, books: Books, usage: counting.Usage, link: Link, stop: asyncio.Event
-) -> int:
-    """One session; how much was served in it."""
-    windows: list[UsageWindow] = []
-    while (line := await reader.readline()).endswith(b"}\n"):
-        windows.append(_window(line))
-    if line != _OPENED:
-        return 0
-    said, served = asyncio.Queue[Frame](), 0
-    link.attach(said)
-    usage.opened(SENDER.address, windows)
-    reading = asyncio.create_task(_hear(reader, usage))
-    while not reading.done():
-        if not stop.is_set():
-            usage.begin(SENDER.address, 1)
-            usage.served(SENDER.address, 1)
-            writer.write(_ANSWER)
-            served += 1
-        elif not books.at_stake:
-            reading.cancel()
-        while not said.empty():
-            frame = said.get_nowait()
-            assert isinstance(frame, str)
-            writer.write(frame.encode() + b"\n")
-        await asyncio.sleep(0.001)
-    link.detach(said)
-    writer.close()
-    return served
-
-
-async def _hear(reader: StreamReader, usage: counting.Usage) -> None:
-    while (line := await reader.readline()).endswith(b"\n"):
-        usage.receive(SENDER.address, _window(line))
-
-
-def _window(line: bytes) -> UsageWindow:
-    message = decode(line.decode()).message
-    assert isinstance(message, UsageWindow)
-    return message
+    say(counted.wei)
 
 
 if __name__ == "__main__":
     sides = {"orchestrator": orchestrator, "node": node}
-    asyncio.run(sides[sys.argv[1]](Path(sys.argv[2])))
+    asyncio.run(sides[sys.argv[1]](Path(sys.argv[2]), int(sys.argv[3])))
