@@ -50,6 +50,8 @@ class _Model:
 
     load: LoadModel
     status: ModelStatus
+    older: "_Model | None" = None
+    """The same under other settings, as long as it has not been let go of."""
     loading: asyncio.Task[None] | None = None
     kept: AsyncExitStack = field(default_factory=AsyncExitStack)
     """Holds its files in the cache."""
@@ -112,7 +114,7 @@ class Online:
                 model.loading.cancel()
         await self._group.__aexit__(kind, error, trace)
         for model in self._models.values():
-            await model.kept.aclose()
+            await self._let_go(model)
 
     # --- what the orchestrator says
 
@@ -134,8 +136,8 @@ class Online:
             return
         older = self._stop(model)
         status = ModelStatus(model=message.model, state=ModelState.LOADING)
-        model = self._models[message.model] = _Model(message, status)
-        model.loading = self._group.create_task(self._load(model, older))
+        model = self._models[message.model] = _Model(message, status, older)
+        model.loading = self._group.create_task(self._load(model))
         self._tell(model)
 
     def unload(self, digest: str) -> None:
@@ -167,11 +169,12 @@ class Online:
             self._link.send(ModelStatus(model=digest, state=ModelState.UNLOADED))
             self.changed()
 
-    async def _load(self, model: _Model, older: _Model | None) -> None:
+    async def _load(self, model: _Model) -> None:
         message = model.load
         begun = self._clock.monotonic()
         try:
-            await self._let_go(older)
+            await self._let_go(model.older)
+            model.older = None
             async with AsyncExitStack() as kept:
                 files = await self._fetch(kept, message)
                 loaded = await self.inference.load(files, message.settings, pinned=message.pinned)
@@ -198,10 +201,12 @@ class Online:
 
     @staticmethod
     async def _let_go(model: _Model | None) -> None:
-        if model is not None:
+        """Of its files, and of those of older ones that it was to let go of and was stopped before."""
+        while model is not None:
             if model.loading is not None:
                 await asyncio.wait([model.loading])
             await model.kept.aclose()
+            model = model.older
 
     async def _fetch(self, kept: AsyncExitStack, message: LoadModel) -> ModelFiles:
         async def fetch(artifact: str, size: int, url: str):  # type: ignore[no-untyped-def]  # noqa: ANN202

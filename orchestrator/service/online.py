@@ -427,10 +427,11 @@ class Online:
             for loaded in served.loads:
                 _settle(loaded)
         while served.waiting:
-            request = served.waiting[0][3]
+            entry = heapq.heappop(served.waiting)  # sending may end a session, and put others first
+            priority, turn, _, request = entry
             if not request.answer.done() and not self._send(request):
+                heapq.heappush(served.waiting, entry)
                 break
-            priority, turn, *_ = heapq.heappop(served.waiting)
             served.turns.served(-priority, turn)
             self._unqueue(request)
         if (served.waiting or served.loads) and all(

@@ -65,7 +65,8 @@ class Replicas:
         """A model's state on a node has changed."""
         match said.state:
             case ModelState.READY:
-                self._ready(said.model, node)
+                if node.address in self.of(said.model):  # else its offer, which is bounded, will say so
+                    self._ready(said.model, node)
             case ModelState.UNLOADED:
                 self._remove(said.model, node.address)
             case ModelState.FAILED:
@@ -97,7 +98,7 @@ class Replicas:
 
     def tell(self, model: ModelInfo, *, pinned: bool) -> None:
         """Says to every node that has the model what it costs; each answers at once if it is ready."""
-        for replica in self.of(model.served).values():
+        for replica in list(self.of(model.served).values()):  # a link that ends by this has others change it
             node = self._nodes.get(replica.node)
             if replica.error is None and node is not None:
                 replica.state, replica.told, replica.since = ReplicaState.LOADING, True, self._clock.monotonic()
