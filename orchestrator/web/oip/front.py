@@ -29,8 +29,9 @@ Owner = Callable[[dict[str, str], str], Awaitable[str]]
 """From a request's headers and the peer's address to whose it is. Raises Unauthorized."""
 
 _SCRATCH_BYTES = 2**16
-_MAPPED_BYTES = 2**18
-"""A larger body lies in pages of its own, which take memory only as they fill and go back to the system at the end."""
+_MAPPED_BYTES = 2**20
+"""A larger body lies in pages of its own, which take memory only as they fill and go back to the system at the end.
+For a smaller one, new pages for each request would cost more than that is worth."""
 _JOINED_BYTES = 2**16
 _SWEEP_SECONDS = 1.0
 _NEVER = float("inf")
