@@ -13,6 +13,7 @@ from tandem.cli.submit import COMMANDS
 from tandem.cli.webhooks import webhooks
 from tandem.protocol.jobs import FileResult, InferenceOutput, TranscodeOutput
 from tandem.protocol.media import MediaInfo, Source, VideoStream
+from tandem.protocol.models import ModelSettings
 from tandem.protocol.tensors import Datatype, Tensor
 from tests.fixtures.api import DIGITS, NODE, Api
 
@@ -64,6 +65,21 @@ async def test_a_model_is_added_listed_and_run(api: Api, tmp_path: Path) -> None
     assert result.exit_code == 0, result.output
     assert "label = [4]" in result.stdout
     assert "succeeded" in (await tandem(api, "jobs")).stdout
+
+
+async def test_a_model_is_changed_pinned_unloaded_and_deleted(api: Api, tmp_path: Path) -> None:
+    await tandem(api, "model", "add", DIGITS)
+    (model,) = (await api.store.catalogue()).changed
+    changed = await tandem(api, "model", "set", "digits", "--max-batch", "4", "--public", "--json")
+    shown = json.loads(changed.stdout)
+    assert (shown["settings"]["max_batch"], shown["public"]) == (4, True)
+    unloaded = await tandem(api, "model", "unload", "digits")
+    assert "unloaded digits version 1" in unloaded.stderr, unloaded.output
+    batched = model.model_copy(update={"settings": ModelSettings(max_batch=4)})
+    assert api.unloaded == [model.served, batched.served]
+    deleted = await tandem(api, "model", "delete", "digits")
+    assert "deleted digits version 1" in deleted.stderr, deleted.output
+    assert await api.models.all("local") == []
 
 
 async def test_json_is_the_answer_and_nothing_else(api: Api, clip: bytes, tmp_path: Path) -> None:

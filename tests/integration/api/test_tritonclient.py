@@ -16,10 +16,11 @@ import tritonclient.http.aio as triton_aio
 from onnx import TensorProto, helper
 from tritonclient.utils import InferenceServerException
 
+from tandem.client import TandemClient
 from tests.fixtures.api import DIGITS, Api, run_api
 from tests.fixtures.node import NODE
 from tests.fixtures.online import exchange, working_node
-from tests.fixtures.onnx_models import bytes_of, echo, model_of, put, value
+from tests.fixtures.onnx_models import bytes_of, echo, external, model_of, put, value
 
 PERF_ANALYZER = shutil.which("perf_analyzer")
 
@@ -234,3 +235,18 @@ async def test_perf_analyzer(tmp_path: Path) -> None:
         assert process.returncode == 0, output.decode()
         (row,) = csv.DictReader((tmp_path / "out.csv").read_text().splitlines())
         assert float(row["Inferences/Second"]) > 1, output.decode()
+
+
+async def test_external_data_go_the_whole_way(tmp_path: Path) -> None:
+    path, weights = tmp_path / "split.onnx", np.array([4], np.float32).tobytes()
+    path.write_bytes(external("data/weights.bin", offset="0", length="4"))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "weights.bin").write_bytes(weights)
+    async with serving(tmp_path) as served, TandemClient(served.api.url, served.headers["Authorization"][7:]) as client:
+        for data in (path.read_bytes(), weights):
+            put(tmp_path / "models", data)
+        await client.upload_model(path, "split")
+        url = f"{served.api.url}/v2/models/split/infer"
+        body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [1.5]}]}
+        async with served.api.http.post(url, json=body, headers=served.headers) as answer:
+            assert (await answer.json())["outputs"][0]["data"] == [5.5]
