@@ -1,6 +1,7 @@
 """Who makes a request: the bearer of an API key, or, where the settings allow it, somebody on this very machine."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from urllib.parse import urlsplit
 
@@ -9,6 +10,8 @@ from tandem.protocol.errors import Unauthorized
 
 _SCHEME = "bearer "
 _FORWARDING = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
+_HOSTS = 64
+"""Remembered, since the same few come with every request."""
 
 
 async def owner_of(headers: Mapping[str, str], peer: str, keys: Keys, *, allow_anonymous_loopback: bool) -> str:
@@ -40,6 +43,7 @@ def _bearer(header: str) -> str:
     return header[len(_SCHEME) :].strip()
 
 
+@lru_cache(_HOSTS)
 def _host_name(url: str) -> str:
     try:
         return urlsplit(url).hostname or ""
@@ -47,6 +51,7 @@ def _host_name(url: str) -> str:
         return ""
 
 
+@lru_cache(_HOSTS)
 def _is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
