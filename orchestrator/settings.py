@@ -237,7 +237,8 @@ class OrchestratorSettings(BaseSettings):
     http: HttpSettings = HttpSettings()
     chain: ChainSettings
     prices: PriceSettings = PriceSettings()
-    """What submitters pay; a node that asks more gets no work."""
+    """The most that submitters pay, by which quotes are made: a job costs what its node asks, and one that asks more gets
+    no work."""
     payment: PaymentSettings = PaymentSettings()
     usage: UsageSettings = UsageSettings()
     ledger: LedgerSettings = LedgerSettings()

@@ -166,7 +166,11 @@ def explanation(snapshot: JobSnapshot, reasons: Mapping[str, Mapping[str, Sequen
     return Explanation(
         state=snapshot.job.state,
         waiting=tuple(
-            WaitingTask(task=task.id, not_before=_time(task.not_before), nodes=_obstacles(reasons[task.id]))
+            WaitingTask(
+                task=task.id,
+                not_before=_time(task.not_before) if task.not_before else None,
+                nodes=_obstacles(reasons[task.id]),
+            )
             for task in snapshot.tasks
             if task.id in reasons
         ),

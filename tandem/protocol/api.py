@@ -414,10 +414,10 @@ class NodeObstacles(View):
 
 class WaitingTask(View):
     task: str
-    not_before: datetime
-    """A task that failed is left alone until then."""
+    not_before: datetime | None
+    """A task that failed is left alone until then; None: it never failed."""
     nodes: tuple[NodeObstacles, ...]
-    """Every connected node."""
+    """Every connected node; empty: none is connected, and the task waits for one."""
 
 
 class Explanation(View):
