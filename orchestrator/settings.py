@@ -237,8 +237,7 @@ class OrchestratorSettings(BaseSettings):
     http: HttpSettings = HttpSettings()
     chain: ChainSettings
     prices: PriceSettings = PriceSettings()
-    """The most that submitters pay, by which quotes are made: a job costs what its node asks, and one that asks more gets
-    no work."""
+    """The most that submitters pay, by which quotes are made: a job costs what its node asks, within it."""
     payment: PaymentSettings = PaymentSettings()
     usage: UsageSettings = UsageSettings()
     ledger: LedgerSettings = LedgerSettings()

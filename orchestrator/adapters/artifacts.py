@@ -60,8 +60,7 @@ class DiskArtifacts:
             await asyncio.shield(asyncio.to_thread(upload.close))
 
     async def read(self, artifact_id: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
-        file = await asyncio.to_thread(_open, self._path(artifact_id), start)
-        with file:
+        with _open(self._path(artifact_id), start) as file:
             left = sys.maxsize if end is None else end - start
             while left > 0 and (piece := await asyncio.to_thread(file.read, min(_PIECE, left))):
                 left -= len(piece)
@@ -195,6 +194,7 @@ def _prepare(folder: Path) -> None:
 
 
 def _open(path: Path, start: int) -> BinaryIO:
+    """Without a thread, which would go on to open it for somebody who has been cancelled."""
     try:
         file = path.open("rb")
     except FileNotFoundError as error:

@@ -12,7 +12,6 @@ import click
 from rich.console import Console
 
 from tandem.cli import tables
-from tandem.cli.models import model
 from tandem.cli.running import Bars, Session, WebUrl, finish, submitter_command
 from tandem.client import batch_inference
 from tandem.client import transcode as transcode_request
@@ -278,7 +277,3 @@ async def usage(session: Session, limit: int) -> None:
     """List what you used on line, by day and model."""
     found = await session.client.usage(limit=limit)
     session.print(found, lambda console: tables.usage(console, found))
-
-
-COMMANDS: tuple[click.Command, ...] = (transcode, infer, infer_batch, jobs, explain, cancel, model, nodes, usage)
-"""To be added to the `tandem` group."""

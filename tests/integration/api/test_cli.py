@@ -9,7 +9,8 @@ import click
 from click.testing import CliRunner, Result
 
 from orchestrator.core.records import UsageShare, UsageWindowRecord
-from tandem.cli.submit import COMMANDS
+from tandem.cli.models import model
+from tandem.cli.submit import cancel, explain, infer, infer_batch, jobs, nodes, transcode, usage
 from tandem.cli.webhooks import webhooks
 from tandem.protocol.jobs import FileResult, InferenceOutput, TranscodeOutput
 from tandem.protocol.media import MediaInfo, Source, VideoStream
@@ -19,7 +20,8 @@ from tests.fixtures.api import DIGITS, NODE, Api
 
 
 async def tandem(api: Api, *arguments: str | Path) -> Result:
-    group = click.Group("tandem", commands={command.name or "": command for command in (*COMMANDS, webhooks)})
+    commands = (transcode, infer, infer_batch, jobs, explain, cancel, model, nodes, usage, webhooks)
+    group = click.Group("tandem", commands={command.name or "": command for command in commands})
     environment = {"TANDEM_URL": api.url, "COLUMNS": "240"}
     return await asyncio.to_thread(CliRunner().invoke, group, [str(each) for each in arguments], env=environment)
 

@@ -151,27 +151,25 @@ async def test_links_are_no_external_data(
         await inference.run(ModelFiles("sha256:" + name.name, model, {"w": name}), [X])
 
 
-async def test_a_crash_takes_one_worker_and_what_it_ran(
-    inference: WorkerInference, models: Path, digits: ModelFiles
-) -> None:
+async def test_a_crash_takes_one_worker_and_what_it_ran(models: Path, digits: ModelFiles) -> None:
     """SIGSEGV on cue stands for a model that crashes its process."""
     endless_model = files(put(models, onnx_models.endless() + b"\xba\x3e\x01!"))
-    await inference.load(endless_model, ModelSettings())
-    seat = next(seat for seat in inference.workers.seats if seat.worker and _holds(inference, endless_model, seat))
-    other = next(each for each in inference.workers.seats if each is not seat)
-    if not _holds(inference, digits, other):
-        pytest.skip("the harmless model is in the same worker alone")
-    outcome: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-    inference.submit(endless_model.digest, [X], [], outcome.set_result)
-    while not seat.busy:  # noqa: ASYNC110 - no event for tests
-        await asyncio.sleep(0)
-    worker = seat.worker
-    assert worker is not None
-    assert worker.pid is not None
-    os.kill([worker.pid, *descendants(worker.pid)][-1], signal.SIGSEGV)
-    assert isinstance(await outcome, ChildCrashed)
-    assert (await inference.run(digits, [IMAGE])).outputs
-    assert endless_model.digest in {warm.digest for warm in inference.warm()}
+    settings = replace(TWO_WORKERS, run_seconds=60)
+    async with WorkerInference(models, settings, sandbox=await detect_sandbox(), clock=SystemClock()) as inference:
+        for model in (digits, endless_model):
+            await inference.load(model, ModelSettings())
+        seat = next(seat for seat in inference.workers.seats if _holds(inference, endless_model, seat))
+        assert not _holds(inference, digits, seat)
+        outcome: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        inference.submit(endless_model.digest, [X], [], outcome.set_result)
+        while not seat.busy:  # noqa: ASYNC110 - no event for tests
+            await asyncio.sleep(0)
+        assert seat.worker is not None
+        assert seat.worker.pid is not None
+        os.kill([seat.worker.pid, *descendants(seat.worker.pid)][-1], signal.SIGSEGV)
+        assert isinstance(await outcome, ChildCrashed)
+        assert (await inference.run(digits, [IMAGE])).outputs
+        assert endless_model.digest in {warm.digest for warm in inference.warm()}
 
 
 def _holds(inference: WorkerInference, model: ModelFiles, seat: object) -> bool:
