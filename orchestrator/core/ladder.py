@@ -28,12 +28,14 @@ _REFERENCE_PIXELS = 1280 * 720
 _ROUND_TO = 10_000
 _ASSUMED_FRAME_RATE = Fraction(30)
 _RATE_TOLERANCE = Fraction(1001, 1000)
-_SMALLEST_AV1 = 64
+_SMALLEST = {VideoCodec.HEVC: 64, VideoCodec.AV1: 64}
+"""Pixels a side: with less libx265 writes past its memory, and SVT-AV1 refuses."""
 _NOMINAL = Fraction(128_000)
 """Millionths of a bit a pixel that the default bitrates are for, at 360 lines and 25 frames a second."""
 _EASIEST, _HARDEST = Fraction(2, 5), Fraction(8, 5)
 _SMALL = 480
-_SMOOTH = 31
+_SMOOTH, _FASTEST = 31, 1000
+"""Frames a second of which small pictures have half as many; more than the latter is no rate but a mistake."""
 _LEAST_BITRATE = 100_000
 _LARGEST_DENOMINATOR = 1001
 _SCALES = {VideoCodec.H264: 51, VideoCodec.HEVC: 51, VideoCodec.VP9: 63, VideoCodec.AV1: 63}
@@ -98,7 +100,7 @@ def automatic_ladder(source: VideoStream, complexity: int | None) -> tuple[Rendi
 
 def _fitted(source: VideoStream, step: RenditionRequest, factor: Fraction) -> RenditionRequest:
     rate, fps = Fraction(*source.frame_rate), None
-    if step.height < _SMALL and rate > _SMOOTH and not source.variable_rate:
+    if step.height < _SMALL and _SMOOTH < rate <= _FASTEST and not source.variable_rate:
         rate /= 2
         fps = rate.as_integer_ratio() if rate.denominator <= _LARGEST_DENOMINATOR else None
     bitrate = ceil_div(int(default_bitrate(size_of(source.display_size, step.height), rate) * factor), _ROUND_TO)
@@ -173,8 +175,9 @@ def _codec_fault(video: VideoSettings, pixel_format: PixelFormat, size: tuple[in
         return f"expected a profile of {video.codec} with {pixel_format} ({', '.join(fitting)}), got {video.profile}"
     if video.quality is not None and video.quality > _SCALES[video.codec]:
         return f"expected a quality of {video.codec} from 0 to {_SCALES[video.codec]}, got {video.quality}"
-    if video.codec is VideoCodec.AV1 and min(size) < _SMALLEST_AV1:
-        return f"expected at least {_SMALLEST_AV1} pixels a side for av1, got {size[0]}x{size[1]}"
+    least = _SMALLEST.get(video.codec, 0)
+    if min(size) < least:
+        return f"expected at least {least} pixels a side for {video.codec}, got {size[0]}x{size[1]}"
     return None
 
 

@@ -7,6 +7,10 @@ from orchestrator.core.records import ArtifactRecord
 from tandem.protocol.errors import InvalidLadder, InvalidRequest
 from tandem.protocol.jobs import TranscodeRequest, TranscodeWork
 from tandem.protocol.ladder import (
+    MAX_AUDIO_RENDITIONS,
+    MAX_SAMPLE_RATE,
+    MAX_SIDE,
+    MIN_SAMPLE_RATE,
     AudioRendition,
     AudioSettings,
     ClipRequest,
@@ -37,6 +41,8 @@ _COPY_TOLERANCE_US = 25_000
 _AAC_RATES = (48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8000)
 _OPUS_RATE = 48_000
 _BITS_A_CHANNEL = {AudioCodec.AAC: 64_000, AudioCodec.OPUS: 48_000}
+_MOST_OPUS_BITS = 256_000
+"""A channel: more is refused by libopus."""
 _LAYOUTS = (8, 6, 2, 1)
 """Channels of sound that all players know how to place."""
 
@@ -140,6 +146,11 @@ def _sounds(
     tracks = _tracks(request, media)
     asked = dict.fromkeys(each.audio for each in request.ladder or () if each.audio is not None)
     settings = tuple(asked) if request.ladder else (AudioSettings(),)
+    if len(tracks) * len(settings) > MAX_AUDIO_RENDITIONS:
+        raise InvalidLadder(
+            f"expected at most {MAX_AUDIO_RENDITIONS} audio renditions, got {len(tracks) * len(settings)}: "
+            f"{len(tracks)} tracks with {len(settings)} different settings each; give renditions the same `audio`"
+        )
     sounds: list[AudioRendition] = []
     names: dict[AudioSettings, tuple[str, ...]] = {}
     for each in settings if tracks else ():
@@ -170,6 +181,11 @@ def _sound(name: str, track: int, media: MediaInfo, asked: AudioSettings, *, cli
     source = media.audio[track]
     copied = asked.passthrough and not clipped and _copyable(source, asked, media.origin_us)
     channels = source.channels if copied else next(n for n in _LAYOUTS if n <= min(source.channels, asked.channels))
+    if asked.codec is AudioCodec.OPUS and (asked.bitrate or 0) > _MOST_OPUS_BITS * channels:
+        raise InvalidLadder(
+            f"expected at most {_MOST_OPUS_BITS * channels} bits a second of opus for {channels} channels, "
+            f"got {asked.bitrate}"
+        )
     return AudioRendition(
         name=name,
         track=track,
@@ -187,6 +203,7 @@ def _copyable(source: AudioStream, asked: AudioSettings, origin_us: int) -> bool
     return (
         source.codec == asked.codec
         and source.channels <= asked.channels
+        and MIN_SAMPLE_RATE <= source.sample_rate <= MAX_SAMPLE_RATE
         and asked.loudness is None
         and abs(source.start_us - origin_us) <= _COPY_TOLERANCE_US
     )
@@ -219,7 +236,9 @@ def _stills(request: TranscodeRequest, media: MediaInfo, clip: Window | None) ->
 
 
 def _still_size(source: tuple[int, int], height: int | None) -> tuple[int, int]:
-    return size_of(source, even(min(height or min(source), *source)))
+    """Of a very long picture, less than what is asked for: no side may be longer than a rendition's."""
+    shorter, longer = sorted(source)
+    return size_of(source, even(min(height or shorter, shorter, shorter * MAX_SIDE // longer)))
 
 
 def _thumbnails(asked: ThumbnailsRequest, source: tuple[int, int], span: Window) -> Thumbnails:

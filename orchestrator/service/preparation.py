@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 
+from pydantic import ValidationError
+
 from orchestrator.core.backlog import BacklogPolicy, after_failure
 from orchestrator.core.lifecycle import Event, Prepared, Unprepared
 from orchestrator.core.records import Failure, PreparationRecord
@@ -19,7 +21,7 @@ from orchestrator.service.events import JobEvents
 from orchestrator.service.planning import Planning
 from orchestrator.service.sources import Sources
 from tandem import logging as log
-from tandem.protocol.errors import Conflict, TandemError
+from tandem.protocol.errors import Conflict, InvalidRequest, TandemError
 from tandem.protocol.jobs import AnyRequest, InferenceRequest, JobState, UrlInput
 from tandem.waiting import Bell
 
@@ -63,6 +65,8 @@ class Preparations:
             event: Event | None = Prepared(tasks_of(plan, job.id), plan.price, plan.artifacts)
         except TandemError as error:
             event = await self._failed(record, error)
+        except ValidationError as error:  # a stranger's file and wishes, of which no rule had said so
+            event = await self._failed(record, _beyond_bounds(error))
         if event is not None:
             with suppress(Conflict):  # cancelled meanwhile
                 await self._apply(job.id, event)
@@ -91,3 +95,9 @@ class Preparations:
             return Unprepared(Failure(error.code, error.detail, retryable=error.retryable))
         await self._store.save_preparation(again)
         return None
+
+
+def _beyond_bounds(error: ValidationError) -> InvalidRequest:
+    problem = error.errors()[0]
+    where = ".".join(map(str, problem["loc"])) or "the whole"
+    return InvalidRequest(f"expected a job within bounds, got {where}: {problem['msg']}")

@@ -11,6 +11,8 @@ from tandem.protocol.media import MAX_DURATION_US, MAX_TRACKS, AudioCodec, Insta
 
 MIN_SIDE, MAX_SIDE = 16, 8192
 """Pixels of a rendition's side."""
+MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 8000, 96_000
+"""Hz, of sound that is made or copied."""
 MAX_RENDITIONS = 12
 MAX_AUDIO_RENDITIONS = 16
 
@@ -254,7 +256,7 @@ class AudioRendition(Frozen):
     bitrate: Bitrate | None
     """None: the source's packets are copied."""
     channels: Annotated[int, Field(ge=1, le=8)]
-    sample_rate: Annotated[int, Field(ge=8000, le=96_000)]
+    sample_rate: Annotated[int, Field(ge=MIN_SAMPLE_RATE, le=MAX_SAMPLE_RATE)]
     """Hz."""
     loudness: Loudness | None = None
     language: Language | None = None

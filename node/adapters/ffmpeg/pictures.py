@@ -160,7 +160,8 @@ _TURNS = {90: "clock", 180: "reversal", 270: "cclock"}
 
 
 def _delivered(stream: Any, offset: int) -> Any:
-    return stream.filter("settb", f"1/{_TICKS}").filter("setpts", f"PTS+{offset}")
+    """A picture that counts as on the job's beginning, though a little before it, is shown at it."""
+    return stream.filter("settb", f"1/{_TICKS}").filter("setpts", f"max(PTS,0)+{offset}")
 
 
 def _marked(stream: Any, mark: Any, rendition: Rendition, work: TranscodeWork) -> Any:

@@ -274,3 +274,14 @@ def test_what_is_no_window_is_refused(tmp_path: Path) -> None:
     (tmp_path / "noise").write_bytes(b"#EXTM3U\n" * 100)
     with pytest.raises(ResultRejected, match="put together"):
         joined([tmp_path / "noise"], tmp_path / "joined.mp4")
+
+
+async def test_a_picture_a_little_before_a_clip_is_shown_at_its_beginning(made: Made, tmp_path: Path) -> None:
+    source = made("ntsc.mkv")
+    found = await inspect_media(source, sandbox=Sandbox.LIMITS, clock=SystemClock())
+    ladder = RenditionRequest.model_validate({"height": 64, "video": {"bitrate": 200_000}})
+    clip = {"start": 0.3345}  # the eleventh picture is shown at 0.334
+    work = transcode_work(found.media, ladder, gop_seconds=0.5, output={"container": "hls"}, clip=clip)
+    window = windows.deliver(work, source, tmp_path)["64p"]
+    cuts = cut_pictures(window, window, Fraction(1, 2), Ending(), lambda start: tmp_path / f"{start}.m4s")
+    assert (cuts[0].start, len(times(window))) == (0, 50)

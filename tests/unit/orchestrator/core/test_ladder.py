@@ -174,3 +174,13 @@ def test_small_pictures_of_a_fast_source_have_half_the_frames() -> None:
     fast = plan(media(1920, 1080, frame_rate=(60_000, 1001)))
     assert [(each.height, each.fps) for each in fast] == [(1080, None), (720, None), (480, None), (360, (30_000, 1001))]
     assert all(each.fps is None for each in plan(media(1920, 1080, frame_rate=(60, 1), variable_rate=True)))
+
+
+def test_a_rate_beyond_belief_is_left_as_it_is() -> None:
+    assert all(each.fps is None for each in plan(media(1920, 1080, frame_rate=(10**7, 1))))
+
+
+@pytest.mark.parametrize("codec", ["hevc", "av1"])
+def test_pictures_too_small_for_an_encoder_are_refused(codec: str) -> None:
+    with pytest.raises(InvalidLadder, match=f"at least 64 pixels a side for {codec}, got 48x32"):
+        plan(media(48, 32), RenditionRequest.model_validate({"height": 32, "video": {"codec": codec}}))

@@ -88,6 +88,7 @@ def test_renditions_share_their_sound() -> None:
         (sound(channels=6), {"passthrough": True}, (2, 44_100, 128_000)),
         (sound(codec="mp3"), {"passthrough": True}, (2, 44_100, 128_000)),
         (sound(start_us=80_000), {"passthrough": True}, (2, 44_100, 128_000)),
+        (sound(sample_rate=7350), {"passthrough": True}, (2, 48_000, 128_000)),
     ],
 )
 def test_sound_is_copied_only_where_that_is_right(
@@ -96,6 +97,22 @@ def test_sound_is_copied_only_where_that_is_right(
     asked = RenditionRequest.model_validate({"height": 360, "audio": audio})
     (made,) = transcode_work(media().model_copy(update={"audio": (stream,)}), asked).audio
     assert (made.channels, made.sample_rate, made.bitrate) == expected
+
+
+def test_there_are_only_so_many_renditions_of_sound() -> None:
+    source = media().model_copy(update={"audio": (sound(),) * 8})
+    ladder = [
+        RenditionRequest.model_validate({"height": height, "audio": {"bitrate": 400 * height}})
+        for height in (360, 240, 144)
+    ]
+    with pytest.raises(InvalidLadder, match="at most 16 audio renditions, got 24: 8 tracks with 3 different settings"):
+        transcode_work(source, *ladder, audio_tracks=list(range(8)))
+
+
+def test_more_bits_than_opus_has_are_refused() -> None:
+    asked = RenditionRequest.model_validate({"height": 360, "audio": {"codec": "opus", "bitrate": 512_001}})
+    with pytest.raises(InvalidLadder, match="at most 512000 bits a second of opus for 2 channels, got 512001"):
+        transcode_work(media(), asked)
 
 
 def test_the_default_track_is_one_that_can_be_decoded() -> None:
@@ -119,6 +136,13 @@ def test_stills_are_never_upscaled() -> None:
     assert work.stills.poster is not None
     assert (work.stills.thumbnails.width, work.stills.thumbnails.height) == (320, 180)
     assert (work.stills.poster.at_us, work.stills.poster.height) == (200_000, 180)
+
+
+def test_stills_of_very_long_pictures_are_smaller() -> None:
+    work = transcode_work(media(640, 480, sample_aspect=(100, 1)), RenditionRequest(height=60), poster={})
+    assert work.stills is not None
+    assert work.stills.poster is not None
+    assert (work.stills.poster.width, work.stills.poster.height) == (8000, 60)
 
 
 def test_a_sprite_that_no_jpeg_holds_is_refused() -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from orchestrator.adapters.artifacts import open_artifacts
 from orchestrator.adapters.batches import ChildBatches
@@ -41,7 +42,7 @@ from tests.unit.orchestrator.service.conftest import Market
 class Elsewhere:
     """A visitor and an inspector that fail on cue."""
 
-    errors: list[TandemError | OSError] = field(default_factory=list)
+    errors: list[TandemError | OSError | ValidationError] = field(default_factory=list)
     fetched: int = 0
     probed: int = 0
 
@@ -69,7 +70,7 @@ class Elsewhere:
 
     @property
     def _of_the_probe(self) -> bool:
-        return type(self.errors[0]) is Unavailable
+        return type(self.errors[0]) in {Unavailable, ValidationError}
 
     async def results(self, paths: Sequence[Path]) -> list[Source | str]:
         raise NotImplementedError
@@ -154,6 +155,15 @@ async def test_what_does_not_pass_fails_the_job(bench: Bench) -> None:
     assert [record and record.tries for record in left] == [1, 2, None]
     job = (await bench.market.store.job(JOB.job.id)).job
     assert job.failure == Failure("url_unavailable", "HTTP 503", retryable=True)
+
+
+async def test_a_plan_that_breaks_bounds_fails_its_job_alone(bench: Bench) -> None:
+    with pytest.raises(ValidationError) as broken:
+        Source.model_validate({})
+    bench.elsewhere.errors = [broken.value]
+    assert await bench.attempt() is None
+    failure = (await bench.market.store.job(JOB.job.id)).job.failure
+    assert failure == Failure("invalid_request", "expected a job within bounds, got media: Field required", False)
 
 
 async def test_a_job_that_is_over_is_left_alone(bench: Bench) -> None:
