@@ -31,6 +31,10 @@ _OVERHEAD_BYTES = 2**20
 _MOST_BITS = 240_000_000
 """A second, of what has no bitrate to go by."""
 _BITRATE_HEADROOM = 4
+MAX_TEXT_BYTES = 2**24
+"""Of captions."""
+_BYTES_A_PIXEL = 2
+"""Of stills: noise takes less."""
 _BITRATE_REACH = Fraction(5, 2)
 """How far the average of a short piece may pass the bitrate, its container included."""
 _SMALL_FILE = 2**18
@@ -65,6 +69,11 @@ def upload_limit(work: TranscodeWork | BatchWork, name: str) -> int:
             (element_size(spec.datatype) or 1) * elements([abs(n) for n in spec.shape]) for spec in work.outputs
         )
         return _LEAST_ANSWERS + _MOST_GROWTH * (work.span[1] - work.span[0] + work.rows * least)
+    if any(each.name == name for each in work.subtitles):
+        return MAX_TEXT_BYTES
+    if work.stills is not None and name in work.stills.names:
+        (width, height), count, tolerance = _stills_of(work, work.stills, name)
+        return _OVERHEAD_BYTES + (count + tolerance) * width * height * _BYTES_A_PIXEL
     rate = _rate(work, name)
     bits = _MOST_BITS if rate is None else _BITRATE_HEADROOM * rate
     return _OVERHEAD_BYTES + bits * work.duration_us // (_BITS_PER_BYTE * _MICRO)
@@ -82,10 +91,14 @@ def _rate(work: TranscodeWork, name: str) -> int | None:
 
 
 def check_files(work: TranscodeWork | BatchWork, files: Sequence[FileResult]) -> None:
-    """Raises ResultRejected unless exactly the files that were asked for came."""
+    """Raises ResultRejected unless exactly the files that were asked for came, none of them a flood."""
     wanted, given = sorted(work.names), sorted(file.name for file in files)
     if wanted != given:
         raise ResultRejected(f"expected the files {wanted}, got {given}")
+    for file in files:  # which need not have come by the URL whose bound is signed
+        most = upload_limit(work, file.name)
+        if file.size > most:
+            raise ResultRejected(f"{file.name}: expected at most {most} bytes, got {file.size}")
 
 
 def check_content(work: TranscodeWork, found: Mapping[str, Found]) -> None:
@@ -232,7 +245,8 @@ def _us(samples: int, asked: AudioRendition) -> int:
     return samples * _MICRO // asked.sample_rate
 
 
-def _still_facts(work: TranscodeWork, stills: Stills, name: str, pictures: Sequence[tuple[int, int]]) -> list[Fact]:
+def _stills_of(work: TranscodeWork, stills: Stills, name: str) -> tuple[tuple[int, int], int, int]:
+    """Width and height of each picture, how many there are to be, and how many fewer or more will do."""
     asked = {"thumbnails": stills.thumbnails, "sprite": stills.sprite, "poster": stills.poster}[name]
     assert asked is not None  # noqa: S101 - it is one of the names
     size, count, tolerance = (asked.width, asked.height), 1, 0
@@ -241,6 +255,11 @@ def _still_facts(work: TranscodeWork, stills: Stills, name: str, pictures: Seque
     if isinstance(asked, Sprite):
         size = (asked.width * asked.columns, asked.height * asked.rows)
         count = ceil_div(count, asked.columns * asked.rows)
+    return size, count, tolerance
+
+
+def _still_facts(work: TranscodeWork, stills: Stills, name: str, pictures: Sequence[tuple[int, int]]) -> list[Fact]:
+    size, count, tolerance = _stills_of(work, stills, name)
     wrong = [each for each in pictures if each != size]
     return [
         ("pictures", count, len(pictures), abs(len(pictures) - count) <= tolerance and bool(pictures)),

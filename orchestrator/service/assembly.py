@@ -29,6 +29,7 @@ from orchestrator.core.lifecycle import Assembled, Event, Unassembled
 from orchestrator.core.packaging import JobFile, Package, Segment
 from orchestrator.core.playlists import DASH, manifest, texts
 from orchestrator.core.records import Failure, JobSnapshot
+from orchestrator.core.verification import MAX_TEXT_BYTES
 from orchestrator.ports.artifacts import ArtifactStore
 from orchestrator.ports.inspection import Inspector
 from orchestrator.ports.packaging import CutPart, Cutting, Images, Joining, Packager, Part, Pictures, Sound, Text
@@ -44,7 +45,6 @@ _AGAIN_SECONDS = 2.0
 _MICRO = 10**6
 _OPEN = (JobState.QUEUED, JobState.RUNNING, JobState.VERIFYING)
 _PAGE = 100
-_MAX_TEXT = 2**24
 _LARGEST: Final = 2**50
 
 MEDIA_TYPES: Mapping[str, str] = {
@@ -247,7 +247,7 @@ class Assembly:
 
     async def _timed(self, file: JobFile) -> JobFile:
         """Captions that say where on the clock of the transport streams they begin (RFC 8216, 3.5)."""
-        parts = [part async for part in self._artifacts.read(file.artifact, 0, _MAX_TEXT)]
+        parts = [part async for part in self._artifacts.read(file.artifact, 0, MAX_TEXT_BYTES)]
         head, _, rest = b"".join(parts).partition(b"\n")
         clock = f"X-TIMESTAMP-MAP=MPEGTS:{PICTURE_OFFSET_TICKS},LOCAL:00:00:00.000"
         return await self._written(file.path, b"\n".join((head, clock.encode(), rest)))

@@ -3,10 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import islice
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 from orchestrator.core.lifecycle import Accepted, Event, Rejected
 from orchestrator.core.records import AttemptRecord, Failure, JobSnapshot
+from orchestrator.core.transcoding import MAX_STILLS
 from orchestrator.core.verification import (
     Found,
     check_answers,
@@ -158,10 +161,10 @@ def _earlier(snapshot: JobSnapshot, attempt: AttemptRecord) -> list[BatchOutput]
 
 def _pictures(path: Path) -> Found:
     """Their headers are read; nothing is decoded."""
-    data = path.read_bytes()
-    found = tuple(jpegs(data))
-    whole = bool(found) and found[-1].end == len(data)
-    return Found(len(data), pictures=tuple(each.size for each in found) if whole else ())
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+        found = tuple(islice(jpegs(data), MAX_STILLS + 2))
+        whole = bool(found) and found[-1].end == len(data)
+        return Found(len(data), pictures=tuple(each.size for each in found) if whole else ())
 
 
 def _text(path: Path) -> Found:

@@ -5,6 +5,7 @@ Sources: PNG (ISO/IEC 15948) 11.2.2, JPEG (Rec. ITU-T T.81) B.1.1 and B.2.2.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from mmap import mmap
 
 from tandem.protocol.errors import InvalidRequest
 from tandem.protocol.ladder import ImageFormat
@@ -17,6 +18,8 @@ _START, _END = b"\xff\xd8", b"\xff\xd9"
 _SCAN = 0xDA
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _LENGTH = 2
+_MOST_SEGMENTS = 1024
+"""Of one picture, before its scan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +46,10 @@ def image_format(data: bytes) -> ImageFormat:
     return found
 
 
-def jpegs(data: bytes) -> Iterator[Jpeg]:
+def jpegs(data: bytes | mmap) -> Iterator[Jpeg]:
     """The pictures of a file that holds nothing but complete JPEGs; stops at the first byte that is none."""
     offset = 0
-    while data.startswith(_START, offset):
+    while data[offset : offset + len(_START)] == _START:
         found = _jpeg(data, offset)
         if found is None:
             return
@@ -54,9 +57,11 @@ def jpegs(data: bytes) -> Iterator[Jpeg]:
         offset = found.end
 
 
-def _jpeg(data: bytes, start: int) -> Jpeg | None:
+def _jpeg(data: bytes | mmap, start: int) -> Jpeg | None:
     size, offset = (0, 0), start + len(_START)
-    while offset + 4 <= len(data) and data[offset] == 0xFF:  # noqa: PLR2004 - a marker, and the length after it
+    for _ in range(_MOST_SEGMENTS):
+        if offset + 4 > len(data) or data[offset] != 0xFF:  # noqa: PLR2004 - a marker, and the length after it
+            return None
         marker, length = data[offset + 1], int.from_bytes(data[offset + 2 : offset + 4])
         if marker in _FRAMES:
             size = (int.from_bytes(data[offset + 7 : offset + 9]), int.from_bytes(data[offset + 5 : offset + 7]))

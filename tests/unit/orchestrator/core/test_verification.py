@@ -6,7 +6,7 @@ from orchestrator.core.verification import Found, check_content, check_files, ch
 from tandem.protocol.errors import ResultRejected
 from tandem.protocol.jobs import FileResult, TranscodeWork
 from tandem.protocol.ladder import RenditionRequest, SubtitleRendition, Window
-from tandem.protocol.media import AudioStream, MediaInfo, Source
+from tandem.protocol.media import AudioStream, MediaInfo, Source, SubtitleStream
 from tandem.protocol.tensors import Datatype, Tensor
 from tests.fixtures.protocol import SHA, inference_work, media, tensor, transcode_work
 
@@ -166,6 +166,23 @@ def test_what_is_made_beside_the_pictures_is_looked_at_too(name: str, file: Foun
 def test_uploads_are_bounded_well_above_the_bitrate() -> None:
     bits = (WORK.video[0].bitrate or 0) + 128_000
     assert upload_limit(WORK, "360p") == 2**20 + 4 * 2 * bits // 8
+
+
+def test_what_has_no_bitrate_is_bounded_by_what_it_is() -> None:
+    long = media(640, 360, duration_us=3600 * 10**6).model_copy(update={"duration_us": 3600 * 10**6})
+    source = long.model_copy(update={"subtitles": (SubtitleStream(codec="subrip"),)})
+    work = transcode_work(
+        source, RenditionRequest(height=360), thumbnails={"interval": 10}, output={"container": "hls"}
+    )
+    assert upload_limit(work, "subtitles0") == 2**24
+    assert upload_limit(work, "thumbnails") == 2**20 + 361 * 320 * 180 * 2
+
+
+def test_a_flood_is_rejected_unread() -> None:
+    limit = upload_limit(WORK, "240p")
+    check_files(WORK, [*results("360p"), FileResult(name="240p", artifact=SHA, size=limit)])
+    with pytest.raises(ResultRejected, match=f"240p: expected at most {limit} bytes, got {limit + 1}"):
+        check_files(WORK, [*results("360p"), FileResult(name="240p", artifact=SHA, size=limit + 1)])
 
 
 def test_outputs_must_be_those_of_the_model() -> None:
