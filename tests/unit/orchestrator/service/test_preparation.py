@@ -163,7 +163,8 @@ async def test_a_plan_that_breaks_bounds_fails_its_job_alone(bench: Bench) -> No
     bench.elsewhere.errors = [broken.value]
     assert await bench.attempt() is None
     failure = (await bench.market.store.job(JOB.job.id)).job.failure
-    assert failure == Failure("invalid_request", "expected a job within bounds, got media: Field required", False)
+    said = "expected a job within bounds, got media: Field required"
+    assert failure == Failure("invalid_request", said, retryable=False)
 
 
 async def test_a_job_that_is_over_is_left_alone(bench: Bench) -> None:
