@@ -24,9 +24,8 @@ class ChildPackager(Workshop):
         return (await self._run(order, paths, order.folder)).parts
 
     async def join(self, order: Joining) -> None:
-        await self._run(
-            order, {*order.windows, *order.sounds, *(text.path for text in order.texts)}, order.target.parent
-        )
+        words = {each.path for each in (*order.sounds, *order.texts)}
+        await self._run(order, {*order.windows, *words}, order.target.parent)
 
     async def _run(self, order: Cutting | Joining, given: set[Path], folder: Path) -> CutParts:
         what = "files that can be put together"

@@ -15,7 +15,17 @@ from av.packet import Packet
 from av.stream import Stream
 
 from orchestrator.children.texts import add_text, text_packets
-from orchestrator.children.tracks import START_CODES, TIMESCALE, Group, add_track, beginning, groups, opened, packets
+from orchestrator.children.tracks import (
+    START_CODES,
+    TIMESCALE,
+    Group,
+    add_track,
+    beginning,
+    groups,
+    opened,
+    packets,
+    say_language,
+)
 from orchestrator.core.packaging import Ending
 from orchestrator.ports.packaging import Joining
 
@@ -40,9 +50,11 @@ def put_together(order: Joining) -> None:
         init = beginning(template)
         if template.codec_context.name in START_CODES:  # what replaces them needs another description
             template = stack.enter_context(av.open(io.BytesIO(init), "r", format="mp4")).streams[0]
-        given = [stack.enter_context(opened(path)) for path in order.sounds]
+        given = [stack.enter_context(opened(sound.path)) for sound in order.sounds]
         file = stack.enter_context(av.open(f"file:{order.target}", "w", format="mp4", options=_OPTIONS))
-        tracks = [add_track(file, each) for each in (template, *(stream for _, stream in given))]
+        tracks = [add_track(file, template, order.color), *(add_track(file, stream) for _, stream in given)]
+        for sound, track in zip(order.sounds, tracks[1:], strict=True):
+            say_language(track, sound)
         others = [_placed(packets(*each), track) for each, track in zip(given, tracks[1:], strict=True)]
         # All tracks are there before the first packet is.
         captions = [(text, add_text(file, text)) for text in order.texts]

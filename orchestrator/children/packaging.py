@@ -33,6 +33,7 @@ _CAPTIONS = b"\xb5\x00\x31GA94\x03"
 """What a message in H.264 and HEVC begins with that has captions: country, provider, kind."""
 _LOOKED_AT = 24
 """Pictures."""
+_RANGES = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
 
 
 def main() -> None:
@@ -71,7 +72,7 @@ def _cut(order: Cutting, part: Part) -> CutPart:
 
 
 def _pictures(order: Cutting, part: Pictures, folder: Path) -> CutPart:
-    _, init = delayed_beginning(part.first)
+    _, init = delayed_beginning(part.first, part.color)
     ending = Ending(at=first_time(part.following)) if part.following else part.ending
     cell = Fraction(order.segment_us, _MICRO)
     if order.transport:
@@ -81,7 +82,8 @@ def _pictures(order: Cutting, part: Pictures, folder: Path) -> CutPart:
         (folder / "init.mp4").write_bytes(init)
     with opened(part.first) as (container, stream):
         track = _track(stream, init, TIMESCALE)
-        track = track.model_copy(update={"captions": _captioned(container, stream)})
+        more = {"captions": _captioned(container, stream), "range": _RANGES.get(part.color.transfer or "", "SDR")}
+        track = track.model_copy(update=more)
         return CutPart(name=part.name, track=track, cuts=tuple(cuts))
 
 

@@ -18,10 +18,11 @@ from av.stream import Stream
 
 from orchestrator.children.boxes import Sample, fragment, segment_type
 from orchestrator.children.mp4 import ended, over_at
-from orchestrator.children.tracks import TIMESCALE, add_track, beginning, groups, opened, packets
+from orchestrator.children.tracks import TIMESCALE, UNSAID, add_track, beginning, groups, opened, packets
 from orchestrator.core.packaging import Cut, Ending
 from tandem.protocol.errors import ResultRejected
 from tandem.protocol.jobs import PICTURE_OFFSET_TICKS
+from tandem.protocol.media import Color
 from tandem.protocol.sounding import SoundSpan
 
 _TRANSPORT = {"mpegts_copyts": "1", "mpegts_flags": "+resend_headers"}
@@ -54,14 +55,14 @@ def cut_pictures(window: Path, first: Path, cell: Fraction, ending: Ending, name
     return cuts
 
 
-def delayed_beginning(window: Path) -> tuple[int, bytes]:
+def delayed_beginning(window: Path, color: Color = UNSAID) -> tuple[int, bytes]:
     """By how many ticks pictures are stored later than they are shown, so that none is decoded after that; the `moov`.
 
     That is seen from the first window; in a later one that reorders more, the difference is negative, which is allowed.
     """
     with opened(window) as (_, stream):
         delay = next((each.delay for each in groups(window, beginning(stream))), 0)
-        return delay, beginning(stream, delay)
+        return delay, beginning(stream, delay, color)
 
 
 def priming(path: Path) -> int:

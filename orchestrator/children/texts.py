@@ -9,8 +9,8 @@ from typing import Any
 from av.packet import Packet
 from av.stream import Stream
 
-from orchestrator.children.tracks import opened, packets
-from orchestrator.ports.packaging import Text
+from orchestrator.children.tracks import opened, packets, say_language
+from orchestrator.ports.packaging import Words
 
 _TICK = Fraction(1, 1000)
 _TAG = re.compile(r"<[^>]*>")
@@ -28,18 +28,17 @@ Cue = tuple[int, int, str]
 """From and until when it is shown, in milliseconds."""
 
 
-def add_text(file: Any, text: Text) -> Stream:
+def add_text(file: Any, text: Words) -> Stream:
     """A track for it."""
     track: Stream = file.add_stream("mov_text")
     context: Any = track.codec_context
     track.time_base = context.time_base = _TICK
     context.subtitle_header = _STYLES.encode()
-    if text.language:
-        track.metadata["language"] = text.language
+    say_language(track, text)
     return track
 
 
-def text_packets(text: Text) -> Iterator["Packet[Any]"]:
+def text_packets(text: Words) -> Iterator["Packet[Any]"]:
     """One for each time in which the same is shown, also for those in which nothing is."""
     for start, end, shown in apart(_cues(text)):
         words = shown.encode()[:_LONGEST].decode(errors="ignore").encode()
@@ -49,7 +48,7 @@ def text_packets(text: Text) -> Iterator["Packet[Any]"]:
         yield packet
 
 
-def _cues(text: Text) -> list[Cue]:
+def _cues(text: Words) -> list[Cue]:
     with opened(text.path) as (container, stream):
         found = []
         for packet in packets(container, stream):

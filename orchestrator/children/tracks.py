@@ -13,8 +13,11 @@ from av.packet import Packet
 from av.stream import Stream
 
 from orchestrator.children.boxes import Sample, with_edit
+from orchestrator.ports.packaging import Words
+from tandem.inspection.names import color_numbers
 from tandem.protocol.errors import ResultRejected
 from tandem.protocol.jobs import PICTURE_OFFSET_TICKS
+from tandem.protocol.media import Color
 
 TIMESCALE = 90_000
 """Ticks a second of pictures."""
@@ -25,6 +28,8 @@ START_CODES = ("h264", "hevc")
 _FRAGMENTED = {"movflags": "empty_moov+default_base_moof+skip_trailer", "video_track_timescale": str(TIMESCALE)}
 _FORMATS = "mpegts,ivf,mov,webvtt"
 _AV1_DELIMITER = b"\x12\x00"
+UNSAID = Color()
+"""Nothing but what the stream says itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,20 +76,28 @@ def packets(container: InputContainer, stream: Stream) -> Iterator["Packet[Any]"
             yield packet
 
 
-def beginning(stream: Stream, skipped: int = 0) -> bytes:
+def beginning(stream: Stream, skipped: int = 0, color: Color = UNSAID) -> bytes:
     """What a fragmented MP4 of the stream begins with; it is shown from `skipped` ticks on."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4", options=_FRAGMENTED) as container:
-        add_track(container, stream)
+        add_track(container, stream, color)
         container.start_encoding()
     return with_edit(buffer.getvalue(), skipped) if skipped else buffer.getvalue()
 
 
-def add_track(container: Any, stream: Stream) -> Stream:
+def add_track(container: Any, stream: Stream, color: Color = UNSAID) -> Stream:
+    """`color`: what is to be said of it, whatever the stream says."""
     track: Stream = container.add_stream_from_template(stream, opaque=True)
+    for name, number in color_numbers(color).items():
+        setattr(track.codec_context, name, number)
     if stream.codec_context.name == "hevc":
         track.codec_context.codec_tag = "hvc1"  # the other one is not played by Apple's
     return track
+
+
+def say_language(track: Stream, words: Words) -> None:
+    if words.language:
+        track.metadata["language"] = words.language
 
 
 def groups(path: Path, init: bytes) -> Iterator[Group]:

@@ -8,7 +8,15 @@ from orchestrator.core.packaging import Ending, JobFile, Package, Segment, Track
 from orchestrator.core.playlists import Heard, Presentation, Read, Shown, image_index
 from orchestrator.core.records import JobSnapshot
 from tandem.protocol.jobs import AttemptState, FileResult, TaskState, TranscodeOutput, TranscodeRequest, TranscodeWork
-from tandem.protocol.ladder import Container, OutputSettings, Rendition, SegmentFormat
+from tandem.protocol.ladder import (
+    AudioRendition,
+    Container,
+    OutputSettings,
+    Rendition,
+    SegmentFormat,
+    SubtitleRendition,
+)
+from tandem.protocol.media import Color
 from tandem.protocol.sounding import SoundSpan, sound_span
 
 TICKS = 90_000
@@ -57,14 +65,21 @@ class Made:
 
     @property
     def language(self) -> str | None:
-        """Of captions."""
-        return next((each.language for each in self.work.subtitles if each.name == self.name), None)
+        """Of sound and of captions."""
+        spoken: list[AudioRendition | SubtitleRendition] = [*self.work.audio, *self.work.subtitles]
+        return next((each.language for each in spoken if each.name == self.name), None)
 
     @property
     def irregular(self) -> bool:
         """Whether the time between its pictures varies, so that only the next one tells when its last one is over."""
         video, rendition = self.work.media.video, self.rendition
         return rendition is not None and rendition.fps is None and video is not None and video.variable_rate
+
+    @property
+    def color(self) -> Color:
+        """Of pictures whose HDR is kept."""
+        video = self.work.media.video
+        return video.color if video and video.color.hdr and not self.work.picture.tone_map else Color()
 
     @property
     def span(self) -> SoundSpan:

@@ -1,6 +1,6 @@
 """What a transcode's results are put together to: tracks cut into segments, and files by their path in a folder."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -35,6 +35,8 @@ class Track(Frozen):
     """Ticks a second."""
     width: Annotated[int, Field(ge=0, lt=2**15)] = 0
     height: Annotated[int, Field(ge=0, lt=2**15)] = 0
+    range: Literal["SDR", "PQ", "HLG"] = "SDR"
+    """Of brightness, as HLS calls it."""
     channels: Annotated[int, Field(ge=0, le=64)] = 0
     sample_rate: Annotated[int, Field(ge=0, lt=2**20)] = 0
     captions: bool = False

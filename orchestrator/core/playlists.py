@@ -6,7 +6,7 @@ Every figure is of what was made: durations and peaks of real segments, codecs o
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from math import ceil
+from math import ceil, floor
 from xml.sax.saxutils import quoteattr
 
 from orchestrator.core.packaging import Segment, Track
@@ -18,6 +18,7 @@ DASH = "manifest.mpd"
 
 _MICRO = 10**6
 _UNKNOWN_LANGUAGE = "und"
+_HALF = Fraction(1, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +100,12 @@ def master(shown: Presentation) -> str:
     if not shown.ended:
         lines.append("#EXT-X-START:TIME-OFFSET=0,PRECISE=YES")
     for group in dict.fromkeys(each.audio for each in shown.video if each.audio):
-        lines += [_alternative(group[0], each, is_default=index == 0) for index, each in enumerate(shown.heard(group))]
-    for text in shown.text:
+        heard = shown.heard(group)
+        named = zip(heard, _names(heard), strict=True)
+        lines += [_alternative(group[0], *each, is_default=index == 0) for index, each in enumerate(named)]
+    for text, called in zip(shown.text, _names(shown.text), strict=True):
         language = f',LANGUAGE="{text.language}"' if text.language else ""
-        name = f'NAME="{text.language or text.name}"'
+        name = f'NAME="{called}"'
         uri = f'URI="{text.name}/{PLAYLIST}"'
         lines.append(f'#EXT-X-MEDIA:TYPE=SUBTITLES,GROUP-ID="text",{name}{language},DEFAULT=NO,AUTOSELECT=YES,{uri}')
     if any(each.track.captions for each in shown.video):
@@ -112,8 +115,14 @@ def master(shown: Presentation) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _alternative(group: str, heard: Heard, *, is_default: bool) -> str:
-    attributes = ["TYPE=AUDIO", f'GROUP-ID="{group}"', f'NAME="{heard.language or heard.name}"']
+def _names(group: Sequence[Heard | Read]) -> list[str]:
+    """Of a group's members: by their language where it has one of it, else by their own names (RFC 8216, 4.3.4.1.1)."""
+    languages = [each.language for each in group]
+    return [each.language if each.language and languages.count(each.language) == 1 else each.name for each in group]
+
+
+def _alternative(group: str, heard: Heard, name: str, *, is_default: bool) -> str:
+    attributes = ["TYPE=AUDIO", f'GROUP-ID="{group}"', f'NAME="{name}"']
     if heard.language:
         attributes.append(f'LANGUAGE="{heard.language}"')
     attributes += [f"DEFAULT={'YES' if is_default else 'NO'}", "AUTOSELECT=YES"]
@@ -133,6 +142,8 @@ def _variant(shown: Presentation, each: Shown) -> str:
     ]
     if each.rate:
         attributes.append(f"FRAME-RATE={float(each.rate):.3f}")
+    if each.track.range != "SDR":
+        attributes.append(f"VIDEO-RANGE={each.track.range}")
     if heard:
         attributes.append(f'AUDIO="{each.audio[0]}"')
     if shown.text:
@@ -170,7 +181,7 @@ def _average(each: Shown | Heard) -> int:
 
 def _media(shown: Presentation, track: Track, segments: Sequence[Segment]) -> str:
     seconds = [Fraction(segment.duration, track.timescale) for segment in segments]
-    target = max(ceil(shown.segment_seconds), *(round(each) for each in seconds))
+    target = max(ceil(shown.segment_seconds), *(floor(each + _HALF) for each in seconds))
     lines = ["#EXTM3U", "#EXT-X-VERSION:7", f"#EXT-X-TARGETDURATION:{target}", "#EXT-X-MEDIA-SEQUENCE:0"]
     lines += [f"#EXT-X-PLAYLIST-TYPE:{'VOD' if shown.ended else 'EVENT'}", "#EXT-X-INDEPENDENT-SEGMENTS"]
     if shown.extension == "m4s":

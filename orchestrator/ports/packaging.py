@@ -8,7 +8,7 @@ from pydantic import Field
 
 from orchestrator.core.packaging import MAX_CUTS, Cut, Ending, Track
 from tandem.protocol.ids import Frozen, Name
-from tandem.protocol.media import Language
+from tandem.protocol.media import Color, Language
 from tandem.protocol.sounding import SoundSpan
 
 
@@ -23,6 +23,8 @@ class Pictures(Frozen):
     following: Path | None = None
     """The next window, whose first picture ends this one's last."""
     ending: Ending = Ending()
+    color: Color = Color()
+    """Of HDR, which not every codec says of itself."""
 
 
 class Sound(Frozen):
@@ -70,8 +72,8 @@ class CutParts(Frozen):
     parts: tuple[CutPart, ...]
 
 
-class Text(Frozen):
-    """WebVTT."""
+class Words(Frozen):
+    """Sound, or WebVTT."""
 
     path: Path
     language: Language | None = None
@@ -81,9 +83,10 @@ class Joining(Frozen):
     """Windows, sounds and captions to be joined to one MP4."""
 
     windows: Annotated[tuple[Path, ...], Field(min_length=1)]
-    sounds: tuple[Path, ...] = ()
-    texts: tuple[Text, ...] = ()
+    sounds: tuple[Words, ...] = ()
+    texts: tuple[Words, ...] = ()
     ending: Ending = Ending()
+    color: Color = Color()
     target: Path
 
 

@@ -32,7 +32,7 @@ from orchestrator.core.records import Failure, JobSnapshot
 from orchestrator.core.verification import MAX_TEXT_BYTES
 from orchestrator.ports.artifacts import ArtifactStore
 from orchestrator.ports.inspection import Inspector
-from orchestrator.ports.packaging import CutPart, Cutting, Images, Joining, Packager, Part, Pictures, Sound, Text
+from orchestrator.ports.packaging import CutPart, Cutting, Images, Joining, Packager, Part, Pictures, Sound, Words
 from orchestrator.ports.store import Store
 from orchestrator.service.batches import BatchFiles
 from orchestrator.service.made import is_own, pieces
@@ -178,10 +178,13 @@ class Assembly:
         if each.made.is_sound:
             return Sound(name=each.made.name, path=path, first=first, span=each.made.span)
         following = await self._lent(stack, each.following) if each.following else None
-        return Pictures(name=each.made.name, path=path, first=first, following=following, ending=each.made.ending)
+        made = each.made
+        return Pictures(
+            name=made.name, path=path, first=first, following=following, ending=made.ending, color=made.color
+        )
 
-    async def _text(self, stack: AsyncExitStack, made: Made) -> Text:
-        return Text(path=await self._lent(stack, made), language=made.language)
+    async def _words(self, stack: AsyncExitStack, made: Made) -> Words:
+        return Words(path=await self._lent(stack, made), language=made.language)
 
     async def _lent(self, stack: AsyncExitStack, made: Made) -> Path:
         return await stack.enter_async_context(self._artifacts.local(made.file.artifact))
@@ -216,9 +219,10 @@ class Assembly:
             await self._packager.join(
                 Joining(
                     windows=tuple([await self._lent(stack, each) for each in parts.windows]),
-                    sounds=tuple([await self._lent(stack, each) for each in parts.sounds]),
-                    texts=tuple([await self._text(stack, each) for each in parts.texts]),
+                    sounds=tuple([await self._words(stack, each) for each in parts.sounds]),
+                    texts=tuple([await self._words(stack, each) for each in parts.texts]),
                     ending=parts.windows[-1].ending,
+                    color=parts.windows[0].color,
                     target=target,
                 )
             )

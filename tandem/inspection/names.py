@@ -3,6 +3,8 @@
 import re
 from collections.abc import Mapping
 
+from tandem.protocol.media import Color
+
 _TRANSFERS = {
     1: "bt709",
     4: "gamma22",
@@ -52,6 +54,17 @@ def color(transfer: int, primaries: int, matrix: int, levels: int) -> Mapping[st
         "matrix": _MATRICES.get(matrix),
         "range": _RANGES.get(levels),
     }
+
+
+def color_numbers(color: Color) -> Mapping[str, int]:
+    """What is known of a color, as attributes of PyAV's contexts."""
+    said = (
+        ("color_trc", _TRANSFERS, color.transfer),
+        ("color_primaries", _PRIMARIES, color.primaries),
+        ("colorspace", _MATRICES, color.matrix),
+        ("color_range", _RANGES, color.range),
+    )
+    return {name: number for name, table, word in said for number, known in table.items() if known == word}
 
 
 def language(tag: str | None) -> str | None:

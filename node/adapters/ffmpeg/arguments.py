@@ -95,7 +95,7 @@ def _outputs(work: TranscodeWork, means: Means) -> Iterator[Any]:
     muted = _sounds(media, work, means)
     for rendition in work.video:
         tracks = [muted[(rendition.name, name)] for name in rendition.audio] if work.direct else []
-        extra = _first_options(work, rendition) if work.direct else {}
+        extra = _sound_options(work, rendition) if work.direct else {}
         yield _output(
             paths[rendition.name], pictures[rendition.name], *tracks, **_video(work, rendition, means), **extra
         )
@@ -182,9 +182,12 @@ def _color(work: TranscodeWork, rendition: Rendition) -> dict[str, str]:
     return {option: name for option, name in names.items() if name is not None}
 
 
-def _first_options(work: TranscodeWork, rendition: Rendition) -> dict[str, Any]:
+def _sound_options(work: TranscodeWork, rendition: Rendition) -> dict[str, Any]:
     """Of the sound in a rendition's own file; all tracks of it are made alike."""
-    return next((sounds.options(each) for each in work.audio if each.name in rendition.audio), {})
+    by_name = {each.name: each for each in work.audio}
+    heard = [by_name[name] for name in rendition.audio]
+    spoken = {f"metadata:s:a:{index}": f"language={each.language}" for index, each in enumerate(heard) if each.language}
+    return {**(sounds.options(heard[0]) if heard else {}), **spoken}
 
 
 def _sounds(media: Any, work: TranscodeWork, means: Means) -> dict[tuple[str, str], Any]:

@@ -14,7 +14,7 @@ from orchestrator.children.mp4 import put_together
 from orchestrator.children.segments import cut_pictures, cut_sound, delayed_beginning, priming
 from orchestrator.children.tracks import beginning, opened
 from orchestrator.core.packaging import Cut, Ending
-from orchestrator.ports.packaging import Joining
+from orchestrator.ports.packaging import Joining, Words
 from tandem.clock import SystemClock
 from tandem.inspection.calls import inspect_media
 from tandem.protocol.capacity import Sandbox
@@ -45,6 +45,10 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "tones.ts": ("-c:v", "libx264", "-af", "vibrato=f=7:d=0.9,apulsator", "-c:a", "mp2"),
     "drifting.mkv": ("-c:v", "libx264", "-af", "vibrato=f=7:d=0.9,asetpts=PTS*1.002", "-c:a", "flac"),
     "late_sound.mp4": ("-c:v", "libx264", "-af", "tremolo=f=9,asetpts=PTS+0.3/TB", "-c:a", "aac"),
+    "hdr.mp4": (
+        *("-vf", "format=yuv420p10le,setparams=color_primaries=bt2020:color_trc=smpte2084:colorspace=bt2020nc"),
+        *("-c:v", "libx265", "-x265-params", "log-level=none"),
+    ),
     "open_gop.mkv": ("-c:v", "libx265", "-x265-params", "log-level=none:keyint=10:min-keyint=10:open-gop=1"),
 }
 
@@ -66,8 +70,9 @@ def made(tmp_path_factory: pytest.TempPathFactory, source: Source) -> Made:
     return make
 
 
-def joined(windows: Sequence[Path], target: Path, sounds: tuple[Path, ...] = ()) -> None:
-    put_together(Joining(windows=tuple(windows), sounds=sounds, target=target))
+def joined(windows: Sequence[Path], target: Path, *sounds: Path) -> None:
+    heard = tuple(Words(path=path) for path in sounds)
+    put_together(Joining(windows=tuple(windows), sounds=heard, target=target))
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +174,7 @@ def sounds(path: Path) -> list[tuple[int, bytes]]:
 async def test_windows_joined_are_one_run(made: Made, tmp_path: Path, name: str, codec: VideoCodec, fps: str) -> None:
     found = await job(made(name), codec, fps)
     heard = [found.sound(tmp_path)] if found.work.audio else []
-    joined(found.pictures(tmp_path), tmp_path / "joined.mp4", sounds=tuple(heard))
+    joined(found.pictures(tmp_path), tmp_path / "joined.mp4", *heard)
     one = found.in_one_run(tmp_path)
     assert len(found.windows) > 1
     assert times(tmp_path / "joined.mp4") == times(one)
@@ -285,3 +290,20 @@ async def test_a_picture_a_little_before_a_clip_is_shown_at_its_beginning(made: 
     window = windows.deliver(work, source, tmp_path)["64p"]
     cuts = cut_pictures(window, window, Fraction(1, 2), Ending(), lambda start: tmp_path / f"{start}.m4s")
     assert (cuts[0].start, len(times(window))) == (0, 50)
+
+
+async def test_hdr_is_said_of_pictures_whose_codec_cannot(made: Made, tmp_path: Path) -> None:
+    source = made("hdr.mp4")
+    found = await inspect_media(source, sandbox=Sandbox.LIMITS, clock=SystemClock())
+    assert found.media.video is not None
+    ladder = RenditionRequest.model_validate({"height": 64, "video": {"bitrate": 200_000, "codec": "vp9"}})
+    work = transcode_work(found.media, ladder, output={"container": "hls"}, hdr="keep")
+    window, color, target = windows.deliver(work, source, tmp_path)["64p"], found.media.video.color, tmp_path / "a.mp4"
+    put_together(Joining(windows=(window,), color=color, target=target))
+    cut_pictures(window, window, Fraction(9), Ending(), lambda _: tmp_path / "b.m4s")
+    _, init = delayed_beginning(window, color)
+    (tmp_path / "b.mp4").write_bytes(init + (tmp_path / "b.m4s").read_bytes())
+    for path in (target, tmp_path / "b.mp4"):
+        got = (await inspect_media(path, sandbox=Sandbox.LIMITS, clock=SystemClock())).media.video
+        assert got is not None
+        assert got.color == color

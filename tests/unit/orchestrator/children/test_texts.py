@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.children.texts import Cue, apart, text_packets
-from orchestrator.ports.packaging import Text
+from orchestrator.ports.packaging import Words
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_of_many_at_once_the_last_are_shown() -> None:
 def test_markup_and_what_is_too_long_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "words.vtt"
     path.write_text(f"WEBVTT\n\n00:00.000 --> 00:02.000\n<v Ann><i>Hi</i> &amp; bye\n{'ü' * 3000}\n")
-    (packet,) = text_packets(Text(path=path))
+    (packet,) = text_packets(Words(path=path))
     size, words = int.from_bytes(bytes(packet)[:2]), bytes(packet)[2:].decode()
     assert words.startswith("Hi & bye\nü")
     assert size == len(words.encode()) <= 4096

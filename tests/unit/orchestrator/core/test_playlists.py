@@ -1,5 +1,6 @@
 """Playlists, manifest and indexes, from data alone."""
 
+import re
 from dataclasses import replace
 from fractions import Fraction
 from xml.etree import ElementTree as ET
@@ -7,7 +8,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from orchestrator.core.packaging import Segment, Track
-from orchestrator.core.playlists import Heard, Presentation, Read, Shown, image_index, manifest, texts
+from orchestrator.core.playlists import MASTER, Heard, Presentation, Read, Shown, image_index, manifest, texts
 from tandem.protocol.ladder import Sprite, Thumbnails
 
 SOUND = Track(codec="mp4a.40.2", timescale=48_000, channels=2, sample_rate=48_000)
@@ -39,6 +40,27 @@ def test_what_a_stream_declares_is_what_was_measured() -> None:
         '#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID="audio0",NAME="eng",LANGUAGE="eng",DEFAULT=YES,AUTOSELECT=YES,CHANNELS="2",'
         'URI="audio0/playlist.m3u8"'
     ) in lines
+
+
+def test_tracks_of_one_language_have_names_of_their_own() -> None:
+    first, text = heard(3), Read("subtitles0", "fra", Fraction(6))
+    audio = (first, replace(first, name="audio1"), replace(first, name="audio2", language="fra"))
+    video = tuple(replace(each, audio=("audio0", "audio1", "audio2")) for each in PLAIN.video)
+    master = texts(replace(PLAIN, video=video, audio=audio, text=(text, replace(text, name="subtitles1"))))[MASTER]
+    named = re.findall(r'NAME="(.*?)"', master)
+    assert named == ["audio0", "audio1", "fra", "subtitles0", "subtitles1"]
+
+
+@pytest.mark.parametrize(("brightness", "said"), [("SDR", 0), ("PQ", 1), ("HLG", 1)])
+def test_hdr_is_declared(brightness: str, said: int) -> None:
+    (plain,) = PLAIN.video
+    video = replace(plain, track=plain.track.model_copy(update={"range": brightness}))
+    assert texts(replace(PLAIN, video=(video,)))[MASTER].count(f",VIDEO-RANGE={brightness},") == said
+
+
+def test_no_segment_is_longer_than_the_target_says() -> None:
+    video = shown("360p", 250_000, seconds=4.5)
+    assert "TARGETDURATION:5" in texts(replace(PLAIN, video=(video,)))["360p/playlist.m3u8"]
 
 
 def test_a_short_last_segment_is_no_peak() -> None:

@@ -277,7 +277,8 @@ async def test_all_tracks_and_captions_come_along(newest: FfmpegTranscoder, sour
     assert [(each.name, each.language) for each in work.audio] == [("audio0", "deu"), ("audio1", "eng")]
     assert "00:00.500 --> 00:01.500\nHello" in made["subtitles0"].read_text()
     together = transcode_work(media, RenditionRequest(height=64), audio_tracks=[1, 0])
-    assert len((await probe((await make(newest, together, source("tracks.mkv"), tmp_path / "mp4"))["64p"])).audio) == 2
+    heard = (await probe((await make(newest, together, source("tracks.mkv"), tmp_path / "mp4"))["64p"])).audio
+    assert [each.language for each in heard] == ["deu", "eng"]
 
 
 async def test_captions_among_the_pictures_survive(runner: FfmpegTranscoder, tmp_path: Path) -> None:
