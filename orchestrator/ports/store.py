@@ -50,6 +50,8 @@ JobDecision = Callable[[JobSnapshot, float], JobChanges]
 ModelDecision = Callable[[Sequence[ModelInfo], float], ModelChanges]
 """From all models of an owner, and all public ones of a name, and the store's time to what changes."""
 AccountDecision = Callable[[AccountRecord, float], AccountChanges]
+WebhookDecision = Callable[[WebhookRecord | None, float], WebhookRecord]
+"""From an owner's webhook, None if there is none yet, and the store's time to what it is from now on."""
 
 
 class JobStore(Protocol):
@@ -353,7 +355,9 @@ class WebhookStore(Protocol):
 
     async def webhook(self, owner: str) -> WebhookRecord | None: ...
 
-    async def save_webhook(self, webhook: WebhookRecord) -> None: ...
+    async def decide_webhook(self, owner: str, decision: WebhookDecision) -> WebhookRecord:
+        """Runs `decision` on the owner's webhook, writes what it answers, and returns that."""
+        ...
 
     async def due_deliveries(self, limit: int, *, without: Collection[str] = ()) -> list[DeliveryRecord]:
         """Those to be sent now, but to none of the endpoints `without`: of each job at most one, its oldest."""

@@ -39,19 +39,24 @@ class Webhooks:
         """Has jobs that name no webhook told at `url`, or nowhere. Whether its secret is new. Raises UrlForbidden."""
         if url is not None:
             self._visitor.check(url)
-        known = await self._store.webhook(owner)
-        webhook = replace(known, url=url) if known else await self._new(owner, url)
-        await self._store.save_webhook(webhook)
-        return webhook, known is None
+        secret = _new_secret()
+
+        def decide(known: WebhookRecord | None, now: float) -> WebhookRecord:
+            return replace(known, url=url) if known else WebhookRecord(owner, url, secret, made_at=now)
+
+        webhook = await self._store.decide_webhook(owner, decide)
+        return webhook, webhook.secret == secret
 
     async def rotate(self, owner: str) -> WebhookRecord:
         """A new secret, the first one included. The old one signs as well for a day."""
-        known = await self._store.webhook(owner)
-        webhook = await self._new(owner, known.url if known else None)
-        if known is not None:
-            webhook = replace(webhook, previous=known.secret, previous_until=webhook.made_at + OVERLAP_SECONDS)
-        await self._store.save_webhook(webhook)
-        return webhook
+        secret = _new_secret()
+
+        def decide(known: WebhookRecord | None, now: float) -> WebhookRecord:
+            if known is None:
+                return WebhookRecord(owner, None, secret, made_at=now)
+            return WebhookRecord(owner, known.url, secret, now, known.secret, now + OVERLAP_SECONDS)
+
+        return await self._store.decide_webhook(owner, decide)
 
     async def target(self, request: AnyRequest, owner: str) -> str | None:
         """Where the new job's states are told. Raises UrlForbidden; Conflict without a secret to sign with."""
@@ -85,6 +90,6 @@ class Webhooks:
         self._to_deliver()
         return delivery
 
-    async def _new(self, owner: str, url: str | None) -> WebhookRecord:
-        secret = secret_text(secrets.token_bytes(SECRET_BYTES))
-        return WebhookRecord(owner=owner, url=url, secret=secret, made_at=await self._store.now())
+
+def _new_secret() -> str:
+    return secret_text(secrets.token_bytes(SECRET_BYTES))

@@ -13,6 +13,7 @@ from orchestrator.adapters.store.engine import Database
 from orchestrator.adapters.store.rows import delivery_record, delivery_values, webhook_record, webhook_values
 from orchestrator.adapters.store.schema import among, deliveries, jobs, webhooks
 from orchestrator.core.records import DeliveryPage, DeliveryRecord, JobRecord, WebhookRecord
+from orchestrator.ports.store import WebhookDecision
 from tandem.protocol.errors import NotFound
 from tandem.protocol.ids import event_id, parse_event_id
 from tandem.protocol.webhooks import DeliveryStatus
@@ -33,15 +34,17 @@ class SqlWebhooks:
         row = await self._database.read(lambda connection: connection.execute(query).one_or_none())
         return None if row is None else webhook_record(row)
 
-    async def save_webhook(self, webhook: WebhookRecord) -> None:
-        values = webhook_values(webhook)
+    async def decide_webhook(self, owner: str, decision: WebhookDecision) -> WebhookRecord:
+        at = webhooks.c.owner == owner
 
-        def save(connection: Connection) -> None:
-            changed = connection.execute(update(webhooks).where(webhooks.c.owner == webhook.owner).values(values))
-            if changed.rowcount == 0:
-                connection.execute(insert(webhooks).values(values))
+        def run(connection: Connection) -> WebhookRecord:
+            row = connection.execute(select(webhooks).where(at).with_for_update()).one_or_none()
+            decided = decision(None if row is None else webhook_record(row), self._database.now())
+            statement = insert(webhooks) if row is None else update(webhooks).where(at)
+            connection.execute(statement.values(webhook_values(decided)))
+            return decided
 
-        await self._database.write(save)
+        return await self._database.write(run)
 
     async def due_deliveries(self, limit: int, *, without: Collection[str] = ()) -> list[DeliveryRecord]:
         query = (

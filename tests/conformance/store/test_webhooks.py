@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.core.records import DeliveryRecord, Failure, JobChanges, JobSnapshot, Submission, WebhookRecord
-from orchestrator.ports.store import Store
+from orchestrator.ports.store import Store, WebhookDecision
 from tandem.protocol.errors import InvalidTransition, NotFound
 from tandem.protocol.jobs import JobState
 from tandem.protocol.webhooks import DeliveryStatus
@@ -21,6 +21,14 @@ def told(number: int = 1, url: str = URL, owner: str = "local") -> Submission:
     return inference(number, owner=owner, webhook=url)
 
 
+def put(webhook: WebhookRecord, expected: WebhookRecord | None = None) -> WebhookDecision:
+    def decide(known: WebhookRecord | None, _now: float) -> WebhookRecord:
+        assert known == expected
+        return webhook
+
+    return decide
+
+
 async def states(store: Store, owner: str = "local") -> list[tuple[JobState, DeliveryStatus]]:
     page = await store.deliveries(owner)
     return [(each.state, each.status) for each in reversed(page.deliveries)]
@@ -33,9 +41,9 @@ def over(delivery: DeliveryRecord, status: DeliveryStatus = DeliveryStatus.DELIV
 async def test_a_webhook_is_kept(open_again: Open) -> None:
     async with open_again() as store:
         assert await store.webhook("local") is None
-        await store.save_webhook(WEBHOOK)
+        assert await store.decide_webhook("local", put(WEBHOOK)) == WEBHOOK
         changed = replace(WEBHOOK, url=None, secret="whsec_2", previous="whsec_1", previous_until=START + 5)
-        await store.save_webhook(changed)
+        assert await store.decide_webhook("local", put(changed, WEBHOOK)) == changed
     async with open_again() as store:
         assert await store.webhook("local") == changed
         assert await store.webhook("somebody") is None
@@ -98,7 +106,7 @@ async def test_a_dead_endpoint_can_be_passed_over(store: Store) -> None:
 
 
 async def test_a_webhook_that_is_gone_is_told_no_more(store: Store) -> None:
-    await store.save_webhook(WEBHOOK)
+    await store.decide_webhook("local", put(WEBHOOK))
     await store.submit(told(1))
     await store.submit(told(2, OTHER))
     await store.submit(told(3, owner="ann"))

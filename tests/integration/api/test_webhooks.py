@@ -188,6 +188,29 @@ async def test_a_key_has_a_webhook_and_a_secret_of_its_own(api: Api, hook: Origi
     assert status == 404, "it is another key's"
 
 
+async def test_of_first_settings_at_the_same_time_one_gets_the_secret(api: Api, hook: Origin) -> None:
+    async with asyncio.TaskGroup() as group:
+        asked = [group.create_task(api.call("PUT", "/v1/webhook", json={"url": hook.url("/")})) for _ in range(8)]
+    answers = [each.result() for each in asked]
+    secrets = [body["secret"] for _, body in answers if body["secret"]]
+    assert sorted(status for status, _ in answers) == [200] * 7 + [201]
+    webhook = await api.store.webhook("local")
+    assert webhook is not None
+    assert secrets == [webhook.secret]
+
+
+async def test_a_new_secret_and_a_new_url_at_the_same_time_are_both_kept(api: Api, hook: Origin) -> None:
+    await secret_of(api)
+    for _ in range(4):
+        await api.call("PUT", "/v1/webhook", json={"url": None})
+        async with asyncio.TaskGroup() as group:
+            made = group.create_task(secret_of(api))
+            group.create_task(api.call("PUT", "/v1/webhook", json={"url": hook.url("/hook")}))
+        webhook = await api.store.webhook("local")
+        assert webhook is not None
+        assert (webhook.secret, webhook.url) == (made.result(), hook.url("/hook"))
+
+
 async def test_the_command_sets_it_and_makes_secrets(api: Api, hook: Origin) -> None:
     shown = await tandem(api, "webhooks", "set", hook.url("/hook"))
     assert "whsec_" in shown.stdout
