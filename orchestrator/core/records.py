@@ -424,6 +424,15 @@ class JobPage:
 
 
 @dataclass(frozen=True, slots=True)
+class Once:
+    """The submitter's name for a submission, under which there is one job at most."""
+
+    idempotency_key: str
+    request_digest: bytes
+    """sha256 of the request as it came, to tell a repeat from another request under the same key."""
+
+
+@dataclass(frozen=True, slots=True)
 class Submission:
     """A new job, as one transaction writes it."""
 
@@ -431,8 +440,6 @@ class Submission:
     tasks: tuple[TaskRecord, ...]
     inputs: tuple[Tensor, ...] = ()
     """Input tensors of its inference task."""
-    idempotency_key: str | None = None
-    request_digest: bytes = b""
-    """sha256 of the request, to tell a repeat from another request under the same key."""
+    once: Once | None = None
     artifacts: tuple[str, ...] = field(default=())
     """Artifacts that the job refers to, and that must be kept for it."""

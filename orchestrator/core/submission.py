@@ -1,11 +1,12 @@
 """From a request to a job: every check and every default, decided from data alone."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeGuard, assert_never
 
-from orchestrator.core.records import ArtifactRecord, JobRecord, Submission, TaskRecord
+from orchestrator.core.records import ArtifactRecord, JobRecord, Once, Submission, TaskRecord
 from orchestrator.core.scheduling import NodeState, lanes_of, speeds
 from orchestrator.core.sharding import BatchFacts, shards
 from orchestrator.core.splitting import split
@@ -278,6 +279,12 @@ def tasks_of(plan: Plan, job: str) -> tuple[TaskRecord, ...]:
     )
 
 
+def once(idempotency_key: str, request: AnyRequest) -> Once:
+    """For a request as it came: what is looked up for it may be another thing the next time."""
+    # Not by pydantic, for which NaN and the infinities of a tensor are the same.
+    return Once(idempotency_key, hashlib.sha256(json.dumps(request.model_dump()).encode()).digest())
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """What a new job has beside its request."""
@@ -285,7 +292,7 @@ class Frame:
     job: str
     owner: str
     now: float
-    idempotency_key: str | None = None
+    once: Once | None = None
     webhook: str | None = None
     """The URL that is told of its states."""
 
@@ -296,9 +303,8 @@ def submission_of(plan: Plan, frame: Frame) -> Submission:
         job=_record(plan.request, frame, JobState.QUEUED, plan.price),
         tasks=tasks_of(plan, frame.job),
         inputs=plan.inputs,
-        idempotency_key=frame.idempotency_key,
-        request_digest=_digest(plan.request, plan.inputs),
         artifacts=plan.artifacts,
+        once=frame.once,
     )
 
 
@@ -314,9 +320,8 @@ def unprepared_submission(request: TranscodeRequest | BatchRequest, frame: Frame
     return Submission(
         job=_record(request, frame, JobState.PREPARING, None),
         tasks=(),
-        idempotency_key=frame.idempotency_key,
-        request_digest=_digest(request, ()),
         artifacts=(request.input.artifact,) if isinstance(request.input, ArtifactInput) else (),
+        once=frame.once,
     )
 
 
@@ -330,11 +335,3 @@ def _record(request: AnyRequest, frame: Frame, state: JobState, price: int | Non
         created_at=frame.now,
         webhook=frame.webhook,
     )
-
-
-def _digest(request: AnyRequest, inputs: Sequence[Tensor]) -> bytes:
-    """sha256 of a request with its data, to tell a repeat from another request."""
-    digest = hashlib.sha256(request.model_dump_json().encode())
-    for tensor in inputs:
-        digest.update(tensor.data)
-    return digest.digest()

@@ -28,6 +28,7 @@ from orchestrator.core.records import (
     JobChanges,
     JobPage,
     JobSnapshot,
+    Once,
     PaymentRecord,
     PreparationRecord,
     ReadyTask,
@@ -66,6 +67,10 @@ class JobStore(Protocol):
 
         Raises IdempotencyConflict if the key came with another request, NotFound if an artifact is gone.
         """
+        ...
+
+    async def submitted(self, owner: str, once: Once) -> str | None:
+        """The job that was made under the key, if one was. Raises IdempotencyConflict if it was by another request."""
         ...
 
     async def job(self, job_id: str) -> JobSnapshot:

@@ -21,7 +21,7 @@ from orchestrator.adapters.store.schema import ACTIVE, among, attempts, jobs, ta
 from orchestrator.adapters.store.snapshots import attempts_at, lock_jobs, output_tensors, snapshots
 from orchestrator.adapters.store.webhooks import tell
 from orchestrator.core.lifecycle import failed_on
-from orchestrator.core.records import AttemptRecord, JobChanges, JobPage, JobSnapshot, ReadyTask, Submission
+from orchestrator.core.records import AttemptRecord, JobChanges, JobPage, JobSnapshot, Once, ReadyTask, Submission
 from orchestrator.ports.store import JobDecision
 from tandem.protocol.errors import IdempotencyConflict, NotFound
 from tandem.protocol.ids import AttemptRef, index_of, job_of
@@ -45,6 +45,9 @@ class SqlJobs:
 
     async def submit(self, submission: Submission) -> str:
         return await self._database.write(lambda connection: _submit(connection, submission))
+
+    async def submitted(self, owner: str, once: Once) -> str | None:
+        return await self._database.read(lambda connection: _earlier(connection, owner, once))
 
     async def job(self, job_id: str) -> JobSnapshot:
         return await self._database.read(lambda connection: _job(connection, job_id))
@@ -129,7 +132,7 @@ class SqlJobs:
 
 
 def _submit(connection: Connection, submission: Submission) -> str:
-    first = _earlier(connection, submission)
+    first = _earlier(connection, submission.job.owner, submission.once) if submission.once else None
     if first is not None:
         return first
     job = submission.job.id
@@ -143,17 +146,14 @@ def _submit(connection: Connection, submission: Submission) -> str:
     return job
 
 
-def _earlier(connection: Connection, submission: Submission) -> str | None:
-    """The job that this submission already made."""
-    if submission.idempotency_key is None:
-        return None
-    query = select(jobs.c.id, jobs.c.request_digest).where(
-        jobs.c.owner == submission.job.owner, jobs.c.idempotency_key == submission.idempotency_key
-    )
+def _earlier(connection: Connection, owner: str, once: Once) -> str | None:
+    """The job that was already made under the key."""
+    key = once.idempotency_key
+    query = select(jobs.c.id, jobs.c.request_digest).where(jobs.c.owner == owner, jobs.c.idempotency_key == key)
     row = connection.execute(query).one_or_none()
-    if row is not None and row.request_digest != submission.request_digest:
+    if row is not None and row.request_digest != once.request_digest:
         raise IdempotencyConflict(
-            f"expected the request that made job {row.id} under key {submission.idempotency_key!r}, got another one: "
+            f"expected the request that made job {row.id} under key {key!r}, got another one: "
             "use a new key for a new job"
         )
     return None if row is None else str(row.id)

@@ -41,7 +41,7 @@ def job_record(row: AnyRow) -> JobRecord:
 
 
 def job_values(submission: Submission) -> Values:
-    job = submission.job
+    job, once = submission.job, submission.once
     return {
         "id": job.id,
         "owner": job.owner,
@@ -52,8 +52,8 @@ def job_values(submission: Submission) -> Values:
         "finished_at": job.finished_at,
         "failure": job.failure,
         "webhook": job.webhook,
-        "idempotency_key": submission.idempotency_key,
-        "request_digest": submission.request_digest,
+        "idempotency_key": once.idempotency_key if once else None,
+        "request_digest": once.request_digest if once else b"",
     }
 
 

@@ -13,6 +13,7 @@ from orchestrator.core.records import (
     JobChanges,
     JobRecord,
     JobSnapshot,
+    Once,
     PaymentRecord,
     Submission,
     TaskRecord,
@@ -94,8 +95,7 @@ def inference(
             TaskRecord(id=task_id(job, index), work=work, state=TaskState.WAITING, price=HUGE) for index in range(tasks)
         ),
         inputs=(PIXELS, LABELS),
-        idempotency_key=key,
-        request_digest=b"digest",
+        once=Once(key, b"digest") if key else None,
     )
 
 

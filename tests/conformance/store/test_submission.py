@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.core.records import JobSnapshot
+from orchestrator.core.records import JobSnapshot, Once
 from orchestrator.ports.store import Store
 from tandem.protocol.errors import IdempotencyConflict, NotFound
 from tandem.protocol.jobs import JobState
@@ -57,13 +57,18 @@ async def test_a_repeat_under_the_same_key_is_the_first_job(store: Store) -> Non
     first, again = inference(1, key="k"), inference(2, key="k")
     assert await store.submit(first) == first.job.id
     assert await store.submit(again) == first.job.id
+    assert first.once
+    assert await store.submitted("local", first.once) == first.job.id
+    assert await store.submitted("somebody", first.once) is None
     assert len((await store.jobs(None)).jobs) == 1
 
 
 async def test_another_request_under_the_same_key_is_a_conflict(store: Store) -> None:
     await store.submit(inference(1, key="k"))
     with pytest.raises(IdempotencyConflict, match=job_number(1)):
-        await store.submit(replace(inference(2, key="k"), request_digest=b"other"))
+        await store.submitted("local", Once("k", b"other"))
+    with pytest.raises(IdempotencyConflict, match=job_number(1)):
+        await store.submit(replace(inference(2), once=Once("k", b"other")))
     assert len((await store.jobs(None)).jobs) == 1
 
 

@@ -208,6 +208,20 @@ async def test_the_same_idempotency_key_gives_the_same_job(api: Api, clip: bytes
     assert somebody["id"] != calls[0].result()["id"]
 
 
+async def test_a_repeat_is_the_first_job_whatever_has_become_of_its_model(api: Api) -> None:
+    request, headers = await inference(api), {"Idempotency-Key": "once"}
+    batch = {"kind": "batch_inference", "model": "digits", "input": {"artifact": await api.upload(b"{}")}}
+    jobs = [(each, headers | {"Idempotency-Key": str(each["kind"])}) for each in (request, batch)]
+    first = [(await submit(api, each, headers=key))["id"] for each, key in jobs]
+    model = (await api.models.all("local"))[0].artifact
+    assert (await api.call("POST", "/v1/models", json={"name": "digits", "version": "2", "artifact": model}))[0] == 201
+    assert [(await submit(api, each, headers=key))["id"] for each, key in jobs] == first
+    for version in ("1", "2"):
+        async with api.http.delete(f"{api.url}/v1/models/digits/versions/{version}") as response:
+            assert response.status == 204
+    assert [(await submit(api, each, headers=key))["id"] for each, key in jobs] == first
+
+
 async def test_a_useless_idempotency_key_is_refused(api: Api) -> None:
     for key in ("", "x" * 256):
         status, body = await api.call("POST", "/v1/jobs", data=b"{}", headers={"Idempotency-Key": key})

@@ -1,5 +1,7 @@
 """Requests become plans, or errors that say why not."""
 
+import math
+
 import pytest
 
 from orchestrator.core.records import ArtifactRecord
@@ -8,6 +10,7 @@ from orchestrator.core.submission import (
     MAX_TENSOR_BYTES,
     Frame,
     needs_preparation,
+    once,
     plan_inference,
     plan_transcode,
     quote_of,
@@ -135,11 +138,11 @@ def test_the_stored_request_has_no_data() -> None:
     assert len(plan.inputs[0].data) == 8
 
 
-def test_the_digest_covers_the_data_and_not_their_nesting() -> None:
-    given: list[list[object]] = [[1, 2], [[1, 2]], [1, 3]]
-    plans = [plan_inference(inference((1, 2), data), MODEL, PRICES) for data in given]
-    flat, nested, other = [submission_of(plan, Frame(job_id(5.0, bytes(8)), "key_1", 5.0)) for plan in plans]
-    assert flat.request_digest == nested.request_digest != other.request_digest
+def test_a_repeat_is_told_by_the_data() -> None:
+    given: list[list[object]] = [[1, 2], [1, 2], [1, 3], [1, math.nan], [1, math.inf]]
+    first, again, *others = [once("again", inference((1, 2), data)) for data in given]
+    assert first == again
+    assert len({each.request_digest for each in (first, *others)}) == 4
 
 
 @pytest.mark.parametrize(
@@ -171,7 +174,7 @@ def test_a_job_with_a_url_has_neither_tasks_nor_price_at_first() -> None:
     assert needs_preparation(request)
     assert not needs_preparation(transcode())
     submission = unprepared_submission(
-        request, Frame(job_id(5.0, bytes(8)), "key_1", 5.0, "again", "https://hook.example/")
+        request, Frame(job_id(5.0, bytes(8)), "key_1", 5.0, webhook="https://hook.example/")
     )
     assert (submission.job.state, submission.job.price, submission.tasks) == (JobState.PREPARING, None, ())
     assert submission.job.webhook == "https://hook.example/"
@@ -180,7 +183,7 @@ def test_a_job_with_a_url_has_neither_tasks_nor_price_at_first() -> None:
 def test_a_submission_is_one_waiting_task() -> None:
     plan = plan_transcode(transcode(360), SOURCE, FOUND, PRICES)
     job = job_id(5.0, bytes(8))
-    submission = submission_of(plan, Frame(job, "key_1", 5.0, "again"))
+    submission = submission_of(plan, Frame(job, "key_1", 5.0))
     assert submission.job.state is JobState.QUEUED
     assert submission.job.price == submission.tasks[0].price == plan.price
     assert [(task.id, task.state) for task in submission.tasks] == [(f"{job}.0", TaskState.WAITING)]
