@@ -207,7 +207,7 @@ def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, o
         ready=store.now,
         registry=outside.accounting.registry,
         measure=outside.accounting.meters.measure,
-        allow_anonymous_loopback=settings.auth.anonymous_loopback,
+        allow_anonymous_loopback=settings.anonymous_loopback,
         limits=Limits(body=settings.limits.body),
     )
     janitor = Janitor(store, content, clock, settings.limits.orphan_age, settings.limits.history_age)

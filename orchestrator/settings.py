@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from orchestrator.core.catalogue import ModelQuota
-from orchestrator.core.guard import Guard, parse_allowed
+from orchestrator.core.guard import Guard, is_loopback, parse_allowed
 from tandem.chain.settings import ChainSection
 from tandem.protocol.media import VideoCodec
 from tandem.protocol.pricing import Prices
@@ -201,8 +202,9 @@ class UsageSettings(_Section):
 
 
 class AuthSettings(_Section):
-    anonymous_loopback: bool = True
-    """Whether requests from this machine may come without an API key."""
+    anonymous_loopback: bool | None = None
+    """Whether requests from this machine may come without an API key; by default, only if the orchestrator calls itself
+    by an address of this machine alone. A proxy beside it may pass on strangers' requests as its own."""
 
 
 class PriceSettings(Prices):
@@ -249,6 +251,12 @@ class OrchestratorSettings(BaseSettings):
     fetch: FetchSettings = FetchSettings()
     webhooks: WebhookSettings = WebhookSettings()
     auth: AuthSettings = AuthSettings()
+
+    @property
+    def anonymous_loopback(self) -> bool:
+        """Whether requests from this machine may come without an API key."""
+        said = self.auth.anonymous_loopback
+        return is_loopback(urlsplit(self.http.origin).hostname or "") if said is None else said
 
     @model_validator(mode="after")
     def _reachable(self) -> Self:

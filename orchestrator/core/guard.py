@@ -99,6 +99,15 @@ def is_public(address: Address) -> bool:
     return not any(address in network for network in _CLOSED_V6)
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a host by this name or address is the very machine that asks."""
+    if host == "localhost":
+        return True
+    address = _literal(host)
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return address is not None and (mapped or address).is_loopback
+
+
 def _literal(host: str) -> Address | None:
     try:
         return ip_address(host)

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from functools import lru_cache
-from ipaddress import IPv6Address, ip_address
 from urllib.parse import urlsplit
 
+from orchestrator.core.guard import is_loopback
 from orchestrator.service.keys import LOCAL_OWNER, Keys
 from tandem.protocol.errors import Unauthorized
 
@@ -51,13 +51,4 @@ def _host_name(url: str) -> str:
         return ""
 
 
-@lru_cache(_HOSTS)
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return False
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return (mapped or address).is_loopback
+_is_loopback = lru_cache(_HOSTS)(is_loopback)

@@ -1,8 +1,10 @@
 """Artifacts, models and API keys."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, case, delete, exists, func, insert, or_, select, update
+from sqlalchemy.sql.dml import ReturningDelete
 
 from orchestrator.adapters.store.engine import Database
 from orchestrator.adapters.store.queries import BATCH, RELEASED, demand_artifacts
@@ -60,17 +62,20 @@ class SqlCatalogue:
             (artifacts.c.renewed_at == RELEASED, artifacts.c.created_at <= now - released),
             else_=artifacts.c.renewed_at <= now - older_than,
         )
-        statement = (
-            delete(artifacts)
-            .where(
-                old,
-                ~exists().where(job_artifacts.c.artifact == artifacts.c.id),
-                ~exists().where(models.c.artifact == artifacts.c.id),
-                ~exists().where(model_files.c.artifact == artifacts.c.id),
-            )
-            .returning(artifacts.c.id)
+        orphaned = (
+            old,
+            ~exists().where(job_artifacts.c.artifact == artifacts.c.id),
+            ~exists().where(models.c.artifact == artifacts.c.id),
+            ~exists().where(model_files.c.artifact == artifacts.c.id),
         )
-        return await self._database.write(lambda connection: sorted(connection.scalars(statement)))
+        query = select(artifacts.c.id).where(*orphaned)
+        # In a reader, since all artifacts are looked at, and a writer is there for everybody.
+        found = await self._database.read(lambda connection: sorted(connection.scalars(query)))
+        gone: list[str] = []
+        for start in range(0, len(found), BATCH):
+            statement = delete(artifacts).where(artifacts.c.id.in_(found[start : start + BATCH]), *orphaned)
+            gone += await self._database.write(partial(_ids, statement.returning(artifacts.c.id)))
+        return gone
 
     async def unlisted(self, artifact_ids: Sequence[str]) -> list[str]:
         batches = [artifact_ids[start : start + BATCH] for start in range(0, len(artifact_ids), BATCH)]
@@ -148,6 +153,10 @@ class SqlCatalogue:
         )
         if await self._database.write(lambda connection: connection.execute(statement).rowcount) == 0:
             raise NotFound(f"expected the id of an API key, got {key_id}")
+
+
+def _ids(statement: ReturningDelete[tuple[str]], connection: Connection) -> list[str]:
+    return sorted(connection.scalars(statement))
 
 
 def _no_artifact(artifact_id: str) -> NotFound:

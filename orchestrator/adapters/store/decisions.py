@@ -7,7 +7,7 @@ one that is running or being verified on the same node, and the count of rows sa
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, bindparam, delete, insert, or_, tuple_, update
+from sqlalchemy import Connection, bindparam, delete, insert, or_, update
 
 from orchestrator.adapters.store.exports import follow_export
 from orchestrator.adapters.store.ledger import earn
@@ -56,6 +56,9 @@ _UPDATE_ATTEMPT = (
 )
 _INSERT_ATTEMPT = insert(attempts)
 _INSERT_TENSORS = insert(tensors)
+DELETE_TENSORS = delete(tensors).where(
+    tensors.c.task == bindparam("of_task"), tensors.c.number == bindparam("of_number")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,9 +229,9 @@ def _write_tensors(connection: Connection, writes: Writes) -> None:
     if given:
         connection.execute(_INSERT_TENSORS, given)
     dropped = [
-        (a.ref.task, a.ref.number)
+        {"of_task": a.ref.task, "of_number": a.ref.number}
         for a in writes.moved
         if a.state not in _KEEP_TENSORS and isinstance(a.output, InferenceOutput)
     ]
     if dropped:
-        connection.execute(delete(tensors).where(tuple_(tensors.c.task, tensors.c.number).in_(dropped)))
+        connection.execute(DELETE_TENSORS, dropped)

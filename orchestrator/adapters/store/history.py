@@ -1,6 +1,6 @@
 """What is kept of jobs for a while after their end."""
 
-from sqlalchemy import Connection, delete, func, select, tuple_
+from sqlalchemy import Connection, bindparam, delete, func, or_, select
 
 from orchestrator.adapters.store.engine import Database
 from orchestrator.adapters.store.queries import BATCH
@@ -10,6 +10,13 @@ from tandem.protocol.webhooks import DeliveryStatus
 
 _OVER = among(deliveries.c.status, DeliveryStatus.DELIVERED, DeliveryStatus.FAILED)
 _SETTLED = among(jobs.c.state, JobState.SUCCEEDED, JobState.CANCELLED)
+
+DELETE_EVENT = delete(deliveries).where(
+    deliveries.c.job == bindparam("of_job"),
+    deliveries.c.number == bindparam("of_number"),
+    # One that is to be told anew since it was looked for is no longer over. Many rows at once take no list.
+    or_(deliveries.c.status == DeliveryStatus.DELIVERED, deliveries.c.status == DeliveryStatus.FAILED),
+)
 
 
 class SqlHistory:
@@ -34,14 +41,12 @@ class SqlHistory:
         def find(connection: Connection) -> tuple[list[tuple[str, int]], list[str]]:
             return [(row.job, row.number) for row in connection.execute(told)], list(connection.scalars(written))
 
+        def forget(connection: Connection) -> None:
+            if events:
+                connection.execute(DELETE_EVENT, [{"of_job": job, "of_number": number} for job, number in events])
+            connection.execute(delete(exports).where(exports.c.job.in_(sent), exports.c.open.is_(False)))
+
         events, sent = await self._database.read(find)
         if events or sent:
-            # An event that is to be told anew since then is no longer over.
-            which = tuple_(deliveries.c.job, deliveries.c.number).in_(events)
-            await self._database.write(
-                lambda connection: (
-                    connection.execute(delete(deliveries).where(which, _OVER)),
-                    connection.execute(delete(exports).where(exports.c.job.in_(sent), exports.c.open.is_(False))),
-                )
-            )
+            await self._database.write(forget)
         return len(events) + len(sent)

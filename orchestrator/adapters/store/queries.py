@@ -94,7 +94,8 @@ def refer(connection: Connection, job: str, wanted: Iterable[str]) -> None:
     if not ids:
         return
     demand_artifacts(connection, ids)
-    held = set(connection.scalars(select(job_artifacts.c.artifact).where(job_artifacts.c.job == job)))
+    its = select(job_artifacts.c.artifact).where(job_artifacts.c.job == job, job_artifacts.c.artifact.in_(ids))
+    held = set(connection.scalars(its))
     new = [{"job": job, "artifact": artifact} for artifact in ids if artifact not in held]
     if new:
         connection.execute(insert(job_artifacts), new)

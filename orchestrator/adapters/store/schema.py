@@ -135,6 +135,7 @@ jobs = Table(
     CheckConstraint("(state = 'failed') = (failure IS NOT NULL)", name="failed_says_why"),
     CheckConstraint("state IN ('preparing', 'failed', 'cancelled') OR price IS NOT NULL", name="prepared_has_a_price"),
     Index(None, "owner", "id"),
+    Index(None, "owner", "state", "id"),
 )
 
 tasks = Table(
@@ -344,7 +345,7 @@ files = Table(
     metadata,
     Column("job", ForeignKey(jobs.c.id), primary_key=True),
     Column("path", Text, primary_key=True),
-    Column("artifact", ForeignKey(artifacts.c.id), nullable=False),
+    Column("artifact", ForeignKey(artifacts.c.id), nullable=False, index=True),
     Column("media_type", Text, nullable=False),
     comment="what a job's folder holds; its artifacts are in job_artifacts too",
 )
@@ -363,7 +364,7 @@ preparations = Table(
     Column("job", ForeignKey(jobs.c.id), primary_key=True),
     Column("tries", Integer, nullable=False),
     Column("not_before", Double, nullable=False),
-    Column("source", ForeignKey(artifacts.c.id)),
+    Column("source", ForeignKey(artifacts.c.id), index=True),
 )
 
 exports = Table(

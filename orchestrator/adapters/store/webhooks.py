@@ -16,10 +16,13 @@ from orchestrator.core.records import DeliveryPage, DeliveryRecord, JobRecord, W
 from orchestrator.ports.store import WebhookDecision
 from tandem.protocol.errors import NotFound
 from tandem.protocol.ids import event_id, parse_event_id
+from tandem.protocol.jobs import JOB_TRANSITIONS, JobState
 from tandem.protocol.webhooks import DeliveryStatus
 
 _PENDING = among(deliveries.c.status, DeliveryStatus.PENDING)
 _OPEN = among(deliveries.c.status, DeliveryStatus.WAITING, DeliveryStatus.PENDING)
+_TELLING = tuple(state for state in JobState if JOB_TRANSITIONS[state])
+"""Of jobs that may come to another state."""
 _OVER = frozenset({DeliveryStatus.DELIVERED, DeliveryStatus.FAILED})
 
 
@@ -80,7 +83,8 @@ class SqlWebhooks:
             connection.execute(update(deliveries).where(_is(last.job, last.number)).values(delivery_values(last)))
             told = (deliveries.c.owner == owner, deliveries.c.url == url, _OPEN)
             connection.execute(update(deliveries).where(*told).values(given_up))
-            connection.execute(update(jobs).where(jobs.c.owner == owner, jobs.c.webhook == url).values(webhook=None))
+            telling = (jobs.c.owner == owner, jobs.c.state.in_(_TELLING), jobs.c.webhook == url)
+            connection.execute(update(jobs).where(*telling).values(webhook=None))
             connection.execute(
                 update(webhooks).where(webhooks.c.owner == owner, webhooks.c.url == url).values(url=None)
             )

@@ -28,5 +28,21 @@ def test_amounts_have_units() -> None:
         load(None, "--payment.max-ahead", "plenty")
 
 
+@pytest.mark.parametrize(
+    ("flags", "open_to_this_machine"),
+    [
+        ([], True),
+        (["--http.public-url", "http://localhost:8080"], True),
+        (["--http.public-url", "https://tandem.example"], False),
+        (["--http.host", "10.0.0.7"], False),
+        (["--http.public-url", "https://tandem.example", "--auth.anonymous-loopback", "true"], True),
+        (["--auth.anonymous-loopback", "false"], False),
+    ],
+)
+def test_what_others_can_reach_needs_a_key_from_everybody(flags: list[str], open_to_this_machine: bool) -> None:
+    """A proxy beside it, such as nginx as it comes, passes on strangers' requests as its own."""
+    assert load(None, *flags).anonymous_loopback is open_to_this_machine
+
+
 def test_an_origin_names_an_address_as_a_url_does() -> None:
     assert HttpSettings(host="::1", port=80).origin == "http://[::1]:80"

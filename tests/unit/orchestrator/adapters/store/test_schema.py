@@ -3,15 +3,16 @@
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Table, insert, select, text, update
+from sqlalchemy import Connection, Table, delete, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
+from orchestrator.adapters.store import decisions, history
 from orchestrator.adapters.store.engine import Database
 from orchestrator.adapters.store.jobs import _ACTIVE, _RUNNING, _WAITING
 from orchestrator.adapters.store.rows import attempt_values, job_values, task_values
-from orchestrator.adapters.store.schema import accounts, attempts, entries, jobs, payments, tasks
+from orchestrator.adapters.store.schema import accounts, artifacts, attempts, entries, jobs, payments, tasks
 from orchestrator.core.records import AttemptRecord
-from tandem.protocol.jobs import AttemptState
+from tandem.protocol.jobs import AttemptState, JobState
 from tests.conformance.store.samples import LOST, PARAMS, RESULT, inference, ref_of
 
 JOB = inference()
@@ -95,18 +96,34 @@ PLANS = [
     (select(attempts).where(attempts.c.node == "node", _ACTIVE), "ix_attempts_node"),
     (select(attempts).where(_RUNNING, attempts.c.lease_until <= 5), "ix_attempts_lease"),
     (select(jobs).where(jobs.c.owner == "local", jobs.c.id < "z").order_by(jobs.c.id.desc()), "ix_jobs_owner_id"),
+    (
+        select(jobs).where(jobs.c.owner == "o", jobs.c.state == JobState.QUEUED).order_by(jobs.c.id.desc()),
+        "ix_jobs_owner_state_id",
+    ),
     (select(payments).where(payments.c.node == "n", payments.c.receipt.is_(None)), "ix_payments_node_receipt_id"),
 ]
 
 
-@pytest.mark.parametrize(("query", "index"), PLANS, ids=[index for _, index in PLANS])
-async def test_a_query_uses_its_index_and_sorts_nothing(database: Database, query: Any, index: str) -> None:
-    def plan(connection: Connection) -> str:
+async def plan(database: Database, query: Any) -> str:
+    def explain(connection: Connection) -> str:
         compiled = query.compile(connection, compile_kwargs={"render_postcompile": True})
         positional = tuple(compiled.params[name] for name in compiled.positiontup or ())
         rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {compiled}", positional)
         return "\n".join(row.detail for row in rows)
 
-    found = await database.read(plan)
+    return await database.read(explain)
+
+
+@pytest.mark.parametrize(("query", "index"), PLANS, ids=[index for _, index in PLANS])
+async def test_a_query_uses_its_index_and_sorts_nothing(database: Database, query: Any, index: str) -> None:
+    found = await plan(database, query)
     assert index in found
     assert "TEMP B-TREE" not in found
+
+
+@pytest.mark.parametrize(
+    "query", [history.DELETE_EVENT, decisions.DELETE_TENSORS, delete(artifacts).where(artifacts.c.id == "x")]
+)
+async def test_what_goes_is_found_by_its_key_and_so_is_what_may_refer_to_it(database: Database, query: Any) -> None:
+    """A thousand artifacts took half a minute, and nothing else was written meanwhile."""
+    assert "SCAN" not in await plan(database, query)
