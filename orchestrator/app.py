@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from prometheus_client import CollectorRegistry
 
 from orchestrator.accounting import Accounting, accounting, store_url
 from orchestrator.adapters.artifacts import open_artifacts
@@ -35,7 +36,9 @@ from orchestrator.ports.visiting import Visitor
 from orchestrator.service.artifacts import Artifacts
 from orchestrator.service.assembly import Assembly, Makers
 from orchestrator.service.batches import BatchFiles
+from orchestrator.service.checks import Checks
 from orchestrator.service.delivery import Deliveries
+from orchestrator.service.directed import Directed
 from orchestrator.service.events import JobEvents
 from orchestrator.service.exports import Exports
 from orchestrator.service.folders import Folders
@@ -54,6 +57,7 @@ from orchestrator.service.replicas import ReplicaPolicy, Replicas
 from orchestrator.service.retrying import Retries
 from orchestrator.service.scheduling import Scheduler, Timeouts
 from orchestrator.service.sessions import Collaborators, Sessions
+from orchestrator.service.shards import ShardChecks
 from orchestrator.service.sources import Sources
 from orchestrator.service.submission import Submissions
 from orchestrator.service.tracking import Tracker
@@ -157,7 +161,6 @@ def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, o
     scheduler = Scheduler(store, nodes, lifecycle, tracker, signer, tasks_waiting, timeouts)
     payer = Payer(store, nodes, identity, outside.accounting.paying, money_owed)
     usage = Usage(store, nodes, clock, settings.usage.window, money_owed.ring, outside.accounting.registry)
-    verifier = Verifier(store, content, inspector, lifecycle, clock)
     models = Models(store, content, inspector, clock, settings.catalogue.quota)
     planning = Planning(store, content, inspector, batches, settings.prices, nodes.states, models.find)
     artifacts = Artifacts(store, content, settings.limits.upload)
@@ -174,6 +177,9 @@ def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, o
         price=settings.prices.inference_second,
         policy=OnlinePolicy(**settings.online.model_dump()),
     )
+    checks = _checks(settings, nodes, online, usage, clock, outside.accounting.registry)
+    shards = ShardChecks(checks, content, models.find, online.spread)
+    verifier = Verifier(store, content, inspector, shards.check, lifecycle, clock)
     collaborators = Collaborators(
         store, nodes, lifecycle, verifier, payer, usage, online, events, tracker, tasks_waiting, clock, timeouts
     )
@@ -222,6 +228,7 @@ def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, o
             payer.run(),
             usage.run(),
             online.run(),
+            checks.run(),
             verifier.run(),
             janitor.run(),
             assembly.run(),
@@ -232,6 +239,21 @@ def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, o
             *outside.accounting.loops(),
         ],
     )
+
+
+def _checks(
+    settings: OrchestratorSettings,
+    nodes: Nodes,
+    online: Online,
+    usage: Usage,
+    clock: Clock,
+    registry: CollectorRegistry,
+) -> Checks:
+    directed = Directed(nodes, online.replicas, usage, clock, settings.prices.inference_second)
+    dice, policy = random.SystemRandom(), settings.checks.policy
+    checks = Checks(nodes, directed, online.replicas.distrust, clock, policy, dice, registry)
+    online.watch(checks.accepted)
+    return checks
 
 
 def _visit_limits(settings: OrchestratorSettings) -> VisitLimits:

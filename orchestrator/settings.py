@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from orchestrator.core.catalogue import ModelQuota
+from orchestrator.core.checks import CheckPolicy
 from orchestrator.core.guard import Guard, is_loopback, parse_allowed
 from tandem.chain.settings import ChainSection
 from tandem.protocol.media import VideoCodec
@@ -196,6 +197,21 @@ class WebhookSettings(_Section):
     """Of them to one scheme, host and port, so that one that is dead does not hold up the others."""
 
 
+class CheckSettings(_Section):
+    inference_share: float = Field(default=0.01, ge=0, le=1)
+    """Of the answers of models, on line and in batches, which are run a second time on another node; 0: none."""
+    inference_rate: float = Field(default=10.0, gt=0, le=1000)
+    """Second runs a second at most, of requests on line."""
+    memory: Bytes = 2**27
+    """Bytes of inputs and outputs that are kept for second runs at one time."""
+    suspension: Seconds = 86_400.0
+    """Seconds without work for a node whose answers were outvoted several times of late."""
+
+    @property
+    def policy(self) -> CheckPolicy:
+        return CheckPolicy(self.inference_share, self.inference_rate, self.memory, self.suspension)
+
+
 class UsageSettings(_Section):
     window: float = Field(default=1.0, ge=0.05, le=60)
     """Seconds of on-line usage that are settled at once: what may be lost if the process is killed."""
@@ -246,6 +262,7 @@ class OrchestratorSettings(BaseSettings):
     funding: FundingSettings = FundingSettings()
     leases: LeaseSettings = LeaseSettings()
     online: OnlineSettings = OnlineSettings()
+    checks: CheckSettings = CheckSettings()
     limits: LimitSettings = LimitSettings()
     catalogue: CatalogueSettings = CatalogueSettings()
     fetch: FetchSettings = FetchSettings()

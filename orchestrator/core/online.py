@@ -78,6 +78,8 @@ class Replica:
     error: TandemError | None = None
     """Why it could not be loaded."""
     outstanding: int = 0
+    reserved: int = 0
+    """Of the limit, for requests that are to go to this node and no other."""
     seconds: float | None = None
     """Between two answers of the node while it is busy, decayed: how long it has for each; None: nothing is known."""
     used_at: float = 0.0
@@ -109,7 +111,7 @@ def choose(candidates: Iterable[Candidate], most: int, tried: Collection[str]) -
     best, best_score = None, 0.0
     for candidate in candidates:
         replica, price, room, reliability = candidate
-        if replica.outstanding >= replica.limit or price > most or price > room:
+        if replica.outstanding + replica.reserved >= replica.limit or price > most or price > room:
             continue
         score = (replica.outstanding + 1) * (replica.seconds or _UNKNOWN_SECONDS)
         score *= (1.0 + (price / most if most else 0.0)) / max(reliability, 0.01)

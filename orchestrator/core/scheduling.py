@@ -33,6 +33,8 @@ class Obstacle(StrEnum):
     """It has refused more in tickets than is made good."""
     UNFUNDED = "unfunded"
     """It refused its last tickets because the contract does not promise it enough."""
+    DISTRUSTED = "distrusted"
+    """Its answers were outvoted by those of other nodes."""
     CANNOT = "cannot"
     """It lacks an encoder or a provider."""
     PRICE = "price"

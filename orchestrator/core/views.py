@@ -101,6 +101,7 @@ def model_view(model: ModelInfo, *, own: bool, answers: bool) -> ModelView:
         memory=model.memory,
         batchable=model.batchable,
         unbatchable=model.unbatchable,
+        unrepeatable=model.unrepeatable,
         settings=model.settings,
         public=model.public,
         own=own,

@@ -25,6 +25,8 @@ class ModelFacts:
     """MiB that the loaded model takes."""
     unbatchable: str | None
     """Why requests cannot be run as one; None: they can."""
+    unrepeatable: str | None
+    """Why two runs of the same inputs cannot be compared; None: they can."""
 
 
 class Inspector(Protocol):

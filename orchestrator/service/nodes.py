@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
+from orchestrator.core.checks import Trust
 from orchestrator.core.scheduling import Load, NodeState, Obstacle, Reason
 from orchestrator.ports.nodes import NodeLink
 from tandem.protocol.capacity import Capacity
@@ -13,6 +14,8 @@ from tandem.protocol.messages import Offer
 _DECAY = 0.9
 """Weight of the past in a node's reliability, an attempt."""
 _PACE_DECAY = 0.5
+_REMEMBERED = 4096
+"""Nodes of which it is known, beyond their sessions, what checks have shown."""
 _SOURCES = 16
 """So many of the artifacts that a node fetched last it is taken to have still."""
 
@@ -39,6 +42,7 @@ class ConnectedNode:
     withheld: Reason | None = None
     """Why it gets neither work nor tickets, whatever its terms."""
     reliability: float = 1.0
+    trust: Trust = field(default_factory=Trust)
     pace: float | None = None
     sources: dict[str, None] = field(default_factory=dict)
     """The latest last."""
@@ -50,7 +54,7 @@ class ConnectedNode:
             loads=dict(self.loads),
             unpaid=self.unpaid + self.in_flight + self.unsettled,
             has_terms=self.has_terms,
-            withheld=self.withheld,
+            withheld=self.withheld or self.trust.suspended,
             reliability=self.reliability,
             pace=self.pace,
             sources=frozenset(self.sources),
@@ -58,7 +62,7 @@ class ConnectedNode:
 
     @property
     def is_payable(self) -> bool:
-        return self.has_terms and self.withheld is None
+        return self.has_terms and self.withheld is None and self.trust.suspended is None
 
     @property
     def room(self) -> int:
@@ -85,6 +89,7 @@ class Nodes:
 
     def __init__(self) -> None:
         self._connected: dict[str, ConnectedNode] = {}
+        self._trust: dict[str, Trust] = {}
         self.arrived = asyncio.Event()
         """Set when a node connects that was not there. Whoever waits for it clears it."""
 
@@ -106,6 +111,7 @@ class Nodes:
         if older is not None:
             node.reliability, node.pace, node.sources = older.reliability, older.pace, older.sources
             older.link.close("conflict", "the node has opened a newer session")
+        node.trust = self.trust(node.address)
         self._connected[node.address] = node
         if older is None:
             self.arrived.set()
@@ -117,6 +123,21 @@ class Nodes:
             return False
         del self._connected[address]
         return True
+
+    def trust(self, address: str) -> Trust:
+        """What checks have shown of a node, connected or not."""
+        found = self._trust.pop(address, None) or Trust()
+        self._trust[address] = found
+        if len(self._trust) > _REMEMBERED:
+            away = [each for each in self._trust if each not in self._connected and each != address]
+            harmless = [each for each in away if self._trust[each].suspended is None]
+            for oldest in (harmless or away)[:1]:
+                del self._trust[oldest]
+        return found
+
+    def suspended(self) -> list[tuple[str, Trust]]:
+        """Nodes that get no work for what checks have shown, connected or not."""
+        return [(address, trust) for address, trust in self._trust.items() if trust.suspended is not None]
 
     def promised(self, addresses: Iterable[str]) -> None:
         """Their allocations have changed: tickets that they refused for want of backing are tried again."""

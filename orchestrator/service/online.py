@@ -49,6 +49,8 @@ _MAX_COSTS = 1024
 _MAX_SERVED = 4096
 """Beyond so many, what nobody asks for is forgotten, with its counters."""
 
+Watch = Callable[[ConnectedNode, OnlineCall, OnlineAnswer], None]
+
 
 @dataclass(frozen=True, slots=True)
 class OnlinePolicy:
@@ -160,6 +162,7 @@ class Online:
         self._price = price
         self._policy = policy
         self._served: dict[str, _Served] = {}
+        self._accepted: Watch = lambda _node, _call, _answer: None
         self._order = itertools.count()
         self._room = Room(policy.queue, policy.queue_bytes, policy.share)
 
@@ -208,6 +211,18 @@ class Online:
             self._served[name].pinned = 0  # until the catalogue is looked at again
         for address in list(self.replicas.of(name)):
             self.replicas.drop(name, address)
+
+    # --- what checks ask
+
+    def watch(self, accepted: Watch) -> None:
+        """`accepted` is called with every answer that somebody waits for, as long as the call's inputs are there."""
+        self._accepted = accepted
+
+    def spread(self, model: ModelInfo, besides: str) -> None:
+        """Has another node than this one load the model, unless one has or does."""
+        self._served_of(model).asked_at = asyncio.get_running_loop().time()
+        if not self.replicas.of(model.served).keys() - {besides}:
+            self.replicas.add(model, pinned=False, besides=(besides,))
 
     # --- the way of a request
 
@@ -335,6 +350,7 @@ class Online:
             self._usage.add(flight.node.address, call.owner, call.model, flight.price)
             if not request.answer.done():
                 request.answer.set_result(answer)
+                self._accepted(flight.node, call, answer)
         self._pump(served.info.served)
 
     def _answer(self, flight: _Flight, reply: Responded, now: float) -> OnlineAnswer:

@@ -1,7 +1,7 @@
 """Which models are warm on which nodes: by what nodes say, and by what they are asked for."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from orchestrator.core.online import Replica, ReplicaState, host, limit_of, unfit
@@ -82,9 +82,12 @@ class Replicas:
 
     # --- what is asked for
 
-    def add(self, model: ModelInfo, *, pinned: bool) -> bool:
-        """Has one more node load the model; False: there is none for it. A pinned one never makes room for others."""
-        without = self.of(model.served).keys()
+    def add(self, model: ModelInfo, *, pinned: bool, besides: Collection[str] = ()) -> bool:
+        """Has one more node load the model, none of those `besides`; False: there is none for it.
+
+        A pinned one never makes room for others.
+        """
+        without = self.of(model.served).keys() | set(besides)
         best = host(model, self._nodes.states(), self._policy.price, without)
         node = self._nodes.get(best.address) if best is not None else None
         if node is None:
@@ -111,6 +114,17 @@ class Replicas:
         node = self._nodes.get(address)
         if node is not None:
             node.link.send(UnloadModel(model=served))
+
+    def freed(self, served: str, address: str) -> None:
+        """A request that was to go there and nowhere else is over: another one may."""
+        if address in self.of(served):
+            self._changed(served)
+
+    def distrust(self, address: str) -> None:
+        """Has a node that gets no work let go of all models."""
+        for served in self.models():
+            if address in self.of(served):
+                self.drop(served, address)
 
     def lost(self, served: str, address: str) -> None:
         """The node says that the model is not there."""

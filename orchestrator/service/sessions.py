@@ -84,6 +84,8 @@ class Sessions:
         node = self._to.nodes.get(address)
         if node is not None:
             await self._to.payer.resume(node)
+            if (reason := node.trust.suspended) is not None:
+                node.link.send(messages.Problem(code=reason.obstacle, detail=reason.detail))
             for ref in node.gone:
                 await self._to.lifecycle.remind(address, ref)
             self._to.online.replicas.offered(node)

@@ -1,7 +1,7 @@
 """Judges results: nothing that a node says is believed before it was looked at."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import islice
 from mmap import ACCESS_READ, mmap
@@ -40,16 +40,26 @@ from tandem.protocol.rows import read_rows
 
 _AGAIN_SECONDS = 2.0
 
+CheckValues = Callable[[JobSnapshot, AttemptRecord, BatchWork, BatchOutput, Path], Awaitable[None]]
+"""Raises ResultRejected if the answers in the file are not what the model gives."""
+
 
 class Verifier:
     """Runs in the background, so that no session waits for a probe."""
 
     def __init__(
-        self, store: Store, artifacts: ArtifactStore, inspector: Inspector, lifecycle: Lifecycle, clock: Clock
+        self,
+        store: Store,
+        artifacts: ArtifactStore,
+        inspector: Inspector,
+        values: CheckValues,
+        lifecycle: Lifecycle,
+        clock: Clock,
     ) -> None:
         self._store = store
         self._artifacts = artifacts
         self._inspector = inspector
+        self._values = values
         self._lifecycle = lifecycle
         self._clock = clock
         self._queue: asyncio.Queue[AttemptRef] = asyncio.Queue()
@@ -108,7 +118,8 @@ class Verifier:
                 check_files(work, output.files)
                 async with self._uploaded(output.file) as path:
                     await asyncio.to_thread(_check_rows, work, output, path)
-                check_confirmed(output, _earlier(snapshot, attempt))
+                    check_confirmed(output, _earlier(snapshot, attempt))
+                    await self._values(snapshot, attempt, work, output, path)
             case _:
                 raise ResultRejected("expected an output of the task's kind, got another")
 

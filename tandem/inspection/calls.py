@@ -51,6 +51,8 @@ class ModelReport(Frozen):
     """MiB that the loaded model takes."""
     unbatchable: str | None = Field(max_length=1024)
     """Why rows of several requests cannot be run as one; None: they can."""
+    unrepeatable: str | None = Field(max_length=1024)
+    """Why two runs of the same inputs cannot be compared; None: they can."""
 
 
 class ComplexityReport(Frozen):

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from tandem.inspection import batching
+from tandem.inspection import batching, repeating
 from tandem.inspection.answer import answer
-from tandem.inspection.model_rules import TENSOR_TYPES, check_model
+from tandem.inspection.model_rules import TENSOR_TYPES, Checked, check_model
 from tandem.inspection.trial import Trial, sizes_beside
 from tandem.protocol.errors import InvalidModel, InvalidTensor
 from tandem.protocol.models import warm_up_tensors
@@ -49,7 +49,7 @@ def inspect(path: Path) -> dict[str, Any]:
     """The fields of a ModelReport; raises InvalidModel."""
     trial = Trial.model_validate_json(Path(sys.argv[2]).read_bytes())
     files = sizes_beside(path)
-    opset = check_model(path.read_bytes(), files)
+    checked = check_model(path.read_bytes(), files)
     ctypes.CDLL(None).malloc_trim(0)
     before = _resident()
     session = _load(path)
@@ -66,11 +66,12 @@ def inspect(path: Path) -> dict[str, Any]:
     return {
         "inputs": [spec.model_dump() for spec in inputs],
         "outputs": [spec.model_dump() for spec in outputs],
-        "opset": opset,
+        "opset": checked.opset,
         "cost_us": max(1, round(cost * _MICRO)),
         "measured": [feeds[0][spec.name].shape for spec in inputs] if trial.warm_up else [],
         "memory": memory,
         "unbatchable": _unbatchable(session, (inputs, outputs), feeds[0], cost, trial),
+        "unrepeatable": _unrepeatable(session, outputs, feeds[0], cost, checked, trial),
     }
 
 
@@ -160,6 +161,21 @@ def _unbatchable(
     if cost > _LONG_SECONDS:
         return f"one run takes {cost:.1f} s, so that it was not tried"
     return batching.obstacle(*specs, feed, lambda feeds: session.run(None, dict(feeds)), trial.tolerance)
+
+
+def _unrepeatable(
+    session: ort.InferenceSession,
+    outputs: list[TensorSpec],
+    feed: dict[str, Array],
+    cost: float,
+    checked: Checked,
+    trial: Trial,
+) -> str | None:
+    if checked.dice:
+        return f"it has operators that give something else each time: {', '.join(checked.dice)}"
+    if cost > _LONG_SECONDS:
+        return None
+    return repeating.obstacle(outputs, feed, lambda feeds: session.run(None, dict(feeds)), trial.tolerance)
 
 
 def _reason(error: Exception, path: Path | None = None) -> str:

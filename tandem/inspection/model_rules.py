@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
+from typing import NamedTuple
 
 import onnx
 from google.protobuf.message import DecodeError, Message
@@ -40,6 +41,12 @@ MAX_NODES = 250_000
 MAX_NAMED = 5
 """Names in one refusal."""
 
+_DICE = frozenset(
+    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Sampling"}
+)
+"""Operators that give something else each time, with a seed too."""
+_DROPOUT, _TRAINING_MODE = "Dropout", 2
+"""It rolls dice if this input says so."""
 _COMPILED = "EPContext"
 """An operator that holds a provider's compiled binary, or the path of one."""
 _NAME_LENGTH = 200
@@ -61,8 +68,17 @@ Function = tuple[str, str, str]
 """Domain, name and overload."""
 
 
-def check_model(data: bytes, files: Mapping[str, int] | None = None) -> int:
-    """The opset it is written for. `files` are those of external data, with their sizes in bytes.
+class Checked(NamedTuple):
+    """What a model says of itself."""
+
+    opset: int
+    """That it is written for."""
+    dice: tuple[str, ...]
+    """Operators by which two runs of the same inputs may differ, ascending."""
+
+
+def check_model(data: bytes, files: Mapping[str, int] | None = None) -> Checked:
+    """`files` are those of external data, with their sizes in bytes.
 
     Raises InvalidModel unless it is an ONNX model that asks for these files alone and only for known operators.
     """
@@ -71,6 +87,7 @@ def check_model(data: bytes, files: Mapping[str, int] | None = None) -> int:
         raise InvalidModel("expected an ONNX model with operators, got an empty graph; export the model to ONNX")
     known = DOMAINS | {function.domain for function in model.functions}
     asked: set[str] = set()
+    dice: set[str] = set()
     for message in _walk(model):
         match message:
             case TensorProto() if _is_external(message):
@@ -81,13 +98,21 @@ def check_model(data: bytes, files: Mapping[str, int] | None = None) -> int:
                     f"expected operators of ONNX and ONNX Runtime alone, got {operator[:_NAME_LENGTH]}; "
                     "export the model without custom or compiled operators"
                 )
+            case onnx.NodeProto() if _rolls_dice(message):
+                dice.add(message.op_type)
             case _:
                 pass
     unasked = sorted(set(files or {}) - asked)
     if unasked:
         raise InvalidModel(f"expected only files that the model refers to, got {_some(unasked)} too; leave them out")
     _check_size(model)
-    return max((each.version for each in model.opset_import if each.domain in {"", "ai.onnx"}), default=0)
+    opset = max((each.version for each in model.opset_import if each.domain in {"", "ai.onnx"}), default=0)
+    return Checked(opset, tuple(sorted(dice)))
+
+
+def _rolls_dice(node: onnx.NodeProto) -> bool:
+    training = node.op_type == _DROPOUT and any(node.input[_TRAINING_MODE:])
+    return training or node.op_type in _DICE
 
 
 def parse(data: bytes) -> onnx.ModelProto:

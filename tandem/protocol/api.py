@@ -128,6 +128,8 @@ class ModelView(View):
     batchable: bool
     """Whether rows of several requests may be run as one; if not, `unbatchable` says why."""
     unbatchable: str | None = None
+    unrepeatable: str | None = None
+    """Why answers are not checked by a second run; None: a share of them is."""
     settings: ModelSettings
     public: bool
     own: bool

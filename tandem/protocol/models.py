@@ -194,6 +194,8 @@ class ModelInfo(Frozen):
     """MiB that the loaded model takes, measured."""
     unbatchable: str | None = Field(default="it was registered before this was tried", max_length=1024)
     """Why requests cannot be run as one; None: they can."""
+    unrepeatable: str | None = Field(default="it was registered before this was tried", max_length=1024)
+    """Why two runs of the same inputs cannot be compared; None: they can, and a share of answers is."""
     settings: ModelSettings = ModelSettings()
     owner: str = "local"
     """The API key's id."""

@@ -16,6 +16,7 @@ from onnx import helper
 
 from node.core.usage import Tally
 from node.ports.execution import Done, ModelFiles, ModelLoaded, ModelRun, WarmModel
+from orchestrator.core.checks import CheckPolicy
 from orchestrator.core.online import OnlineAnswer, OnlineCall
 from orchestrator.service.online import OnlinePolicy
 from tandem.clock import SystemClock
@@ -110,14 +111,14 @@ class Market:
 
 @asynccontextmanager
 async def market(
-    folder: Path, nodes: int = 1, policy: OnlinePolicy = QUICK, **settings: object
+    folder: Path, nodes: int = 1, policy: OnlinePolicy = QUICK, checks: CheckPolicy | None = None, **settings: object
 ) -> AsyncIterator[Market]:
     models = folder / "models"
     models.mkdir()
     info = model_info(weighty(1), models, ModelSettings.model_validate(settings), (1,))
     hands, tallies = [Hand() for _ in range(nodes)], list[Callable[[], Tally]]()
     async with AsyncExitStack() as stack:
-        here = await stack.enter_async_context(exchange(folder, policy))
+        here = await stack.enter_async_context(exchange(folder, policy, checks=checks))
         for hand, key in zip(hands, KEYS, strict=False):
             node = dialling_node(here.origin, folder, hand, LocalTransfer(models), key, SystemClock())  # type: ignore[arg-type]
             usage = (await stack.enter_async_context(node)).usage

@@ -40,6 +40,7 @@ from tandem.protocol.messages import Heartbeat, HeartbeatReply, Message, Offer, 
 from tandem.protocol.models import ModelInfo
 from tandem.protocol.signing import SigningKey
 from tandem.waiting import Bell
+from tests.fixtures.online import unchecked
 from tests.fixtures.protocol import DOMAIN, NODE, ORIGIN, REF, SENDER, SIGNER, STRANGER, offer
 
 IDENTITY = Identity(SIGNER, SENDER.address, DOMAIN, ORIGIN)
@@ -88,7 +89,8 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
     ):
         waiting, owed = Bell(clock), Bell(clock)
         lifecycle = Lifecycle(store, nodes, events, tracker, RetryPolicy(), Bells(waiting.ring, owed.ring))
-        verifier = Verifier(store, disk, ChildInspector(sandbox=Sandbox.LIMITS, clock=clock), lifecycle, clock)
+        inspector = ChildInspector(sandbox=Sandbox.LIMITS, clock=clock)
+        verifier = Verifier(store, disk, inspector, unchecked, lifecycle, clock)
         payer = Payer(store, nodes, IDENTITY, PAYING, owed)
         usage = Usage(store, nodes, clock, 1.0, owed.ring, CollectorRegistry())
         replicas = partial(Replicas, nodes, UrlSigner(bytes(32), ORIGIN, clock), clock, ReplicaPolicy(1))

@@ -13,6 +13,7 @@ from orchestrator.service.verification import Verifier
 from tandem.inspection.trial import Trial
 from tandem.protocol.jobs import AttemptState, FileResult, TranscodeOutput
 from tandem.protocol.media import MediaInfo, Source
+from tests.fixtures.online import unchecked
 from tests.fixtures.protocol import NODE, media
 from tests.unit.orchestrator.service.conftest import Market
 from tests.unit.orchestrator.service.test_scheduling import submit
@@ -63,7 +64,7 @@ async def test_a_rendition_that_is_deleted_meanwhile_is_asked_for_again(market: 
         output = TranscodeOutput(files=tuple(renditions))
         await lifecycle.apply(job, Finished(attempt.ref, node, output))
 
-        verifier = Verifier(store, disk, Probe(), lifecycle, market.clock)
+        verifier = Verifier(store, disk, Probe(), unchecked, lifecycle, market.clock)
         await verifier.judge(attempt.ref)
     (ended,) = (await store.job(job)).attempts
     assert ended.state is AttemptState.REJECTED

@@ -68,7 +68,7 @@ def test_functions_that_grow_without_end_are_refused(functions: dict[str, list[s
 
 
 def test_functions_that_end_pass() -> None:
-    assert check_model(calling({"f0": ["f1", "f1"], "f1": ["Identity"]})) == 17
+    assert check_model(calling({"f0": ["f1", "f1"], "f1": ["Identity"]})) == (17, ())
 
 
 def test_a_model_cut_short_or_nested_deep_is_refused() -> None:

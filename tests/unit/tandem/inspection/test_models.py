@@ -3,16 +3,18 @@
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
 from tandem.clock import SystemClock
+from tandem.inspection import repeating
 from tandem.inspection.calls import ModelReport, inspect_model
 from tandem.inspection.trial import Trial
 from tandem.protocol.capacity import Sandbox
 from tandem.protocol.errors import InvalidModel
-from tandem.protocol.models import WarmUpTensor
-from tandem.protocol.tensors import Datatype
+from tandem.protocol.models import Tolerance, WarmUpTensor
+from tandem.protocol.tensors import Datatype, TensorSpec
 from tests.fixtures import onnx_models
 
 
@@ -27,7 +29,37 @@ async def test_the_digit_classifier(tmp_path: Path, sandbox: Sandbox) -> None:
     assert [output.name for output in report.outputs] == ["label", "probabilities"]
     assert 0 < report.cost_us < 100_000
     assert 0 < report.memory < 200
-    assert (report.opset, report.measured, report.unbatchable) == (17, (), None)
+    assert (report.opset, report.measured, report.unbatchable, report.unrepeatable) == (17, (), None, None)
+
+
+async def test_what_rolls_dice_cannot_be_compared(tmp_path: Path) -> None:
+    body = helper.make_graph(
+        [helper.make_node("RandomNormalLike", ["x"], ["noise"], seed=1.0)], "then", [], [onnx_models.value("noise")]
+    )
+    plain = helper.make_graph([helper.make_node("Identity", ["x"], ["same"])], "else", [], [onnx_models.value("same")])
+    nodes = [
+        helper.make_node("Constant", [], ["yes"], value=helper.make_tensor("t", TensorProto.BOOL, [], [True])),
+        helper.make_node("If", ["yes"], ["y"], then_branch=body, else_branch=plain),
+    ]
+    graph = helper.make_graph(
+        nodes, "dice", [onnx_models.value("x", shape=["n"])], [onnx_models.value("y", shape=["n"])]
+    )
+    report = await inspect(onnx_models.put(tmp_path, onnx_models.bytes_of(onnx_models.model_of(graph))))
+    assert report.unrepeatable is not None
+    assert "RandomNormalLike" in report.unrepeatable
+
+
+def test_a_second_run_that_differs_says_where() -> None:
+    spec = TensorSpec(name="y", datatype=Datatype.FP32, shape=(-1,))
+    for first, second, problem in (
+        (np.zeros(2), np.ones(2), "is another"),
+        (np.zeros(2), np.zeros(3), "another shape"),
+        (np.array([1]), np.array([2]), "is another"),
+        (np.array([np.nan, 1.0]), np.array([np.nan, 1.0001]), None),
+    ):
+        runs = iter(([first], [second]))
+        found = repeating.obstacle([spec], {}, lambda _, runs=runs: next(runs), Tolerance())  # type: ignore[misc]
+        assert (found is None) if problem is None else (found is not None and problem in found)
 
 
 async def test_text_flags_and_halves_are_known(tmp_path: Path) -> None:
