@@ -12,21 +12,15 @@ import select
 import socket
 import sys
 import threading
-import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
 
-import numpy as np
 import onnxruntime as ort
-from numpy.typing import NDArray
-from pydantic import ValidationError
 
+from node.children.calls import Prepared
 from node.children.sessions import (
-    DTYPES,
     Cancellation,
     Cancelled,
-    Session,
     Sessions,
     address_space,
     give_back,
@@ -35,11 +29,8 @@ from node.children.sessions import (
 from node.children.wire import (
     HALF_LANE,
     HEAD,
-    MAX_BODY_BYTES,
     MAX_MESSAGE_BYTES,
     NUMBER,
-    Call,
-    Facts,
     Failed,
     Head,
     Kind,
@@ -47,27 +38,17 @@ from node.children.wire import (
     Loaded,
     Ready,
     WorkerSettings,
-    offsets_of,
-    outputs_text,
     read_call,
 )
 from node.core.providers import ON_GPU
-from tandem.protocol.errors import (
-    ExecutionFailed,
-    InvalidModel,
-    InvalidTensor,
-    MalformedMessage,
-    NoCapacity,
-    TandemError,
-    TooLarge,
-)
-from tandem.protocol.tensors import Datatype, Tensor, TensorMeta, join_bytes, split_bytes
+from tandem.protocol.errors import MalformedMessage, NoCapacity, TandemError
 
 _CANCELLED = Failed(code="cancelled", detail="cancelled", retryable=True)
 _BUG = 70
-_NAME_LENGTH = 100
 _DETAIL_LENGTH = 2000
 _MAX_EARLY = 1024
+_MAX_CALLS = 64
+"""That are made ready for a session."""
 _IDLE_SECONDS = 5.0
 _SLACK_BYTES = 256 * 2**20
 """Of address space for what is no model's: stacks of threads, buffers."""
@@ -179,38 +160,13 @@ class Worker:
     def _run(self, head: Head, text: bytes, cancellation: Cancellation) -> tuple[Head, bytes]:
         call, offsets = read_call(text)
         session = self._sessions.get(call.model)
-        inputs = head.lane * 2 * HALF_LANE
-        _check_names(session, call)
-        feeds = {
-            meta.name: _array(session, meta, self._shared, inputs + offset)
-            for meta, offset in zip(call.inputs, offsets, strict=True)
-        }
-        names = _wanted(session, call.outputs)
-        cancellation.check()
-        started = time.perf_counter_ns()
-        arrays = _execute(session, names, feeds, cancellation)
-        run_us = (time.perf_counter_ns() - started) // 1000
-        said = self._place(inputs + HALF_LANE, session, names, arrays)
+        prepared: Prepared | None = session.calls.get(text)
+        if prepared is None:
+            if len(session.calls) >= _MAX_CALLS:
+                session.calls.clear()
+            prepared = session.calls[text] = Prepared(session, call, offsets, self._shared)
+        run_us, said = prepared.run(head.lane, cancellation)
         return Head(Kind.DONE, head.lane, min(run_us, 2**32 - 1), head.number), said
-
-    def _place(self, base: int, session: Session, names: Sequence[str], arrays: Sequence[Any]) -> bytes:
-        """Lays the outputs into the lane, and describes them."""
-        results = [_result(name, session.outputs[name], array) for name, array in zip(names, arrays, strict=True)]
-        offsets, end = offsets_of([facts[3] for facts, _ in results])
-        if sum(facts[3] for facts, _ in results) > MAX_BODY_BYTES:
-            raise TooLarge(
-                f"expected outputs of at most {MAX_BODY_BYTES} bytes in all, got {end}; ask for fewer at once"
-            )
-        try:
-            text = outputs_text(tuple(facts for facts, _ in results))
-        except ValidationError as error:
-            reason = error.errors()[0]["msg"]
-            raise ExecutionFailed(
-                f"outputs {[name[:_NAME_LENGTH] for name in names]}: expected shapes within bounds: {reason}"
-            ) from error
-        for offset, (facts, data) in zip(offsets, results, strict=True):
-            self._shared[base + offset : base + offset + facts[3]] = data
-        return text
 
     def _answer(self, head: Head, text: bytes) -> None:
         self._socket.send(HEAD.pack(*head) + text)
@@ -225,63 +181,6 @@ def _failure(error: Exception) -> Failed:
         case _:
             give_back()
             return _failure(NoCapacity(f"expected memory for the model and its tensors, got none: {error}"))
-
-
-def _check_names(session: Session, call: Call) -> None:
-    names = [meta.name for meta in call.inputs]
-    if len(names) != len(session.inputs) or session.inputs.keys() != set(names):
-        raise InvalidTensor(f"expected the tensors {sorted(session.inputs)}, each once, got {sorted(names)}")
-
-
-def _array(session: Session, meta: TensorMeta, shared: mmap.mmap, offset: int) -> NDArray[Any]:
-    """The tensor where it lies, or the texts of one."""
-    expected = session.inputs[meta.name]
-    if meta.datatype is not expected:
-        raise InvalidTensor(f"tensor {meta.name!r}: expected datatype {expected}, got {meta.datatype}")
-    if meta.datatype is Datatype.BYTES:
-        return _strings(meta, shared[offset : offset + meta.size])
-    dtype = DTYPES[meta.datatype]
-    return np.frombuffer(shared, dtype, meta.size // dtype.itemsize, offset).reshape(meta.shape)
-
-
-def _strings(meta: TensorMeta, data: bytes) -> NDArray[Any]:
-    items = split_bytes(Tensor(name=meta.name, datatype=meta.datatype, shape=meta.shape, data=data))
-    try:
-        texts = [item.decode() for item in items]
-    except UnicodeDecodeError as error:
-        raise InvalidTensor(f"tensor {meta.name!r}: expected strings in UTF-8: {error}") from error
-    return np.array(texts, dtype=object).reshape(meta.shape)
-
-
-def _wanted(session: Session, names: Sequence[str]) -> list[str]:
-    unknown = set(names) - session.outputs.keys()
-    if unknown:
-        raise InvalidModel(f"expected outputs among {sorted(session.outputs)}, was asked for {sorted(unknown)}")
-    return list(names or session.outputs)
-
-
-def _execute(
-    session: Session, names: list[str], feeds: Mapping[str, NDArray[Any]], cancellation: Cancellation
-) -> list[Any]:
-    try:
-        return list(session.session.run(names, feeds, cancellation.options))
-    except ort.capi.onnxruntime_pybind11_state.InvalidArgument as error:
-        raise InvalidTensor(f"expected tensors that the model takes, got: {error}") from error
-    except MemoryError:
-        raise
-    except Exception as error:
-        cancellation.check()
-        raise ExecutionFailed(f"expected the model to run on these tensors, got: {error}") from error
-
-
-def _result(name: str, datatype: Datatype, value: Any) -> tuple[Facts, Any]:
-    if not isinstance(value, np.ndarray):
-        raise ExecutionFailed(f"output {name!r}: expected a tensor, got {type(value).__name__}")
-    if datatype is Datatype.BYTES:
-        data: Any = join_bytes(str(item).encode() for item in value.flat)
-    else:
-        data = np.ascontiguousarray(value).reshape(-1).view(np.uint8).data
-    return (name, datatype, value.shape, len(data)), data
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import stat
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +77,14 @@ class Session:
     provider: str
     inputs: Mapping[str, Datatype]
     outputs: Mapping[str, Datatype]
+    binds: bool
+    """Whether ONNX Runtime may be told where outputs are to lie: in main memory, and with elements of one size."""
     partial: bool = False
     memory: int = 0
     """Of main memory, measured when it was loaded, or of the files if that is more."""
     vram: int = 0
+    calls: dict[bytes, Any] = field(default_factory=dict)
+    """Those that were made ready, by their texts."""
 
     @property
     def batchable(self) -> bool:
@@ -178,7 +182,9 @@ class Sessions:
         if active != providers[0]:
             # ONNX Runtime falls back to the CPU without a word.
             raise InvalidModel(f"expected the model to run on {providers[0]}, got {active}")
-        return Session(session, active, _datatypes(session.get_inputs()), _datatypes(session.get_outputs()))
+        inputs, outputs = _datatypes(session.get_inputs()), _datatypes(session.get_outputs())
+        binds = active == CPU and Datatype.BYTES not in {*inputs.values(), *outputs.values()}
+        return Session(session, active, inputs, outputs, binds)
 
     def _options(self, *, alone: bool) -> ort.SessionOptions:
         options = ort.SessionOptions()

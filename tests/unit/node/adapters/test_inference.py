@@ -205,6 +205,28 @@ async def test_outputs_of_too_many_dimensions_fail_their_own_request(inference: 
     assert pid_of(inference) == before
 
 
+async def test_answers_stay_right_when_the_outputs_of_a_call_change_or_a_run_of_it_fails(
+    inference: WorkerInference, models: Path
+) -> None:
+    distinct, rows = put(models, onnx_models.distinct()), put(models, onnx_models.rows())
+    for values in [[3, 3]] * 8 + [[1, 2], [5, 5], [6, 7]]:  # the first ones are bound to every lane
+        outputs = (await inference.run(files(distinct), [floats("x", list(map(float, values)))])).outputs
+        found = sorted(map(float, set(values)))
+        assert [(each.shape, each.data) for each in outputs] == [((len(found),), floats("y", found).data)]
+    for pick in [0] * 8 + [9, 1, 9, 2]:
+        inputs = [
+            floats("x", [1.0, pick], [1, 2]),
+            Tensor(name="pick", datatype=Datatype.INT64, shape=(1,), data=struct.pack("<q", pick)),
+        ]
+        if pick > 4:
+            with pytest.raises(InvalidTensor, match="out of data bounds"):
+                await inference.run(files(rows), inputs)
+        else:
+            run = await inference.run(files(rows), inputs)
+            expected: list[list[float]] = [[1.0 + pick], [2.0, 2.0 * pick], [pick]]
+            assert [output.data for output in run.outputs] == [floats("", values).data for values in expected]
+
+
 async def test_a_thousand_small_requests_at_once(inference: WorkerInference, digits: Path) -> None:
     before = pid_of(inference)
     async with asyncio.TaskGroup() as group:
