@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from orchestrator.adapters.children import MAX_ANSWER, Order, Workshop, size_of
-from orchestrator.ports.packaging import CutPart, CutParts, Cutting, Joining
+from orchestrator.ports.packaging import CutPart, CutParts, Cutting, Joining, Pictures
 from tandem.process import Limits
 from tandem.protocol.errors import ResultRejected
 
@@ -21,16 +21,17 @@ class ChildPackager(Workshop):
 
     async def cut(self, order: Cutting) -> tuple[CutPart, ...]:
         paths = {path for part in order.parts for path in _paths(part)}
-        return (await self._run(order, paths, order.folder)).parts
+        sources = {part.follower.source for part in order.parts if isinstance(part, Pictures) and part.follower}
+        return (await self._run(order, paths | sources, order.folder, _limits(paths))).parts
 
     async def join(self, order: Joining) -> None:
-        words = {each.path for each in (*order.sounds, *order.texts)}
-        await self._run(order, {*order.windows, *words}, order.target.parent)
+        paths = {*order.windows, *(each.path for each in (*order.sounds, *order.texts))}
+        await self._run(order, paths, order.target.parent, _limits(paths))
 
-    async def _run(self, order: Cutting | Joining, given: set[Path], folder: Path) -> CutParts:
+    async def _run(self, order: Cutting | Joining, given: set[Path], folder: Path, limits: Limits) -> CutParts:
         what = "files that can be put together"
         asked = Order(module=_MODULE, text=order.model_dump_json(), what=what, given=given, writable=(folder,))
-        return await self.ask(asked, CutParts, ResultRejected, _limits(given))
+        return await self.ask(asked, CutParts, ResultRejected, limits)
 
 
 def _paths(part: BaseModel) -> list[Path]:

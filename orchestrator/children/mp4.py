@@ -17,7 +17,6 @@ from av.stream import Stream
 from orchestrator.children.texts import add_text, text_packets
 from orchestrator.children.tracks import (
     START_CODES,
-    TIMESCALE,
     Group,
     add_track,
     beginning,
@@ -28,10 +27,11 @@ from orchestrator.children.tracks import (
 )
 from orchestrator.core.packaging import Ending
 from orchestrator.ports.packaging import Joining
+from tandem.protocol.timing import TICKS
 
-_OPTIONS = {"movflags": "+faststart", "video_track_timescale": str(TIMESCALE)}
+_OPTIONS = {"movflags": "+faststart", "video_track_timescale": str(TICKS)}
 _CLOSE = 10
-_LONE = TIMESCALE // 25
+_LONE = TICKS // 25
 """Ticks that a picture is shown that has no other near it."""
 
 
@@ -70,8 +70,8 @@ def _pictures(windows: Sequence[Path], init: bytes, ending: Ending, track: Strea
         for sample, (start, stop) in zip(group.samples, pairwise(group.decoded(until)), strict=True):
             packet = Packet(sample.data)
             packet.pts, packet.dts, packet.duration = sample.time, start - delay, stop - start
-            packet.time_base, packet.is_keyframe, packet.stream = Fraction(1, TIMESCALE), sample.key, track
-            yield Picked(Fraction(packet.dts, TIMESCALE), packet)
+            packet.time_base, packet.is_keyframe, packet.stream = Fraction(1, TICKS), sample.key, track
+            yield Picked(Fraction(packet.dts, TICKS), packet)
 
 
 def ended(windows: Sequence[Path], init: bytes, ending: Ending) -> Iterator[tuple[Group, int]]:

@@ -18,10 +18,12 @@ from pydantic import TypeAdapter
 from orchestrator.children.codecs import codec_name
 from orchestrator.children.mp4 import put_together
 from orchestrator.children.segments import cut_pictures, cut_sound, cut_transport, delayed_beginning, priming
-from orchestrator.children.tracks import START_CODES, TIMESCALE, beginning, first_time, opened
+from orchestrator.children.sources import follows
+from orchestrator.children.tracks import START_CODES, beginning, opened
 from orchestrator.core.packaging import Cut, Ending, Track
 from orchestrator.ports.packaging import CutPart, CutParts, Cutting, Images, Joining, Part, Pictures, Sound
 from tandem.protocol.errors import ResultRejected
+from tandem.protocol.timing import TICKS
 
 ORDER: TypeAdapter[Cutting | Joining] = TypeAdapter(Cutting | Joining)
 
@@ -73,7 +75,7 @@ def _cut(order: Cutting, part: Part) -> CutPart:
 
 def _pictures(order: Cutting, part: Pictures, folder: Path) -> CutPart:
     _, init = delayed_beginning(part.first, part.color)
-    ending = Ending(at=first_time(part.following)) if part.following else part.ending
+    ending = part.ending if part.follower is None else Ending(at=follows(part.follower) or part.ending.at)
     cell = Fraction(order.segment_us, _MICRO)
     if order.transport:
         cuts = cut_transport(part.path, cell, ending, lambda start: folder / f"{start}.ts")
@@ -81,7 +83,7 @@ def _pictures(order: Cutting, part: Pictures, folder: Path) -> CutPart:
         cuts = cut_pictures(part.path, part.first, cell, ending, lambda start: folder / f"{start}.m4s")
         (folder / "init.mp4").write_bytes(init)
     with opened(part.first) as (container, stream):
-        track = _track(stream, init, TIMESCALE)
+        track = _track(stream, init, TICKS)
         more = {"captions": _captioned(container, stream), "range": _RANGES.get(part.color.transfer or "", "SDR")}
         track = track.model_copy(update=more)
         return CutPart(name=part.name, track=track, cuts=tuple(cuts))
@@ -93,7 +95,7 @@ def _sound(order: Cutting, part: Sound, folder: Path) -> CutPart:
         init = beginning(stream, 0 if order.transport else priming(part.first))
         if order.transport:
             cuts = cut_transport(part.path, cell, Ending(), lambda start: folder / f"{start}.ts", part.span)
-            return CutPart(name=part.name, track=_track(stream, init, TIMESCALE), cuts=tuple(cuts))
+            return CutPart(name=part.name, track=_track(stream, init, TICKS), cuts=tuple(cuts))
         cuts = cut_sound(part.path, part.first, cell, lambda start: folder / f"{start}.m4s", part.span)
         (folder / "init.mp4").write_bytes(init)
         timescale = Fraction(1) / (stream.time_base or Fraction(1))

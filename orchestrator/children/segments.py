@@ -18,12 +18,11 @@ from av.stream import Stream
 
 from orchestrator.children.boxes import Sample, fragment, segment_type
 from orchestrator.children.mp4 import ended, over_at
-from orchestrator.children.tracks import TIMESCALE, UNSAID, add_track, beginning, groups, opened, packets
+from orchestrator.children.tracks import UNSAID, add_track, beginning, groups, opened, packets
 from orchestrator.core.packaging import Cut, Ending
 from tandem.protocol.errors import ResultRejected
-from tandem.protocol.jobs import PICTURE_OFFSET_TICKS
 from tandem.protocol.media import Color
-from tandem.protocol.sounding import SoundSpan
+from tandem.protocol.timing import PICTURE_OFFSET_TICKS, TICKS, SoundSpan
 
 _TRANSPORT = {"mpegts_copyts": "1", "mpegts_flags": "+resend_headers"}
 _EARLY = Fraction(1, 1000)
@@ -41,7 +40,7 @@ def cut_pictures(window: Path, first: Path, cell: Fraction, ending: Ending, name
     delay, init = delayed_beginning(first)
     cuts: list[Cut] = []
     every = ended([window], init, ending)
-    for _, together in groupby(every, key=lambda each: _cell(Fraction(each[0].start, TIMESCALE), cell)):
+    for _, together in groupby(every, key=lambda each: _cell(Fraction(each[0].start, TICKS), cell)):
         with ExitStack() as stack:
             file: BinaryIO | None = None
             for group, until in together:
@@ -140,9 +139,9 @@ def cut_transport(
         offset = 0 if pictures else PICTURE_OFFSET_TICKS
         cutter = _TransportCutter(stream, cell, name)
         for packet in packets(container, stream) if pictures else sounding(container, stream, span):
-            ticks = (packet.time_base or Fraction(1)) * TIMESCALE
+            ticks = (packet.time_base or Fraction(1)) * TICKS
             packet.pts, packet.dts = (round((at or 0) * ticks) + offset for at in (packet.pts, packet.dts))
-            packet.duration, packet.time_base = round((packet.duration or 0) * ticks), Fraction(1, TIMESCALE)
+            packet.duration, packet.time_base = round((packet.duration or 0) * ticks), Fraction(1, TICKS)
             cutter.add(packet, may_cut=packet.is_keyframe or not pictures)
         return cutter.finish(ending)
 
@@ -161,7 +160,7 @@ class _TransportCutter:
 
     def add(self, packet: "Packet[Any]", *, may_cut: bool) -> None:
         time = (packet.pts or 0) - PICTURE_OFFSET_TICKS
-        cell = max(0, _cell(Fraction(time, TIMESCALE), self.cell))
+        cell = max(0, _cell(Fraction(time, TICKS), self.cell))
         if may_cut and (self._file is None or cell > self._in_cell):
             self._begin(time, cell)
         if self._file is None or self._track is None:

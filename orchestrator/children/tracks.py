@@ -16,16 +16,13 @@ from orchestrator.children.boxes import Sample, with_edit
 from orchestrator.ports.packaging import Words
 from tandem.inspection.names import color_numbers
 from tandem.protocol.errors import ResultRejected
-from tandem.protocol.jobs import PICTURE_OFFSET_TICKS
 from tandem.protocol.media import Color
-
-TIMESCALE = 90_000
-"""Ticks a second of pictures."""
+from tandem.protocol.timing import PICTURE_OFFSET_TICKS, TICKS
 
 START_CODES = ("h264", "hevc")
 """Codecs whose units come with start codes in transport streams, and with their length in MP4."""
 
-_FRAGMENTED = {"movflags": "empty_moov+default_base_moof+skip_trailer", "video_track_timescale": str(TIMESCALE)}
+_FRAGMENTED = {"movflags": "empty_moov+default_base_moof+skip_trailer", "video_track_timescale": str(TICKS)}
 _FORMATS = "mpegts,ivf,mov,webvtt"
 _AV1_DELIMITER = b"\x12\x00"
 UNSAID = Color()
@@ -116,14 +113,6 @@ def groups(path: Path, init: bytes) -> Iterator[Group]:
             samples.append(Sample(time, convert(bytes(packet)), packet.is_keyframe))
         if samples:
             yield _closed(samples)
-
-
-def first_time(path: Path) -> int:
-    """When the first picture of a window is shown."""
-    with opened(path) as (container, stream):
-        for packet in packets(container, stream):
-            return (packet.pts or 0) - PICTURE_OFFSET_TICKS
-    raise ResultRejected("expected pictures, got none")
 
 
 def _closed(samples: list[Sample]) -> Group:

@@ -1,6 +1,6 @@
 """What of a transcode's results is ready to be put together, and to what: decided from the job alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -17,9 +17,9 @@ from tandem.protocol.ladder import (
     SubtitleRendition,
 )
 from tandem.protocol.media import Color
-from tandem.protocol.sounding import SoundSpan, sound_span
+from tandem.protocol.sounding import sound_span
+from tandem.protocol.timing import TICKS, SoundSpan
 
-TICKS = 90_000
 _MICRO = 10**6
 _TEXT_TYPE = "text/vtt"
 _JPEG_TYPE = "image/jpeg"
@@ -71,7 +71,7 @@ class Made:
 
     @property
     def irregular(self) -> bool:
-        """Whether the time between its pictures varies, so that only the next one tells when its last one is over."""
+        """Whether the time between its pictures varies, so that only the next one tells when one is over."""
         video, rendition = self.work.media.video, self.rendition
         return rendition is not None and rendition.fps is None and video is not None and video.variable_rate
 
@@ -97,11 +97,10 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A file that can be cut. With the rendition's first window; of pictures also with the one that ends their last."""
+    """A file that can be cut, with the rendition's first window."""
 
     made: Made
     first: Made | None = None
-    following: Made | None = None
 
 
 def output_of(snapshot: JobSnapshot) -> OutputSettings:
@@ -133,19 +132,10 @@ def ready(snapshot: JobSnapshot, packages: Sequence[Package]) -> list[Ready]:
     pending = [each for each in found if (each.task, each.name) not in known]
     cut = [Ready(each) for each in pending if each.is_images]
     if streamed:
-        cut += [ready for each in pending if each.rendition or each.is_sound for ready in _windows(each, found)]
+        firsts = {each.name: each for each in reversed(found) if each.start_us == each.work.origin_us}
+        # All are played by the beginning of the first.
+        cut += [Ready(e, firsts[e.name]) for e in pending if (e.rendition or e.is_sound) and e.name in firsts]
     return sorted(cut, key=lambda each: (each.made.start_us, each.made.task))
-
-
-def _windows(each: Made, found: Sequence[Made]) -> Iterator[Ready]:
-    windows = windows_of(each.name, found)
-    if windows[0].start_us != each.work.origin_us:
-        return  # all are played by the beginning of the first
-    following = next((other for other in windows if other.start_us == each.end_us), None)
-    if not each.irregular:
-        yield Ready(each, first=windows[0])
-    elif following is not None or each.work.ends:
-        yield Ready(each, first=windows[0], following=following)
 
 
 def windows_of(name: str, found: Sequence[Made]) -> list[Made]:

@@ -86,7 +86,7 @@ def split(
         return Split(_whole(work), "too few keyframes")
     pieces = [_piece(work, window, keyframes, layout) for window in windows]
     rest = list(_rest(work, cell_us))
-    # Two, since at a variable rate only the second window tells when the first is over.
+    # The second window is played long before the second one of sound.
     return Split((*rest[:1], *pieces[:2], *rest[1:], *pieces[2:]) if not work.direct else (*rest, *pieces))
 
 

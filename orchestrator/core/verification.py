@@ -6,7 +6,6 @@ from fractions import Fraction
 
 from tandem.protocol.errors import InvalidTensor, MalformedMessage, ResultRejected
 from tandem.protocol.jobs import (
-    PICTURE_OFFSET_TICKS,
     BatchOutput,
     BatchWork,
     FileResult,
@@ -18,6 +17,7 @@ from tandem.protocol.media import MediaInfo, Source, VideoStream
 from tandem.protocol.rows import Row
 from tandem.protocol.sounding import sound_span
 from tandem.protocol.tensors import Tensor, check_tensors, element_size, elements
+from tandem.protocol.timing import PICTURE_OFFSET_TICKS
 from tandem.protocol.units import ceil_div
 
 _FRAME_TOLERANCE = 2

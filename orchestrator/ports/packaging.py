@@ -9,7 +9,17 @@ from pydantic import Field
 from orchestrator.core.packaging import MAX_CUTS, Cut, Ending, Track
 from tandem.protocol.ids import Frozen, Name
 from tandem.protocol.media import Color, Language
-from tandem.protocol.sounding import SoundSpan
+from tandem.protocol.timing import SoundSpan
+
+
+class Follower(Frozen):
+    """What ends the last picture of a window, where the time between pictures varies: the source's next one."""
+
+    source: Path
+    origin_us: int
+    """Presentation time in the source that is the job's beginning."""
+    from_us: int
+    """Of the job's time: the next window has the pictures from then on."""
 
 
 class Pictures(Frozen):
@@ -20,9 +30,9 @@ class Pictures(Frozen):
     path: Path
     first: Path
     """The first window of the rendition: all are played by its beginning."""
-    following: Path | None = None
-    """The next window, whose first picture ends this one's last."""
     ending: Ending = Ending()
+    follower: Follower | None = None
+    """If there is one, it says more than `ending`."""
     color: Color = Color()
     """Of HDR, which not every codec says of itself."""
 

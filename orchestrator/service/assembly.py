@@ -32,14 +32,26 @@ from orchestrator.core.records import Failure, JobSnapshot
 from orchestrator.core.verification import MAX_TEXT_BYTES
 from orchestrator.ports.artifacts import ArtifactStore
 from orchestrator.ports.inspection import Inspector
-from orchestrator.ports.packaging import CutPart, Cutting, Images, Joining, Packager, Part, Pictures, Sound, Words
+from orchestrator.ports.packaging import (
+    CutPart,
+    Cutting,
+    Follower,
+    Images,
+    Joining,
+    Packager,
+    Part,
+    Pictures,
+    Sound,
+    Words,
+)
 from orchestrator.ports.store import Store
 from orchestrator.service.batches import BatchFiles
 from orchestrator.service.made import is_own, pieces
 from tandem.clock import Clock
 from tandem.protocol.errors import AssemblyFailed, Conflict, NotFound, TandemError, Unavailable
-from tandem.protocol.jobs import JOB_TRANSITIONS, PICTURE_OFFSET_TICKS, BatchRequest, JobState, is_final
+from tandem.protocol.jobs import JOB_TRANSITIONS, BatchRequest, JobState, is_final
 from tandem.protocol.ladder import Container, SegmentFormat
+from tandem.protocol.timing import MARGIN_US, PICTURE_OFFSET_TICKS
 
 _AGAIN_SECONDS = 2.0
 _MICRO = 10**6
@@ -177,11 +189,15 @@ class Assembly:
         first = path if each.first is None or each.first is each.made else await self._lent(stack, each.first)
         if each.made.is_sound:
             return Sound(name=each.made.name, path=path, first=first, span=each.made.span)
-        following = await self._lent(stack, each.following) if each.following else None
-        made = each.made
-        return Pictures(
-            name=made.name, path=path, first=first, following=following, ending=made.ending, color=made.color
-        )
+        made, follower = each.made, await self._follower(stack, each.made)
+        return Pictures(name=made.name, path=path, first=first, ending=made.ending, follower=follower, color=made.color)
+
+    async def _follower(self, stack: AsyncExitStack, made: Made) -> Follower | None:
+        if not made.irregular or made.work.ends:
+            return None
+        source = await stack.enter_async_context(self._artifacts.local(made.work.source))
+        origin_us = made.work.origin_us
+        return Follower(source=source, origin_us=origin_us, from_us=made.end_us - origin_us - MARGIN_US)
 
     async def _words(self, stack: AsyncExitStack, made: Made) -> Words:
         return Words(path=await self._lent(stack, made), language=made.language)

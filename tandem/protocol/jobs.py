@@ -124,9 +124,6 @@ ATTEMPT_TRANSITIONS: Mapping[AttemptState, frozenset[AttemptState]] = {
 
 ByteRange = tuple[Annotated[int, Field(ge=0, lt=2**63)], Annotated[int, Field(ge=1, lt=2**63)]]
 
-PICTURE_OFFSET_TICKS = 900_000
-"""Where a job begins in the files of its pictures, in 1/90000 s: after 0, for what is decoded before it is shown."""
-
 _MICRO = 10**6
 
 MAX_FILES = MAX_RENDITIONS + MAX_AUDIO_RENDITIONS + MAX_TRACKS + 3

@@ -8,10 +8,10 @@ same as there, and so is the place of each packet.
 
 from collections.abc import Mapping
 
-from tandem.protocol.ids import Frozen
 from tandem.protocol.jobs import TranscodeWork
 from tandem.protocol.ladder import AudioRendition
 from tandem.protocol.media import AudioCodec
+from tandem.protocol.timing import MARGIN_US, SoundSpan
 from tandem.protocol.units import ceil_div
 
 PACKET_SAMPLES: Mapping[AudioCodec, int] = {AudioCodec.AAC: 1024, AudioCodec.OPUS: 960}
@@ -20,20 +20,7 @@ _LEAD_PACKETS = 32
 """Encoded before the window and thrown away: by then an encoder has forgotten how it began."""
 _TRAIL_PACKETS = 4
 """After it: an encoder looks ahead, and fills the last packets up with silence."""
-_EARLY_US = 1000
-"""A packet so little before an edge counts as on it, as it does where segments are cut."""
 _MICRO = 10**6
-
-
-class SoundSpan(Frozen):
-    """In samples of the rendition from the job's beginning on; None: there is no bound."""
-
-    first: int = 0
-    """Where the encoder begins, which is 0 in the times of the file."""
-    last: int | None = None
-    begin: int | None = None
-    """The window's packets begin from here on, and before `end`."""
-    end: int | None = None
 
 
 def sound_span(work: TranscodeWork, asked: AudioRendition) -> SoundSpan:
@@ -51,4 +38,4 @@ def sound_span(work: TranscodeWork, asked: AudioRendition) -> SoundSpan:
 
 
 def _sample(at_us: int, asked: AudioRendition) -> int:
-    return ceil_div((at_us - _EARLY_US) * asked.sample_rate, _MICRO)
+    return ceil_div((at_us - MARGIN_US) * asked.sample_rate, _MICRO)

@@ -11,12 +11,13 @@ from node.adapters.ffmpeg import encoders, sounds
 from node.adapters.ffmpeg.encoders import SOFTWARE
 from node.adapters.ffmpeg.graphs import apart
 from node.adapters.ffmpeg.hardware import Route, encoders_on
-from node.adapters.ffmpeg.pictures import MARGIN_US, Span, beginning_us, branches, seconds
+from node.adapters.ffmpeg.pictures import Span, beginning_us, branches, seconds
 from node.adapters.ffmpeg.sounds import Level
 from tandem.inspection.accepted import DEMUXER_OPTIONS, MAX_PIXELS
-from tandem.protocol.jobs import PICTURE_OFFSET_TICKS, TranscodeWork
+from tandem.protocol.jobs import TranscodeWork
 from tandem.protocol.ladder import AudioRendition, ImageFormat, PixelFormat, Rendition, Watermark
 from tandem.protocol.media import VideoCodec
+from tandem.protocol.timing import MARGIN_US, PICTURE_OFFSET_TICKS
 
 MAX_THREADS = 16
 """Of each decoder and encoder: more gain little, and each holds frames in memory."""

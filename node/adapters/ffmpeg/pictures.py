@@ -15,14 +15,12 @@ from typing import Any
 from tandem.protocol.jobs import TranscodeWork
 from tandem.protocol.ladder import Corner, PixelFormat, Poster, Rendition, Sprite, Thumbnails, Watermark
 from tandem.protocol.media import Color
+from tandem.protocol.timing import MARGIN_US, TICKS, ticks
 
-MARGIN_US = 1000
-"""A frame so little before a boundary counts as on it: sources round their times to milliseconds."""
 SLACK_US = 2_000_000
 """How much longer than it should an output may run before it is cut, in microseconds."""
 
 _MICRO = 10**6
-_TICKS = 90_000
 _NOMINAL_WHITE = 203
 """Candelas a square metre of diffuse white in HDR (Rec. ITU-R BT.2408)."""
 _EDGE = "0.03"
@@ -38,10 +36,6 @@ _PLACES = {
 
 def seconds(us: int) -> str:
     return f"{us / _MICRO:.6f}"
-
-
-def ticks(us: int) -> int:
-    return round(us * _TICKS / _MICRO)
 
 
 def beginning_us(work: TranscodeWork) -> int:
@@ -72,7 +66,7 @@ def branches(source: Any, logo: Any, work: TranscodeWork, offset: int, *, on_gpu
     """The stream of each file that is made of pictures, by name; `offset` is added to their times, in ticks."""
     makers = list(_makers(logo, work, offset, on_gpu=on_gpu))
     common = _gpu_frames(source) if on_gpu else _common(source, work)
-    common = common.filter("settb", f"1/{_TICKS}").filter("setpts", f"PTS-({ticks(beginning_us(work))})")
+    common = common.filter("settb", f"1/{TICKS}").filter("setpts", f"PTS-({ticks(beginning_us(work))})")
     if not any(rendition.fps for rendition in work.video):  # a new rate looks at frames from before the window
         common = _cut(common, work)
     if work.picture.tone_map:
@@ -135,7 +129,7 @@ def _renderer(rendition: Rendition, mark: Any, work: TranscodeWork, offset: int)
     def render(stream: Any) -> Any:
         if any(each.fps for each in work.video):
             timed = stream if rendition.fps is None else stream.filter("fps", f"{rendition.fps[0]}/{rendition.fps[1]}")
-            stream = _cut(timed.filter("settb", f"1/{_TICKS}"), work)  # boundaries are rounded to the time base
+            stream = _cut(timed.filter("settb", f"1/{TICKS}"), work)  # boundaries are rounded to the time base
         scaled = stream.filter("scale", rendition.width, rendition.height, out_range="tv").filter("setsar", 1)
         shown = scaled if mark is None or work.picture.watermark is None else _marked(scaled, mark, rendition, work)
         return _delivered(shown.filter("format", str(rendition.pixel_format)), offset)
@@ -161,7 +155,7 @@ _TURNS = {90: "clock", 180: "reversal", 270: "cclock"}
 
 def _delivered(stream: Any, offset: int) -> Any:
     """A picture that counts as on the job's beginning, though a little before it, is shown at it."""
-    return stream.filter("settb", f"1/{_TICKS}").filter("setpts", f"max(PTS,0)+{offset}")
+    return stream.filter("settb", f"1/{TICKS}").filter("setpts", f"max(PTS,0)+{offset}")
 
 
 def _marked(stream: Any, mark: Any, rendition: Rendition, work: TranscodeWork) -> Any:

@@ -8,7 +8,8 @@ from node.adapters.ffmpeg.pictures import SLACK_US, beginning_us, seconds
 from tandem.protocol.jobs import TranscodeWork
 from tandem.protocol.ladder import AudioRendition
 from tandem.protocol.placement import AUDIO_ENCODERS
-from tandem.protocol.sounding import SoundSpan, sound_span
+from tandem.protocol.sounding import sound_span
+from tandem.protocol.timing import SoundSpan
 
 _LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
 _HIGHEST_PEAK = -1.0

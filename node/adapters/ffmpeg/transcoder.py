@@ -18,8 +18,9 @@ from tandem.clock import Clock
 from tandem.process import Confinement, Limits, run, spawn
 from tandem.protocol.capacity import Capability, Sandbox
 from tandem.protocol.errors import ChildCrashed, ExecutionFailed
-from tandem.protocol.jobs import PICTURE_OFFSET_TICKS, TranscodeWork
+from tandem.protocol.jobs import TranscodeWork
 from tandem.protocol.ladder import AudioRendition
+from tandem.protocol.timing import PICTURE_OFFSET_TICKS
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,10 @@ import pytest
 
 from orchestrator.children.mp4 import put_together
 from orchestrator.children.segments import cut_pictures, cut_sound, delayed_beginning, priming
-from orchestrator.children.tracks import beginning, opened
+from orchestrator.children.sources import follows
+from orchestrator.children.tracks import beginning, opened, packets
 from orchestrator.core.packaging import Cut, Ending
-from orchestrator.ports.packaging import Joining, Words
+from orchestrator.ports.packaging import Follower, Joining, Words
 from tandem.clock import SystemClock
 from tandem.inspection.calls import inspect_media
 from tandem.protocol.capacity import Sandbox
@@ -23,6 +24,7 @@ from tandem.protocol.jobs import TranscodeWork
 from tandem.protocol.ladder import Rendition, RenditionRequest, Window
 from tandem.protocol.media import VideoCodec
 from tandem.protocol.sounding import sound_span
+from tandem.protocol.timing import MARGIN_US, PICTURE_OFFSET_TICKS
 from tests.fixtures import windows
 from tests.fixtures.media import ffmpeg
 from tests.fixtures.protocol import transcode_work
@@ -182,6 +184,21 @@ async def test_windows_joined_are_one_run(made: Made, tmp_path: Path, name: str,
         assert sounds(tmp_path / "joined.mp4") == sounds(path)
         assert samples(tmp_path / "joined.mp4") == samples(one)
         assert clicks(tmp_path / "joined.mp4") < CLICK
+
+
+@pytest.mark.parametrize("name", ["variable.mp4", "edit_list.mp4", "h264_late.ts", "vp9.webm", "ntsc.mkv", "h264.flv"])
+async def test_the_source_tells_when_the_next_window_begins(made: Made, tmp_path: Path, name: str) -> None:
+    found = await job(made(name))
+    origin = found.work.origin_us
+    parts = found.pictures(tmp_path)
+    ends = [each.window.end_us - origin for each in found.windows if each.window]
+    told = [follows(Follower(source=found.source, origin_us=origin, from_us=end - MARGIN_US)) for end in ends]
+    assert told == [*(first_time(part) for part in parts[1:]), None]
+
+
+def first_time(part: Path) -> int:
+    with opened(part) as (container, stream):
+        return (next(packets(container, stream)).pts or 0) - PICTURE_OFFSET_TICKS
 
 
 async def test_windows_of_different_encoders_play_as_one(made: Made, tmp_path: Path) -> None:

@@ -15,16 +15,16 @@ from tandem.inspection.calls import inspect_media, inspect_results
 from tandem.inspection.images import jpegs
 from tandem.process import Confinement, Limits, run
 from tandem.protocol.capacity import Capability, Sandbox
-from tandem.protocol.jobs import PICTURE_OFFSET_TICKS, TranscodeWork
+from tandem.protocol.jobs import TranscodeWork
 from tandem.protocol.ladder import ImageFormat, RenditionRequest, Watermark, Window
 from tandem.protocol.media import MediaInfo, VideoCodec
 from tandem.protocol.placement import encoder_for
+from tandem.protocol.timing import PICTURE_OFFSET_TICKS, TICKS
 from tests.fixtures.media import CLIPS, ffmpeg, rotate
 from tests.fixtures.protocol import SHA, transcode_work
 from tests.fixtures.sources import BROADCASTS, SOURCES, Source
 
 CLOCK = SystemClock()
-TICKS = 90_000
 GOP_US = 500_000
 
 
