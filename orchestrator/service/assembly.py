@@ -6,10 +6,9 @@ killed process had stored without writing it down belongs to nobody, and the jan
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Final
 
@@ -57,6 +56,7 @@ _AGAIN_SECONDS = 2.0
 _MICRO = 10**6
 _OPEN = (JobState.QUEUED, JobState.RUNNING, JobState.VERIFYING)
 _PAGE = 100
+_AT_ONCE = 8
 _LARGEST: Final = 2**50
 
 MEDIA_TYPES: Mapping[str, str] = {
@@ -99,8 +99,8 @@ class Assembly:
         self._apply = apply
         self._due = due
         self._clock = clock
-        self._busy: set[str] = set()
-        self._again: set[str] = set()
+        self._taken: set[str] = set()
+        """Tasks whose results are being cut, and jobs that are being completed."""
 
     async def run(self, workers: int = 2) -> None:
         """Until cancelled; first takes up what an earlier process had begun."""
@@ -122,18 +122,7 @@ class Assembly:
 
     async def _work(self) -> None:
         while True:
-            job = await self._due.get()
-            if job in self._busy:
-                self._again.add(job)
-                continue
-            self._busy.add(job)
-            try:
-                await self._settle(job)
-            finally:
-                self._busy.discard(job)
-            if job in self._again:
-                self._again.discard(job)
-                self._due.put_nowait(job)
+            await self._settle(await self._due.get())
 
     async def _settle(self, job: str) -> None:
         try:
@@ -154,23 +143,42 @@ class Assembly:
             return
 
     async def advance(self, job: str) -> None:
-        """Does all that can be done now. Raises Conflict if the job ends meanwhile; else what stands in the way."""
-        snapshot = await self._store.job(job)
-        if is_final(JOB_TRANSITIONS, snapshot.job.state) or not needs_assembly(snapshot):
-            return
-        if isinstance(snapshot.job.request, BatchRequest):
-            if is_assembling(snapshot):
-                await self._apply(job, Assembled((await self._batches.results(snapshot),)))
-            return
-        packages = await self._store.packages(job)
-        for _, parts in groupby(ready(snapshot, packages), key=lambda each: each.made.task):
-            packages += await self._cut(snapshot, list(parts))
-            if job in self._again and not is_assembling(snapshot):
-                return  # what came meanwhile may be played before the rest
-        if is_assembling(snapshot):
-            await self._complete(snapshot, packages)
+        """Does all that can be done now and nobody else does, what is played first at first.
 
-    async def _cut(self, snapshot: JobSnapshot, parts: Sequence[Ready]) -> list[Package]:
+        Raises Conflict if the job ends meanwhile; else what stands in the way.
+        """
+        while True:
+            snapshot = await self._store.job(job)
+            if is_final(JOB_TRANSITIONS, snapshot.job.state) or not needs_assembly(snapshot):
+                return
+            packages = await self._store.packages(job)
+            parts = self._next(snapshot, packages)
+            if not parts:
+                break
+            with self._taking(parts[0].made.task):
+                await self._cut(snapshot, parts)
+            if not self._due.empty():  # the others have their turn
+                self._due.put_nowait(job)
+                return
+        tasks = {task.id for task in snapshot.tasks}
+        if is_assembling(snapshot) and not self._taken & {job, *tasks}:  # whoever cuts the last one comes here too
+            with self._taking(job):
+                await self._complete(snapshot, packages)
+
+    def _next(self, snapshot: JobSnapshot, packages: Sequence[Package]) -> list[Ready]:
+        """The results of one task."""
+        free = [each for each in ready(snapshot, packages) if each.made.task not in self._taken]
+        return [each for each in free if each.made.task == free[0].made.task]
+
+    @contextmanager
+    def _taking(self, what: str) -> Iterator[None]:
+        self._taken.add(what)
+        try:
+            yield
+        finally:
+            self._taken.discard(what)
+
+    async def _cut(self, snapshot: JobSnapshot, parts: Sequence[Ready]) -> None:
         output = output_of(snapshot)
         transport = output.segment_format is SegmentFormat.TS
         async with self._packager.room() as room, AsyncExitStack() as stack:
@@ -180,7 +188,6 @@ class Assembly:
             kept = [await self._keep(parts[0].made.task, each, room) for each in await self._packager.cut(order)]
         packages = [package for package, _ in kept]
         await self._store.add_packages(snapshot.job.id, packages, [file for _, files in kept for file in files])
-        return packages
 
     async def _part(self, stack: AsyncExitStack, each: Ready) -> Part:
         path = await self._lent(stack, each.made)
@@ -207,19 +214,34 @@ class Assembly:
 
     async def _keep(self, task: str, part: CutPart, room: Path) -> tuple[Package, list[JobFile]]:
         """Puts what was cut into the store of artifacts."""
-        folder, files, segments = room / part.name, [], []
+        folder = room / part.name
         init = folder / "init.mp4"
-        if init.exists():
-            files.append(await self._stored(f"{part.name}/init.mp4", init))
         suffix = ".jpg" if part.track is None else ".m4s" if init.exists() else ".ts"
-        for cut in part.cuts:
-            path = "poster.jpg" if part.name == "poster" else f"{part.name}/{cut.start}{suffix}"
-            file = await self._stored(path, folder / f"{cut.start}{suffix}")
-            files.append(file)
-            segments.append(Segment(start=cut.start, duration=cut.duration, size=file.size))
-        return Package(task=task, name=part.name, track=part.track, segments=tuple(segments)), files
+        paths = [("poster.jpg" if part.name == "poster" else f"{part.name}/{cut.start}{suffix}") for cut in part.cuts]
+        given = list(zip(paths, (folder / f"{cut.start}{suffix}" for cut in part.cuts), strict=True))
+        files = await self._all_stored(given + ([(f"{part.name}/init.mp4", init)] if init.exists() else []))
+        segments = tuple(
+            Segment(start=cut.start, duration=cut.duration, size=file.size)
+            for cut, file in zip(part.cuts, files, strict=False)
+        )
+        return Package(task=task, name=part.name, track=part.track, segments=segments), files
+
+    async def _all_stored(self, given: Sequence[tuple[str, Path]]) -> list[JobFile]:
+        """Some at a time, so that they share what writing to a disk costs."""
+        for path, source in given:
+            await _demand_own(path, source)
+        found: list[JobFile] = []
+        for begin in range(0, len(given), _AT_ONCE):
+            async with asyncio.TaskGroup() as group:
+                some = given[begin : begin + _AT_ONCE]
+                tasks = [group.create_task(self._put(path, pieces(source))) for path, source in some]
+            found += [task.result() for task in tasks]
+        return found
 
     async def _complete(self, snapshot: JobSnapshot, packages: Sequence[Package]) -> None:
+        if isinstance(snapshot.job.request, BatchRequest):
+            await self._apply(snapshot.job.id, Assembled((await self._batches.results(snapshot),)))
+            return
         files = passed_on(snapshot)
         for name, parts in joinable(snapshot).items():
             files.append(await self._joined(name, parts))
@@ -273,8 +295,7 @@ class Assembly:
         return await self._written(file.path, b"\n".join((head, clock.encode(), rest)))
 
     async def _stored(self, path: str, source: Path) -> JobFile:
-        if not await asyncio.to_thread(is_own, source):
-            raise AssemblyFailed(f"expected the file {path} to be made, got something else in its place")
+        await _demand_own(path, source)
         return await self._put(path, pieces(source))
 
     async def _written(self, path: str, content: bytes) -> JobFile:
@@ -293,3 +314,8 @@ class Assembly:
         """As they were counted when the window was verified."""
         info = await self._store.media(made.file.artifact)
         return info.video.frames if info is not None and info.video is not None else 0
+
+
+async def _demand_own(path: str, source: Path) -> None:
+    if not await asyncio.to_thread(is_own, source):
+        raise AssemblyFailed(f"expected the file {path} to be made, got something else in its place")
