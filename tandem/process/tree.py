@@ -1,6 +1,7 @@
 """A process and all that it started, read from /proc."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 _PROC = Path("/proc")
@@ -24,11 +25,10 @@ def resident_bytes(pid: int) -> int:
 
 def _children(pid: int) -> list[int]:
     children: list[int] = []
-    for path in _PROC.glob(f"{pid}/task/*/children"):
-        try:
-            children += map(int, path.read_text().split())
-        except OSError:
-            continue
+    with suppress(OSError):  # it may be gone at any moment, also while its threads are listed
+        for path in _PROC.glob(f"{pid}/task/*/children"):
+            with suppress(OSError):
+                children += map(int, path.read_text().split())
     return children
 
 
