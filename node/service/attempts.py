@@ -1,6 +1,7 @@
 """Attempts: taken or refused, run, reported, and held until the orchestrator has judged them.
 
-A job's failure is an outcome like any other. Whatever is no TandemError is a bug, and ends the daemon.
+A job's failure is an outcome like any other, and so is a bug that it meets, or a full disk: the submitter of one job
+does not end a node, with all else that runs there.
 """
 
 import asyncio
@@ -214,6 +215,9 @@ class Attempts:
             outcome = AttemptTimeout(f"expected an end within {held.assign.start_to_finish:.0f} s, there was none")
         except TandemError as error:
             outcome = error
+        except Exception as error:
+            logger.exception("unexpected", extra={"ref": str(held.assign.ref)})
+            outcome = Unavailable(f"expected an outcome, got {type(error).__name__}; the log of the node says more")
         held.task = None
         self._conclude(held, outcome)
 

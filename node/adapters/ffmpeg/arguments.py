@@ -1,6 +1,6 @@
 """The command line of a transcode, a pure function of checked numbers and enums; no text of a submitter gets in."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -194,16 +194,27 @@ def _sound_options(work: TranscodeWork, rendition: Rendition) -> dict[str, Any]:
 def _sounds(media: Any, work: TranscodeWork, means: Means) -> dict[tuple[str, str], Any]:
     """The sound of each file by the rendition it comes with, if it is in one, and its own name."""
     found: dict[tuple[str, str], Any] = {}
+    users = {each.name: [video.name for video in work.video if each.name in video.audio] for each in work.audio}
+    if not work.direct:
+        users = {each.name: [""] for each in work.audio}
+    tracks = _tracks(media, [each for each in work.audio if each.bitrate is not None and users[each.name]])
     for asked in work.audio:
-        users = [each.name for each in work.video if asked.name in each.audio] if work.direct else [""]
-        track = media[f"a:{asked.track}"]
         if asked.bitrate is None:
-            found |= {(user, asked.name): track for user in users}
-        elif users:
-            sound = sounds.encoded(track, work, asked, means.levels.get(asked.name))
-            copies = sound.filter_multi_output("asplit", len(users))
-            found |= {(user, asked.name): copies.stream(index) for index, user in enumerate(users)}
+            found |= {(user, asked.name): media[f"a:{asked.track}"] for user in users[asked.name]}
+        elif asked.name in tracks:
+            sound = sounds.encoded(tracks[asked.name], work, asked, means.levels.get(asked.name))
+            copies = sound.filter_multi_output("asplit", len(users[asked.name]))
+            found |= {(user, asked.name): copies.stream(index) for index, user in enumerate(users[asked.name])}
     return found
+
+
+def _tracks(media: Any, encoded: Sequence[AudioRendition]) -> dict[str, Any]:
+    """A copy of its track for each audio rendition, without which equal filters of two would be taken for one."""
+    asked: dict[int, list[str]] = {}
+    for each in encoded:
+        asked.setdefault(each.track, []).append(each.name)
+    copies = {track: media[f"a:{track}"].filter_multi_output("asplit", len(names)) for track, names in asked.items()}
+    return {name: copies[track].stream(index) for track, names in asked.items() for index, name in enumerate(names)}
 
 
 def _subtitles(media: Any, work: TranscodeWork, means: Means) -> Iterator[Any]:

@@ -141,12 +141,17 @@ async def test_a_failure_is_an_outcome(node: Node) -> None:
     assert node.attempts.held() == (HeldAttempt(ref=ref(), finished=True),)
 
 
-async def test_a_bug_brings_the_node_down(tmp_path: Path, clock: ManualClock) -> None:
-    with pytest.RaisesGroup(ZeroDivisionError):
-        async with running(tmp_path, clock) as node:
-            node.work.error = ZeroDivisionError()
-            node.attempts.assign(SENDER.address, inference(), (TENSOR,))
-            await asyncio.Event().wait()
+async def test_a_job_that_meets_a_bug_does_not_end_the_node(node: Node, caplog: pytest.LogCaptureFixture) -> None:
+    node.work.error = ZeroDivisionError("a detail")
+    node.attempts.assign(SENDER.address, inference(), (TENSOR,))
+    failed = await node.said()
+    assert isinstance(failed, Failed)
+    assert (failed.code, failed.retryable) == ("unavailable", True)
+    assert "ZeroDivisionError" in failed.detail
+    assert "a detail" in caplog.text
+    node.work.error = None
+    node.attempts.assign(SENDER.address, inference(2), (TENSOR,))
+    assert isinstance(await node.said(), Finished)
 
 
 async def test_an_attempt_has_its_time(node: Node) -> None:

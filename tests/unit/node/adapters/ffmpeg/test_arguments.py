@@ -66,10 +66,20 @@ def test_one_decode_feeds_every_rendition() -> None:
     assert pictures.count("[0:V:0]") == sound.count("[0:a:0]") == 1
     assert "[0:a:0]" not in pictures
     assert "split=2" in pictures
-    assert "asplit=1" in sound
+    assert sound.count("asplit=1") == 2  # of the track, and of the rendition
     assert "scale=640:360" in pictures
     assert "scale=320:180" in pictures
     assert [word for word in argv if word.endswith(".mp4")] == ["file:/out/a.mp4", "file:/out/b.mp4"]
+
+
+def test_audio_renditions_of_one_track_have_filters_of_their_own() -> None:
+    ladder = (rendition("a", 640, 360), rendition("b", 320, 180).model_copy(update={"audio": ("audio1",)}))
+    lower = SOUND.model_copy(update={"name": "audio1", "bitrate": 64_000})
+    for direct in (True, False):
+        asked = work(*ladder).model_copy(update={"audio": (SOUND, lower), "direct": direct})
+        _, sound = values(build(asked, MEANS), "-filter_complex")
+        assert sound.count("[0:a:0]asplit=2") == 1
+        assert sound.count("aresample") == 2
 
 
 def test_an_output_is_bounded_from_its_first_frame() -> None:
