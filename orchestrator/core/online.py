@@ -36,7 +36,7 @@ class OnlineCall(NamedTuple):
     outputs: tuple[str, ...] = ()
     """The outputs that are wanted; empty: all."""
     priority: int = 0
-    """Higher goes first among those that wait for the same model; 0 is ordinary."""
+    """Higher goes first among those of its owner that wait for the same model; 0 is ordinary."""
     timeout: float | None = None
     """Seconds until an answer is of no use; None: the model's, or that of the settings."""
     hedge: bool = False

@@ -1,5 +1,10 @@
 """What owners hold of something that all of them use, and whose turn it is."""
 
+from collections.abc import Callable, Iterator
+from heapq import heapify, heappop, heappush
+from itertools import count
+from typing import Generic, TypeVar
+
 
 class Holdings:
     """How much each owner holds."""
@@ -21,29 +26,70 @@ class Holdings:
             self._of.pop(owner, None)
 
 
-class Turns:
-    """Rounds in which each owner has one request, for each priority; what waits goes by the number of its round."""
+Item = TypeVar("Item")
+Waiting = tuple[int, int, Item]
+"""What waits, after its priority and its place, both so that the lowest goes first."""
 
-    __slots__ = ("_last", "_now")
+
+class Line(Generic[Item]):
+    """What waits. Owners take turns; which of an owner's goes in its turn is by priority, and then the oldest.
+
+    So a priority is worth something against one's own requests alone, and nobody waits for all of another's.
+    """
+
+    __slots__ = ("_count", "_of", "_places")
 
     def __init__(self) -> None:
-        self._last: dict[tuple[int, str], int] = {}
-        self._now: dict[int, int] = {}
+        self._of: dict[str, list[Waiting[Item]]] = {}
+        """Heaps, of the owner first whose turn it is. One of whom nothing waits keeps its place until that comes."""
+        self._places = count(1)
+        self._count = 0
 
-    def next(self, priority: int, owner: str) -> int:
-        """The round of an owner's new request: after those it has waiting, and no sooner than the round that is on."""
-        place = priority, owner
-        turn = self._last[place] = max(self._last.get(place, 0), self._now.get(priority, 0)) + 1
-        return turn
+    def __len__(self) -> int:
+        return self._count
 
-    def served(self, priority: int, turn: int) -> None:
-        """A request of this round has gone."""
-        self._now[priority] = max(turn, self._now.get(priority, 0))
+    def __iter__(self) -> Iterator[Item]:
+        return (item for waiting in self._of.values() for *_, item in waiting)
 
-    def clear(self) -> None:
-        """Nothing waits any more."""
-        self._last.clear()
-        self._now.clear()
+    @property
+    def owners(self) -> list[str]:
+        """The one whose turn it is first."""
+        return list(self._of)
+
+    def add(self, owner: str, priority: int, item: Item, *, before: bool = False) -> None:
+        """`before`: before all others of the owner that have its priority."""
+        place = next(self._places)
+        self.put_back(owner, (-priority, -place if before else place, item))
+
+    def take(self, owner: str) -> Waiting[Item] | None:
+        """The owner's next one, whose turn this is; say then whether it was `put_back` or its turn is `over`."""
+        waiting = self._of.get(owner)
+        if not waiting:
+            return None
+        self._count -= 1
+        return heappop(waiting)
+
+    def put_back(self, owner: str, entry: Waiting[Item]) -> None:
+        """It still waits, and its owner's turn has not been."""
+        heappush(self._of.setdefault(owner, []), entry)
+        self._count += 1
+
+    def over(self, owner: str) -> None:
+        """The owner has had its turn, or nothing that it could have one with."""
+        waiting = self._of.pop(owner, None)
+        if waiting:
+            self._of[owner] = waiting
+
+    def keep(self, wanted: Callable[[Item], bool]) -> None:
+        """Lets go of all else."""
+        self._of = {
+            owner: kept
+            for owner, waiting in self._of.items()
+            if (kept := [each for each in waiting if wanted(each[2])])
+        }
+        for waiting in self._of.values():
+            heapify(waiting)
+        self._count = sum(map(len, self._of.values()))
 
 
 class Room:

@@ -57,8 +57,10 @@ class BatchFiles:
     async def results(self, snapshot: JobSnapshot) -> JobFile:
         """One file of the answers of all shards. Raises AssemblyFailed, Unavailable."""
         shards, kind = done_shards(snapshot), batch_format(snapshot)
-        if kind is None or not isinstance(snapshot.job.request, BatchRequest):
+        request = snapshot.job.request
+        if kind is None or not isinstance(request, BatchRequest):
             raise AssemblyFailed("expected a batch with shards, got another job")
+        assert request.version is not None  # noqa: S101 - it was pinned when the job was submitted
         if sum(shard.work.rows for shard in shards) != total_rows(snapshot):
             raise AssemblyFailed(f"expected every shard once, got {[shard.work.span for shard in shards]}")
         name, media_type = FILES[kind]
@@ -70,8 +72,8 @@ class BatchFiles:
             target = room / name
             await self._batches.write(
                 Writing(
-                    model=snapshot.job.request.model,
-                    version=snapshot.job.request.version or "1",
+                    model=request.model,
+                    version=request.version,
                     source=await lent(shards[0].work.source),
                     shards=tuple([await lent(shard.output.file.artifact) for shard in shards]),
                     outputs=shards[0].work.outputs,

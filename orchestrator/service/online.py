@@ -5,8 +5,6 @@ is checked, counted, and owed.
 """
 
 import asyncio
-import heapq
-import itertools
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,7 +21,7 @@ from orchestrator.core.online import (
     choose,
     wanted,
 )
-from orchestrator.core.shares import Holdings, Room, Turns
+from orchestrator.core.shares import Holdings, Line, Room
 from orchestrator.ports.online import ModelStats
 from orchestrator.service.nodes import ConnectedNode, Nodes
 from orchestrator.service.replicas import Replicas
@@ -79,10 +77,8 @@ class _Served:
     """A model that was asked for, or is pinned."""
 
     info: ModelInfo
-    waiting: list[tuple[int, int, int, "_Request"]] = field(default_factory=list)
-    """A heap: the highest priority first, then by turns of owners, then the oldest. Those that are over stay until they
-    are met."""
-    turns: Turns = field(default_factory=Turns)
+    waiting: "Line[_Request]" = field(default_factory=Line)
+    """Those that are over stay until they are met."""
     held: Holdings = field(default_factory=Holdings)
     """Requests that wait, by owner."""
     stats: ModelStats = field(default_factory=ModelStats)
@@ -163,7 +159,6 @@ class Online:
         self._policy = policy
         self._served: dict[str, _Served] = {}
         self._accepted: Watch = lambda _node, _call, _answer: None
-        self._order = itertools.count()
         self._room = Room(policy.queue, policy.queue_bytes, policy.share)
 
     # --- what the web asks
@@ -183,7 +178,7 @@ class Online:
         served = self._served.get(name)
         if served is None:
             return ModelStats()
-        served.stats.waiting = sum(not entry[3].answer.done() for entry in served.waiting)
+        served.stats.waiting = sum(not request.answer.done() for request in served.waiting)
         served.stats.running = sum(replica.outstanding for replica in self.replicas.of(name).values())
         return served.stats
 
@@ -250,8 +245,7 @@ class Online:
         """Raises Overloaded if the queue is full, or why there is no node for the model."""
         served = request.served
         if len(served.waiting) >= self._policy.queue:
-            served.waiting = [entry for entry in served.waiting if not entry[3].answer.done()]
-            heapq.heapify(served.waiting)
+            served.waiting.keep(lambda request: not request.answer.done())
         call = request.call
         full = self._room.refusal(len(served.waiting), served.held, call.owner, request.size)
         if full is not None:
@@ -262,13 +256,10 @@ class Online:
                 min(30.0, seconds),
             )
         self._begin_loading(served)
-        if not served.waiting:
-            served.turns.clear()
-        turn = served.turns.next(call.priority, call.owner)
-        self._queue(request, (-call.priority, turn, next(self._order), request))
+        self._queue(request)
 
-    def _queue(self, request: _Request, entry: tuple[int, int, int, _Request]) -> None:
-        heapq.heappush(request.served.waiting, entry)
+    def _queue(self, request: _Request, *, before: bool = False) -> None:
+        request.served.waiting.add(request.call.owner, request.call.priority, request, before=before)
         request.queued = True
         self._room.add(request.served.held, request.call.owner, request.size)
 
@@ -383,13 +374,13 @@ class Online:
                 self._again(request)
 
     def _again(self, request: _Request) -> None:
-        """It waits for another node, before all that came later."""
+        """It waits for another node, before all of its owner that came later."""
         try:
             self._begin_loading(request.served)
         except TandemError as error:
             request.answer.set_exception(request.failure or error)
             return
-        self._queue(request, (-request.call.priority, 0, -next(self._order), request))
+        self._queue(request, before=True)
 
     def _reject(self, request: _Request, error: TandemError) -> None:
         if not request.answer.done():
@@ -442,18 +433,34 @@ class Online:
         if served.loads and self.ready(name):
             for loaded in served.loads:
                 _settle(loaded)
-        while served.waiting:
-            entry = heapq.heappop(served.waiting)  # sending may end a session, and put others first
-            priority, turn, _, request = entry
-            if not request.answer.done() and not self._send(request):
-                heapq.heappush(served.waiting, entry)
-                break
-            served.turns.served(-priority, turn)
-            self._unqueue(request)
+        while any(self._turn(served, owner) for owner in served.waiting.owners if self._has_place(name)):
+            pass
         if (served.waiting or served.loads) and all(
             replica.error is not None for replica in self.replicas.of(name).values()
         ):
             self._seek(served)
+
+    def _has_place(self, name: str) -> bool:
+        """Whether a node may have one more request, whatever it costs."""
+        return any(
+            replica.state is ReplicaState.READY and replica.outstanding + replica.reserved < replica.limit
+            for replica in self.replicas.of(name).values()
+        )
+
+    def _turn(self, served: _Served, owner: str) -> bool:
+        """Hands out a request of this owner, unless no node takes its next one."""
+        while (entry := served.waiting.take(owner)) is not None:  # sending may end a session, and put others first
+            request = entry[2]
+            if request.answer.done():
+                continue
+            if not self._send(request):
+                served.waiting.put_back(owner, entry)
+                return False
+            self._unqueue(request)
+            served.waiting.over(owner)
+            return True
+        served.waiting.over(owner)
+        return False
 
     def _seek(self, served: _Served) -> None:
         """Every node that was asked cannot load the model: the next one is, unless it is the model's fault."""
@@ -465,8 +472,8 @@ class Online:
         error = self.replicas.why_not(served.info)
         for loaded in served.loads:
             _settle(loaded, error)
-        waiting, served.waiting = served.waiting, []
-        for *_, request in waiting:
+        waiting, served.waiting = served.waiting, Line()
+        for request in waiting:
             self._reject(request, request.failure or error)
 
     def resume(self) -> None:
@@ -503,7 +510,7 @@ class Online:
     def _adjust(self, served: _Served, now: float) -> None:
         name = served.info.served
         present = [each for each in self.replicas.of(name).values() if each.error is None]
-        waiting = sum(not entry[3].answer.done() for entry in served.waiting)
+        waiting = sum(not request.answer.done() for request in served.waiting)
         if not waiting or served.pressed_since is None:
             served.pressed_since = now if waiting else None
         pressed = now - served.pressed_since if served.pressed_since is not None else 0.0

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from itertools import groupby, islice
 
 from sqlalchemy import Connection, bindparam, delete, insert, or_, select, update
+from sqlalchemy.dialects import postgresql
 
 from orchestrator.adapters.store.engine import Database
 from orchestrator.adapters.store.ledger import use
@@ -15,7 +16,12 @@ from orchestrator.core.records import UsagePage, UsageRecord, UsageShare, UsageW
 _BATCH = 1000
 _CURSOR_PARTS = 3
 _KEY = (usage.c.owner, usage.c.day, usage.c.model, usage.c.version, usage.c.node)
-_SHARE = select(usage.c.requests, usage.c.price).where(*(column == bindparam(f"of_{column.name}") for column in _KEY))
+_SHARE = (
+    select(usage.c.requests, usage.c.price)
+    .where(*(column == bindparam(f"of_{column.name}") for column in _KEY))
+    .with_for_update()
+)
+_MAKE_SHARE = postgresql.insert(usage).on_conflict_do_nothing()  # SQLite has the same
 _ADD_TO_SHARE = (
     update(usage)
     .where(*(column == bindparam(f"of_{column.name}") for column in _KEY))
@@ -34,7 +40,7 @@ class SqlUsage:
     async def settle_usage(self, new: Sequence[UsageWindowRecord]) -> None:
         def run(connection: Connection) -> None:
             now = self._database.now()
-            for window in new:
+            for window in sorted(new, key=lambda each: each.node):  # as all do: none waits for one that waits for it
                 if connection.execute(_KNOWN, {"of_id": window.id}).one_or_none() is None:
                     _settle(connection, now, window)
 
@@ -84,7 +90,7 @@ def _settle(connection: Connection, now: float, window: UsageWindowRecord) -> No
     values = {"id": window.id, "node": window.node, "requests": window.requests, "price": window.price}
     connection.execute(insert(windows), values)
     day = datetime.fromtimestamp(now, UTC).date().isoformat()
-    for share in window.shares:
+    for share in sorted(window.shares, key=lambda each: (each.owner, each.model, each.version)):  # all in one order
         _add(connection, day, window.node, share)
     use(connection, now, window)
 
@@ -93,9 +99,9 @@ def _add(connection: Connection, day: str, node: str, share: UsageShare) -> None
     key = {"owner": share.owner, "day": day, "model": share.model, "version": share.version, "node": node}
     of_key = {f"of_{name}": value for name, value in key.items()}
     before = connection.execute(_SHARE, of_key).one_or_none()
-    if before is None:
-        connection.execute(insert(usage), {**key, "requests": share.requests, "price": share.price})
-        return
+    if before is None:  # another process may be making it too: this one waits for its end then, and finds it made
+        connection.execute(_MAKE_SHARE, {**key, "requests": 0, "price": 0})
+        before = connection.execute(_SHARE, of_key).one()
     sums = {"requests": before.requests + share.requests, "price": before.price + share.price}
     connection.execute(_ADD_TO_SHARE, {**of_key, **sums})
 

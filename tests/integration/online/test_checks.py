@@ -185,9 +185,13 @@ async def test_no_node_has_more_than_its_limit_although_it_checks(tmp_path: Path
         replica = here.online.replicas.of(found.model.served)[KEYS[1].address]
         second.reply = None
         here.checks._policy = nothing = CheckPolicy(memory=1)
-        while len(second.asked) < replica.limit:
-            group.create_task(found.infer())
-            await asyncio.sleep(0.001)
+        first.reply = None
+        waiting = [group.create_task(found.infer()) for _ in range(2 * replica.limit)]
+        await until(lambda: len(first.asked) == len(second.asked) == replica.limit)
+        first.reply = double
+        for asked in first.asked:
+            double(asked)
+        await until(lambda: sum(task.done() for task in waiting) == replica.limit)
         here.checks._policy = ALL
         before = len(first.asked)
         await here.online.infer(call_of(found.model, x(7.0)))
@@ -195,7 +199,7 @@ async def test_no_node_has_more_than_its_limit_although_it_checks(tmp_path: Path
         await until(lambda: replica.reserved)
         here.checks._policy = nothing
         assert len(second.asked) == replica.limit
-        waiting = [group.create_task(found.infer()) for _ in range(20)]
+        waiting += [group.create_task(found.infer()) for _ in range(20)]
         double(second.asked[0])
         await until(lambda: len(second.asked) > replica.limit)
         assert second.asked[-1].inputs == (x(7.0),)

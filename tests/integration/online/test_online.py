@@ -18,6 +18,7 @@ from node.core.usage import Tally
 from node.ports.execution import Done, ModelFiles, ModelLoaded, ModelRun, WarmModel
 from orchestrator.core.checks import CheckPolicy
 from orchestrator.core.online import OnlineAnswer, OnlineCall
+from orchestrator.service import online
 from orchestrator.service.online import OnlinePolicy
 from tandem.clock import SystemClock
 from tandem.protocol.errors import (
@@ -220,6 +221,40 @@ async def test_a_full_queue_says_when_to_come_again_and_priority_goes_first(tmp_
         for each in asked[1:]:
             each.answer()
         await asyncio.gather(*running, *waiting)
+
+
+async def test_a_key_that_floods_with_the_highest_priority_keeps_no_other_waiting(tmp_path: Path) -> None:
+    policy = OnlinePolicy(queue=200, queue_bytes=2**25, share=0.5)
+    async with market(tmp_path, policy=policy) as found, asyncio.TaskGroup() as group:
+        here, hand = found.exchange, found.hands[0]
+        await here.online.load(found.model)
+        limit = here.online.replicas.of(found.model.served)[KEYS[0].address].limit
+        much = Tensor("x", Datatype.FP32, (2**18,), bytes(2**20))
+        flood = call_of(found.model, much, priority=127)._replace(owner="flood")
+        running = [group.create_task(here.online.infer(flood)) for _ in range(limit + 16)]
+        await all_asked(found, limit)
+        with pytest.raises(Overloaded, match=r"of one key \(online\.share\)"):
+            await here.online.infer(flood)
+        others = [group.create_task(found.infer(priority=-127)) for _ in range(5)]
+        await asyncio.sleep(0)
+        hand.reply = Asked.answer
+        for asked in list(hand.asked):
+            asked.answer()
+        await asyncio.gather(*others)
+        assert len(hand.asked) <= limit + 2 * len(others) + limit
+        for task in running:
+            task.cancel()
+
+
+async def test_models_that_nobody_asks_for_any_more_are_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(online, "_MAX_SERVED", 3)
+    async with market(tmp_path, nodes=0) as found:
+        for cost in range(20):
+            with pytest.raises(Unavailable):
+                await found.exchange.online.infer(call_of(found.model.model_copy(update={"cost_us": cost + 1}), X))
+        await until(lambda: len(found.exchange.online.all_stats()) <= 3)
 
 
 LIES = [

@@ -1,20 +1,57 @@
 """What one owner may hold, and whose turn it is."""
 
-from orchestrator.core.shares import Holdings, Room, Turns
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.core.shares import Holdings, Line, Room
 
 
-def test_owners_take_turns_whoever_came_first() -> None:
-    turns = Turns()
-    waiting = sorted((turns.next(0, owner), order, owner) for order, owner in enumerate("aaaabb"))
-    assert [owner for *_, owner in waiting] == ["a", "b", "a", "b", "a", "a"]
+def drained(line: Line[str]) -> list[str]:
+    found = []
+    while line.owners:
+        owner = line.owners[0]
+        entry = line.take(owner)
+        found += [] if entry is None else [entry[2]]
+        line.over(owner)
+    return found
 
 
-def test_whoever_comes_late_is_in_the_round_that_follows() -> None:
-    turns = Turns()
-    assert [turns.next(0, "a") for _ in range(4)] == [1, 2, 3, 4]
-    turns.served(0, 2)
-    turns.served(0, 0)  # a second attempt goes before all, and changes no turn
-    assert (turns.next(0, "b"), turns.next(0, "a"), turns.next(5, "b")) == (3, 5, 1)
+def test_owners_take_turns_and_priority_is_among_ones_own() -> None:
+    line: Line[str] = Line()
+    for owner, priority, item in (("a", 0, "a1"), ("a", 0, "a2"), ("a", 9, "a3"), ("b", -1, "b1"), ("b", 0, "b2")):
+        line.add(owner, priority, item)
+    line.add("a", 0, "again", before=True)
+    assert len(line) == len(list(line)) == 6
+    assert drained(line) == ["a3", "b2", "again", "b1", "a1", "a2"]
+    assert len(line) == 0
+
+
+def test_what_is_put_back_keeps_its_owners_turn() -> None:
+    line: Line[str] = Line()
+    line.add("a", 0, "a1")
+    line.add("b", 0, "b1")
+    entry = line.take("a")
+    assert entry is not None
+    line.put_back("a", entry)
+    assert (line.owners, len(line)) == (["a", "b"], 2)
+    line.keep(lambda item: item != "a1")
+    assert (line.owners, len(line), list(line)) == (["b"], 1, ["b1"])
+    assert line.take("a") is None
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(-2, 2)), max_size=60))
+def test_nobody_waits_for_more_than_one_of_each_other_owner(added: list[tuple[str, int]]) -> None:
+    line: Line[str] = Line()
+    for owner, priority in added:
+        line.add(owner, priority, owner)
+    found, left = drained(line), Counter(owner for owner, _ in added)
+    assert Counter(found) == left
+    for place, owner in enumerate(found):
+        later = found[place + 1 :]
+        between = later[: later.index(owner)] if owner in later else []
+        assert len(set(between)) == len(between)
 
 
 def test_one_owner_has_its_share_and_others_the_rest() -> None:
