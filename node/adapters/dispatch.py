@@ -188,7 +188,8 @@ class Dispatcher:
         meter.total.add(int((self._clock.monotonic() - request.since) * _MICRO))
         request.over = True
         provider = loaded.provider if loaded is not None else ""
-        request.done(ModelRun(outputs, provider, run_us, warm=True, queue_us=queue_us, batch=len(batch.requests)))
+        run = ModelRun(outputs, provider, run_us, warm=True, queue_us=queue_us, batch=len(batch.requests))
+        self._tell(request, run)
 
     def _ended(self, batch: Batch) -> None:
         batch.seat.end(fast=batch.fast)
@@ -233,7 +234,17 @@ class Dispatcher:
         if not request.over:
             request.over = True
             request.served.meter.failures[error.code] += 1
-            request.done(error)
+            self._tell(request, error)
+
+    @staticmethod
+    def _tell(request: Request, outcome: ModelRun | TandemError) -> None:
+        """Whoever waits may raise: the loop says so, and the rest of the batch and the worker's lane are not lost."""
+        try:
+            request.done(outcome)
+        except Exception as error:  # noqa: BLE001 - it is not this request's alone to end
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": "the outcome of a request was not taken", "exception": error}
+            )
 
     def _late(self, request: Request) -> None:
         self._deliver(self._unqueued(request), self._timeout())

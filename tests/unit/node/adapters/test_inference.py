@@ -192,6 +192,26 @@ async def test_outputs_that_fit_no_message_are_too_large(inference: WorkerInfere
         await inference.run(files(model), [shape(2**44)])
 
 
+async def test_whoever_waits_and_raises_takes_no_lane_with_it(inference: WorkerInference, digits: Path) -> None:
+    await inference.run(files(digits), [IMAGE])
+    loop, heard = asyncio.get_running_loop(), list[object]()
+    lanes = sorted(worker_of(inference)._lanes)
+
+    def raises(_outcome: object) -> None:
+        raise LookupError("nobody waits any more")
+
+    loop.set_exception_handler(lambda _loop, context: heard.append(context["exception"]))
+    try:
+        for _ in range(20):
+            inference.submit(files(digits).digest, [IMAGE], (), raises)
+        while len(heard) < 20:
+            await inference.run(files(digits), [IMAGE])
+    finally:
+        loop.set_exception_handler(None)
+    assert {type(each) for each in heard} == {LookupError}
+    assert sorted(worker_of(inference)._lanes) == lanes
+
+
 async def test_outputs_of_too_many_dimensions_fail_their_own_request(inference: WorkerInference, models: Path) -> None:
     model = put(models, onnx_models.as_many_dimensions_as_asked())
 
