@@ -157,7 +157,9 @@ class _Looked:
     frames: list[VideoFrame] = field(default_factory=list)
     """The first ones, decoded."""
     fed: int = 0
-    """Packets that went into decoding them."""
+    """Packets that went into decoding them …"""
+    decoded: int = 0
+    """… and frames that came out, of which not all are kept."""
     places: dict[int, int] = field(default_factory=dict)
     """Where in the file its keyframes are, by their time in µs."""
     in_order: bool = True
@@ -205,9 +207,11 @@ class _Looked:
     def _decode(self, packet: "Packet[Any]") -> None:
         self.fed += 1
         try:
-            self.frames += self.stream.decode(packet)
+            frames = self.stream.decode(packet)
         except av.error.FFmpegError:  # a damaged packet; a later one may do
             return
+        self.decoded += len(frames)
+        self.frames += frames
         self.frames[1:-_LOOKED_AT] = []
 
     @property
@@ -216,7 +220,7 @@ class _Looked:
 
     @property
     def _fields_apart(self) -> bool:
-        return self._h264 and self._interlaced and self.fed >= _LOOKED_AT_PACKETS and 2 * len(self.frames) <= self.fed
+        return self._h264 and self._interlaced and self.fed >= _LOOKED_AT_PACKETS and 2 * self.decoded <= self.fed
 
     def keyframes(self) -> list[int]:
         spacing = _KEYFRAME_SPACING_US if self.proof is None else 0

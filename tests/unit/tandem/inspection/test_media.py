@@ -48,6 +48,7 @@ async def test_real_clips(name: str) -> None:
 MADE: dict[str, dict[str, object]] = {
     "h264_open_gop.mp4": {"codec": "h264", "frames": 50, "start_us": 0},
     "h264_mbaff.ts": {"field_order": "top_first", "frames": 50, "start_us": 1_480_000},
+    "h264_interlaced.mp4": {"codec": "h264", "field_order": "top_first", "frames": 100},
     "h264_late.ts": {"start_us": 3_601_900_000, "duration_us": 2_000_000},
     "h264.flv": {"codec": "h264", "variable_rate": False, "frame_rate": (25, 1)},
     "hevc10_pq.mkv": {"codec": "hevc", "bit_depth": 10, "color.transfer": "smpte2084", "color.hdr": True},
