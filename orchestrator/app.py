@@ -178,7 +178,7 @@ def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, o
         policy=OnlinePolicy(**settings.online.model_dump()),
     )
     checks = _checks(settings, nodes, online, usage, clock, outside.accounting.registry)
-    shards = ShardChecks(checks, content, models.find, online.spread)
+    shards = ShardChecks(checks, content, models.find)
     verifier = Verifier(store, content, inspector, shards.check, lifecycle, clock)
     collaborators = Collaborators(
         store, nodes, lifecycle, verifier, payer, usage, online, events, tracker, tasks_waiting, clock, timeouts
@@ -251,9 +251,7 @@ def _checks(
 ) -> Checks:
     directed = Directed(nodes, online.replicas, usage, clock, settings.prices.inference_second)
     dice, policy = random.SystemRandom(), settings.checks.policy
-    checks = Checks(nodes, directed, online.replicas.distrust, clock, policy, dice, registry)
-    online.watch(checks.accepted)
-    return checks
+    return Checks(nodes, directed, online, clock, policy, dice, registry)
 
 
 def _visit_limits(settings: OrchestratorSettings) -> VisitLimits:
@@ -319,6 +317,7 @@ async def _node_views(nodes: Nodes, store: Store) -> list[NodeView]:
             running=tuple(node.loads),
             earned=account.earned if (account := accounts.get(node.address)) else 0,
             issued=account.issued if account else 0,
+            withheld=node.state().withheld,
         )
         for node in nodes
     ]

@@ -148,12 +148,22 @@ def unfit(model: ModelInfo, node: NodeState, price_most: int) -> str | None:
     return next((reason for holds, reason in reasons if holds), None)
 
 
+def has_spare(model: ModelInfo, node: NodeState) -> bool:
+    """Whether the model makes no other go by its memory."""
+    return _warm(node) + model.memory <= node.offer.capacity.memory
+
+
+def _warm(node: NodeState) -> int:
+    """MiB of models that are warm there."""
+    return sum(warm.memory for warm in node.offer.models) // _MIB
+
+
 def _burden(node: NodeState, price_most: int) -> tuple[bool, float, str]:
     """Lower is better: memory left for the model first, then speed for the price, shared by what it serves already."""
     offer = node.offer
     speed = max(1, offer.capability.inference_speed) * max(node.reliability, 0.01) / (1 + len(offer.models))
     dearness = 1.0 + (offer.prices.inference_second / price_most if price_most else 0.0)
-    crowded = sum(warm.memory for warm in offer.models) // _MIB >= offer.capacity.memory
+    crowded = _warm(node) >= offer.capacity.memory
     return crowded, dearness / speed, node.address
 
 

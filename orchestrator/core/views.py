@@ -79,6 +79,8 @@ class NodeView:
     """Wei of accepted attempts, since the beginning."""
     issued: int = 0
     """Wei of expected value of signed tickets, refused ones included, since the beginning."""
+    withheld: Reason | None = None
+    """Why it gets no work."""
 
 
 def artifact_path(artifact_id: str) -> str:
@@ -179,12 +181,11 @@ def explanation(snapshot: JobSnapshot, reasons: Mapping[str, Mapping[str, Sequen
 
 
 def _obstacles(nodes: Mapping[str, Sequence[Reason]]) -> tuple[NodeObstacles, ...]:
-    return tuple(
-        NodeObstacles(
-            node=node, obstacles=tuple(ObstacleView(obstacle=each.obstacle, detail=each.detail) for each in found)
-        )
-        for node, found in nodes.items()
-    )
+    return tuple(NodeObstacles(node=node, obstacles=tuple(map(_obstacle, found))) for node, found in nodes.items())
+
+
+def _obstacle(reason: Reason) -> ObstacleView:
+    return ObstacleView(obstacle=reason.obstacle, detail=reason.detail)
 
 
 def node_summary(node: NodeView) -> NodeSummary:
@@ -198,6 +199,7 @@ def node_summary(node: NodeView) -> NodeSummary:
         running=tuple(str(ref) for ref in node.running),
         earned=node.earned,
         issued=node.issued,
+        withheld=_obstacle(node.withheld) if node.withheld else None,
     )
 
 

@@ -6,7 +6,7 @@ nor the one that runs it again can tell. The second run is owed to its node like
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import NoReturn
@@ -17,6 +17,7 @@ from orchestrator.core.checks import MARKET, CheckPolicy, Draws, Given, Ruling, 
 from orchestrator.core.online import OnlineAnswer, OnlineCall
 from orchestrator.service.directed import Directed
 from orchestrator.service.nodes import ConnectedNode, Nodes
+from orchestrator.service.online import Online
 from tandem import logging as log
 from tandem.clock import Clock
 from tandem.protocol.errors import TandemError
@@ -46,13 +47,13 @@ class _Drawn:
 
 
 class Checks:
-    """`drop` is called with the address of a node that gets no work from now on."""
+    """Hears of every answer of `online`."""
 
     def __init__(
         self,
         nodes: Nodes,
         directed: Directed,
-        drop: Callable[[str], None],
+        online: Online,
         clock: Clock,
         policy: CheckPolicy,
         dice: Random,
@@ -60,7 +61,7 @@ class Checks:
     ) -> None:
         self._nodes = nodes
         self._directed = directed
-        self._drop = drop
+        self._online = online
         self._clock = clock
         self._policy = policy
         self._dice = dice
@@ -70,6 +71,7 @@ class Checks:
         self._spare = policy.rate
         """Checks that may begin now."""
         self._spared_at = clock.monotonic()
+        online.watch(self.accepted)
         self._results = Counter("tandem_checks", "Answers run a second time, by result.", ["result"], registry=registry)
 
     # --- requests on line
@@ -81,15 +83,23 @@ class Checks:
 
     def _keep(self, node: ConnectedNode, call: OnlineCall, answer: OnlineAnswer) -> None:
         size = sum(len(tensor.data) for tensor in (*call.inputs, *answer.outputs))
-        if self._held + size > self._policy.memory or not self.possible(call.model, node.address) or not self._begins():
+        if self._held + size > self._policy.memory or not self.ready(call.model, node.address) or not self._begins():
             return
         self._held += size
         given = Given(node.address, answer.provider, _copied(answer.outputs))
         self._queue.put_nowait(_Drawn(call._replace(inputs=_copied(call.inputs)), given, size))
 
-    def possible(self, model: ModelInfo, besides: str) -> bool:
-        """Whether another node than this one can be asked, and two runs can be compared."""
-        return model.unrepeatable is None and any(node.address != besides for node in self._directed.able(model))
+    def ready(self, model: ModelInfo, besides: str) -> bool:
+        """Whether two runs can be compared, and there is another node than this one for the second.
+
+        If not, one is to load the model, if one can, for answers to come.
+        """
+        if model.unrepeatable is not None:
+            return False
+        if any(node.address != besides for node in self._directed.able(model)):
+            return True
+        self._online.spread(model, (besides,))
+        return False
 
     def _begins(self) -> bool:
         """Whether one more may be run now, by how many a second there may be."""
@@ -165,6 +175,7 @@ class Checks:
         if result == _DISPUTED:
             for answer in answers:
                 self._nodes.trust(answer.node).disputed()
+            self._online.spread(model, [answer.node for answer in answers])  # a third one, for the next time
 
     def _strike(self, address: str) -> None:
         self._score(address, accepted=False)
@@ -176,7 +187,7 @@ class Checks:
         node = self._nodes.get(address)
         if node is not None:
             node.link.send(Problem(code=obstacle, detail=detail))
-        self._drop(address)
+        self._online.replicas.distrust(address)
 
     def _score(self, address: str, *, accepted: bool) -> None:
         node = self._nodes.get(address)

@@ -43,6 +43,7 @@ class Directed:
             node
             for replica in self._replicas.of(model.served).values()
             if replica.state is ReplicaState.READY
+            and replica.told
             and (node := self._nodes.get(replica.node)) is not None
             and node.is_payable
             and not node.offer.draining

@@ -5,7 +5,7 @@ is checked, counted, and owed.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -213,11 +213,11 @@ class Online:
         """`accepted` is called with every answer that somebody waits for, as long as the call's inputs are there."""
         self._accepted = accepted
 
-    def spread(self, model: ModelInfo, besides: str) -> None:
-        """Has another node than this one load the model, unless one has or does."""
+    def spread(self, model: ModelInfo, besides: Collection[str]) -> None:
+        """Has another node than these load the model if one has memory to spare, unless one has or does."""
         self._served_of(model).asked_at = asyncio.get_running_loop().time()
-        if not self.replicas.of(model.served).keys() - {besides}:
-            self.replicas.add(model, pinned=False, besides=(besides,))
+        if self.replicas.of(model.served).keys() <= set(besides):
+            self.replicas.add_spare(model, besides)
 
     # --- the way of a request
 

@@ -1,10 +1,11 @@
 """Which models are warm on which nodes: by what nodes say, and by what they are asked for."""
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from orchestrator.core.online import Replica, ReplicaState, host, limit_of, unfit
+from orchestrator.core.online import Replica, ReplicaState, has_spare, host, limit_of, unfit
+from orchestrator.core.scheduling import NodeState
 from orchestrator.ports.urls import Urls
 from orchestrator.service.nodes import ConnectedNode, Nodes
 from tandem import logging as log
@@ -82,13 +83,17 @@ class Replicas:
 
     # --- what is asked for
 
-    def add(self, model: ModelInfo, *, pinned: bool, besides: Collection[str] = ()) -> bool:
-        """Has one more node load the model, none of those `besides`; False: there is none for it.
+    def add(self, model: ModelInfo, *, pinned: bool) -> bool:
+        """Has one more node load the model; False: there is none for it. A pinned one never makes room for others."""
+        return self._add(model, self._nodes.states(), self.of(model.served), pinned=pinned)
 
-        A pinned one never makes room for others.
-        """
-        without = self.of(model.served).keys() | set(besides)
-        best = host(model, self._nodes.states(), self._policy.price, without)
+    def add_spare(self, model: ModelInfo, besides: Collection[str]) -> bool:
+        """The same on a node that has memory to spare, and is none of these."""
+        spare = [state for state in self._nodes.states() if has_spare(model, state)]
+        return self._add(model, spare, self.of(model.served).keys() | set(besides), pinned=False)
+
+    def _add(self, model: ModelInfo, states: Sequence[NodeState], without: Collection[str], *, pinned: bool) -> bool:
+        best = host(model, states, self._policy.price, without)
         node = self._nodes.get(best.address) if best is not None else None
         if node is None:
             return False

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -17,6 +18,8 @@ from tandem.protocol.models import ModelInfo
 from tandem.protocol.rows import Row, read_rows
 from tandem.protocol.tensors import Tensor
 
+_SECONDS = 60.0
+"""For all rows of a shard, since its verdict waits for them."""
 _MOST_ROWS = 8
 """Of one shard."""
 _MOST_BYTES = 2**26
@@ -36,37 +39,35 @@ class _Pair:
 
 
 class ShardChecks:
-    """`spread` has another node than the given one load a model."""
-
-    def __init__(
-        self, checks: Checks, artifacts: ArtifactStore, find: Find, spread: Callable[[ModelInfo, str], None]
-    ) -> None:
+    def __init__(self, checks: Checks, artifacts: ArtifactStore, find: Find) -> None:
         self._checks = checks
         self._artifacts = artifacts
         self._find = find
-        self._spread = spread
 
     async def check(
         self, snapshot: JobSnapshot, attempt: AttemptRecord, work: BatchWork, output: BatchOutput, answers: Path
     ) -> None:
         """Raises ResultRejected if two other nodes agree on something else than the shard has.
 
-        Without another node where the model is ready nothing is checked; one is asked to make it so, for later shards.
+        Without another node where the model is ready, or within its time, nothing is checked.
         """
         model = await self._model(snapshot)
         wanted = self._checks.drawn_rows(attempt.node, work.rows, _MOST_ROWS)
-        if model is None or model.digest != work.digest or model.unrepeatable is not None or not wanted:
-            return
-        if not self._checks.possible(model, attempt.node):
-            self._spread(model, attempt.node)
+        if not wanted or model is None or model.digest != work.digest or not self._checks.ready(model, attempt.node):
             return
         async with self._artifacts.local(work.source) as source:
             pairs = await asyncio.to_thread(_pairs, work, source, answers, output.file.size, wanted)
-        for pair in pairs:
-            call = OnlineCall(snapshot.job.owner, model, pair.inputs, tuple(spec.name for spec in work.outputs))
-            ruling = await self._checks.check(call, Given(attempt.node, output.provider, pair.outputs))
-            if attempt.node in ruling.outvoted:
-                raise ResultRejected("expected what other nodes answer too, got a row on which two agree on another")
+        outputs = tuple(spec.name for spec in work.outputs)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_SECONDS):
+                for pair in pairs:
+                    call = OnlineCall(snapshot.job.owner, model, pair.inputs, outputs)
+                    await self._judge(call, Given(attempt.node, output.provider, pair.outputs))
+
+    async def _judge(self, call: OnlineCall, given: Given) -> None:
+        ruling = await self._checks.check(call, given)
+        if given.node in ruling.outvoted:
+            raise ResultRejected("expected what other nodes answer too, got a row on which two agree on another")
 
     async def _model(self, snapshot: JobSnapshot) -> ModelInfo | None:
         request = snapshot.job.request

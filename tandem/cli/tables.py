@@ -133,7 +133,7 @@ def nodes(console: Console, found: NodeList) -> None:
             each.address,
             ", ".join((*each.capability.video_encoders, *each.capability.execution_providers)),
             str(len(each.running)),
-            "draining" if each.draining else "open",
+            each.withheld.obstacle if each.withheld else "draining" if each.draining else "open",
             format_amount(each.earned),
             format_amount(each.issued),
         )

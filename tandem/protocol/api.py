@@ -450,6 +450,8 @@ class NodeSummary(View):
     """By accepted attempts."""
     issued: Wei
     """In tickets, those that it refused included."""
+    withheld: ObstacleView | None = None
+    """Why it gets no work, whatever it offers."""
 
 
 class NodeList(View):

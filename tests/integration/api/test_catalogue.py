@@ -1,5 +1,8 @@
 """Models and nodes over HTTP."""
 
+from dataclasses import replace
+
+from orchestrator.core.scheduling import Obstacle, Reason
 from orchestrator.core.views import NodeView
 from tandem.protocol.capacity import Capability, Capacity
 from tandem.protocol.ids import AttemptRef, job_id
@@ -63,3 +66,7 @@ async def test_nodes_are_shown_with_what_they_offer_and_earned(api: Api) -> None
     assert node["running"] == [str(ref)]
     assert node["connected_at"] == "1970-01-01T00:00:00Z"
     assert node["capability"]["video_encoders"] == ["libx264"]
+    assert node["withheld"] is None
+    api.nodes[0] = replace(api.nodes[0], withheld=Reason(Obstacle.DISTRUSTED, "it was outvoted"))
+    (node,) = (await api.call("GET", "/v1/nodes"))[1]["nodes"]
+    assert node["withheld"] == {"obstacle": "distrusted", "detail": "it was outvoted"}

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import struct
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -30,11 +30,12 @@ from tandem.protocol.jobs import (
     FileResult,
     JobState,
 )
-from tandem.protocol.models import ModelInfo
+from tandem.protocol.models import ModelInfo, ModelSettings
 from tandem.protocol.rows import Fault, Row, pack_row
 from tandem.protocol.tensors import Tensor
 from tests.fixtures.node import until
-from tests.fixtures.online import call_of
+from tests.fixtures.online import Exchange, call_of, exchange, model_info, working_node
+from tests.fixtures.onnx_models import weighty
 from tests.integration.online.test_online import KEYS, QUICK, Asked, Market, X, Y, market
 
 ALL = CheckPolicy(share=1.0, rate=1000.0)
@@ -68,8 +69,9 @@ def ready(found: Market) -> list[Replica]:
     return [each for each in found.exchange.online.replicas.of(found.model.served).values() if each.state == "ready"]
 
 
-def results(found: Market) -> dict[str, int]:
-    samples = next(iter(found.exchange.checks._results.collect())).samples
+def results(found: Market | Exchange) -> dict[str, int]:
+    checks = found.checks if isinstance(found, Exchange) else found.exchange.checks
+    samples = next(iter(checks._results.collect())).samples
     return {s.labels["result"]: int(s.value) for s in samples if s.name.endswith("_total")}
 
 
@@ -160,6 +162,40 @@ async def test_of_two_that_differ_nobody_is_struck(tmp_path: Path, caplog: pytes
             trusts = [found.exchange.nodes.trust(key.address) for key in KEYS[:2]]
             assert [(trust.agreement, trust.confirmed) for trust in trusts] == [(1.0, 0), (1.0, 0)]
     assert sum(record.message == "inference_check" for record in caplog.records) == 5
+
+
+async def test_the_nodes_that_it_takes_are_made_ready(tmp_path: Path) -> None:
+    async with market(tmp_path, 3, QUICK, ALL) as found:
+        for hand in found.hands:
+            hand.reply = double
+        await served(found, 1)
+        (first,) = (replica.node for replica in ready(found))
+        await until(lambda: len(ready(found)) == 2)  # nobody could confirm the answer
+        await served(found, 3)
+        assert results(found) == {"confirmed": 3}
+        for hand in found.hands:
+            hand.reply = lie if hand is found.hands[[key.address for key in KEYS].index(first)] else double
+        await served(found, 1)
+        await until(lambda: len(ready(found)) == 3)  # nobody could tell which of two was right
+        await until_suspended(found, first)
+        assert results(found)["disputed"] >= 1
+
+
+async def test_real_runs_confirm_each_other(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    info = model_info(weighty(1, seed=7), models, ModelSettings(replicas=2), (1,))
+    async with AsyncExitStack() as stack:
+        here = await stack.enter_async_context(exchange(tmp_path, QUICK, checks=ALL))
+        for key in KEYS[:2]:
+            await stack.enter_async_context(working_node(here.origin, tmp_path, models, key))
+        await here.connected(2)
+        here.models.append(info)
+        await until(lambda: sum(each.state == "ready" for each in here.online.replicas.of(info.served).values()) == 2)
+        for number in range(20):
+            await here.online.infer(call_of(info, x(number)))
+        await until(lambda: not here.checks._held)
+        assert results(here) == {"confirmed": 20}
 
 
 async def test_a_model_that_rolls_dice_is_not_checked(tmp_path: Path) -> None:
@@ -265,7 +301,7 @@ async def shard_checks(found: Market, folder: Path) -> AsyncIterator[tuple[Shard
         return found.model
 
     async with open_artifacts(folder / "disk") as disk:
-        yield ShardChecks(found.exchange.checks, disk, find, found.exchange.online.spread), disk
+        yield ShardChecks(found.exchange.checks, disk, find), disk
 
 
 async def test_a_shard_that_two_nodes_contradict_is_rejected(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from orchestrator.core.online import (
     Replica,
     ReplicaState,
     choose,
+    has_spare,
     host,
     limit_of,
     unfit,
@@ -18,6 +19,7 @@ from orchestrator.core.online import (
 )
 from orchestrator.core.scheduling import NodeState, Obstacle, Reason
 from tandem.protocol.capacity import Capability, Capacity
+from tandem.protocol.messages import WarmModel
 from tandem.protocol.models import ModelInfo
 from tests.fixtures.protocol import SHA, offer
 
@@ -60,6 +62,13 @@ def test_a_node_that_failed_gets_a_request_again_only_if_no_other_is_there() -> 
 
 def node(address: str, **more: object) -> NodeState:
     return NodeState(address, offer(inference_second=10), {}, **more)  # type: ignore[arg-type]
+
+
+def test_memory_to_spare_is_what_no_warm_model_takes() -> None:
+    for taken, spare in ((3996, True), (3997, False)):
+        warm = WarmModel(model=SHA, provider="CPUExecutionProvider", memory=taken * 2**20)
+        offered = offer(capacity=Capacity(memory=4096)).model_copy(update={"models": (warm,)})
+        assert has_spare(MODEL, replace(node("a"), offer=offered)) is spare
 
 
 @pytest.mark.parametrize(
