@@ -1,8 +1,5 @@
 """Main of the child process that reads inputs of batches and writes their results; its order is the first argument."""
 
-import json
-import os
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any, BinaryIO, assert_never
@@ -13,7 +10,8 @@ from orchestrator.children.batch_inputs import detect, rows_of
 from orchestrator.children.batch_outputs import write_answers
 from orchestrator.core.sharding import MAX_BLOCKS, BatchFacts, Block
 from orchestrator.ports.batches import Reading, Writing
-from tandem.protocol.errors import InvalidRequest, MalformedMessage, ResultRejected, UnreadableBatch
+from tandem.inspection.answer import answer
+from tandem.protocol.errors import UnreadableBatch
 from tandem.protocol.pricing import inference_cost
 from tandem.protocol.rows import Row, pack_row
 
@@ -28,30 +26,14 @@ MAX_BYTES = 2**34
 """Of the file of rows: whatever a file expands to, it takes no more, nor more than a hundred times itself."""
 
 
-def main() -> None:
-    with os.fdopen(os.dup(sys.stdout.fileno()), "w") as out:
-        # Libraries print what they like: from here on stdout is stderr, and `out` the answer's alone.
-        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-        json.dump(_reply(ORDER.validate_json(sys.argv[1])), out)
-
-
-def _reply(order: Reading | Writing) -> dict[str, Any]:
-    try:
-        match order:
-            case Reading():
-                return {"result": read(order).model_dump()}
-            case Writing():
-                return {"result": write_answers(order).model_dump()}
-    except (InvalidRequest, ResultRejected, MalformedMessage) as error:
-        return {"refused": error.detail}
-    except MemoryError:
-        return {
-            "refused": "expected a file that can be read in parts of bounded size, got one that takes too much memory"
-        }
-    except OSError:  # the disk's fault, or the machine's
-        raise
-    except Exception as error:  # noqa: BLE001 - what else breaks the reading of a stranger's file is the file
-        return {"refused": f"expected a file that can be read, got one that broke its reader: {error!r:.300}"}
+def perform(text: str) -> dict[str, Any]:
+    """The order in JSON. Raises InvalidRequest, ResultRejected, MalformedMessage."""
+    order = ORDER.validate_json(text)
+    match order:
+        case Reading():
+            return read(order).model_dump()
+        case Writing():
+            return write_answers(order).model_dump()
     assert_never(order)
 
 
@@ -131,4 +113,4 @@ class _Tally:
 
 
 if __name__ == "__main__":
-    main()
+    answer(perform)

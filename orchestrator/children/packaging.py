@@ -1,10 +1,9 @@
 """Main of the child process that cuts and joins: it reads its order from the first argument, and answers as JSON."""
 
-import json
-import os
-import sys
+import errno
 from fractions import Fraction
-from itertools import count, islice
+from itertools import islice
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -22,15 +21,15 @@ from orchestrator.children.sources import follows
 from orchestrator.children.tracks import START_CODES, beginning, opened
 from orchestrator.core.packaging import Cut, Ending, Track
 from orchestrator.ports.packaging import CutPart, CutParts, Cutting, Images, Joining, Part, Pictures, Sound
+from tandem.inspection.answer import answer
+from tandem.inspection.images import jpegs
 from tandem.protocol.errors import ResultRejected
 from tandem.protocol.timing import TICKS
 
 ORDER: TypeAdapter[Cutting | Joining] = TypeAdapter(Cutting | Joining)
 
 _MICRO = 10**6
-_JPEG_BEGINS = b"\xff\xd8\xff"
-_READ_BYTES = 2**20
-_MAX_IMAGE = 2**26
+_DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT)
 _CAPTIONS = b"\xb5\x00\x31GA94\x03"
 """What a message in H.264 and HEVC begins with that has captions: country, provider, kind."""
 _LOOKED_AT = 24
@@ -38,25 +37,20 @@ _LOOKED_AT = 24
 _RANGES = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
 
 
-def main() -> None:
-    with os.fdopen(os.dup(sys.stdout.fileno()), "w") as out:
-        # Libraries print what they like: from here on stdout is stderr, and `out` the answer's alone.
-        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-        json.dump(_reply(ORDER.validate_json(sys.argv[1])), out)
-
-
-def _reply(order: Cutting | Joining) -> dict[str, Any]:
+def perform(text: str) -> dict[str, Any]:
+    """The order in JSON. Raises ResultRejected."""
+    order = ORDER.validate_json(text)
     try:
         match order:
             case Cutting():
-                return {"result": CutParts(parts=tuple(_cut(order, part) for part in order.parts)).model_dump()}
+                return CutParts(parts=tuple(_cut(order, part) for part in order.parts)).model_dump()
             case Joining():
                 put_together(order)
-                return {"result": {"parts": []}}
-    except ResultRejected as error:
-        return {"refused": error.detail}
+                return CutParts(parts=()).model_dump()
     except av.error.FFmpegError as error:
-        return {"refused": f"expected files that fit together, got {error}"}
+        if error.errno in _DISK_FAULTS:
+            raise
+        raise ResultRejected(f"expected files that fit together, got {error}") from error
     assert_never(order)
 
 
@@ -118,31 +112,18 @@ def _captioned(container: InputContainer, stream: Stream) -> bool:
 
 
 def _images(path: Path, folder: Path) -> list[Cut]:
-    """In the data of a JPEG every 0xff is followed by 0 or by the number of a marker, so a new beginning is one."""
+    """As they were counted when they were verified: a picture may have others within."""
     cuts: list[Cut] = []
-    with path.open("rb") as file:
-        pending = b""
-        for number in count():
-            pending = _until_next(pending, file)
-            if not pending:
-                return cuts
-            end = pending.find(_JPEG_BEGINS, 1)
-            image, pending = (pending, b"") if end < 0 else (pending[:end], pending[end:])
-            if not image.startswith(_JPEG_BEGINS):
-                raise ResultRejected("expected JPEG pictures one after the other, got other data")
-            (folder / f"{number}.jpg").write_bytes(image)
+    end = 0
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+        for number, image in enumerate(jpegs(data)):
+            (folder / f"{number}.jpg").write_bytes(data[image.start : image.end])
             cuts.append(Cut(start=number, duration=1))
+            end = image.end
+        if end != len(data):
+            raise ResultRejected("expected JPEG pictures one after the other, got other data")
     return cuts
 
 
-def _until_next(pending: bytes, file: Any) -> bytes:
-    """With so much more of the file that a whole picture is in it."""
-    while pending.find(_JPEG_BEGINS, 1) < 0 and (more := file.read(_READ_BYTES)):
-        pending += more
-        if len(pending) > _MAX_IMAGE:
-            raise ResultRejected(f"expected pictures of at most {_MAX_IMAGE} bytes, got a larger one")
-    return pending
-
-
 if __name__ == "__main__":
-    main()
+    answer(perform)

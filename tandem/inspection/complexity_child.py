@@ -3,7 +3,6 @@
 import sys
 from fractions import Fraction
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import av
@@ -25,7 +24,7 @@ _QUALITY = {"preset": "veryfast", "crf": "23", "tune": "psnr"}
 _BITS = 8
 
 
-def measure(path: Path, duration_us: int) -> dict[str, Any]:
+def measure(path: str, duration_us: int) -> dict[str, Any]:
     """The fields of a ComplexityReport; raises UnreadableMedia if there is nothing to measure."""
     bits, pixels = 0, 0
     with av.open(f"file:{path}", "r", options=DEMUXER_OPTIONS, metadata_errors="replace") as container:

@@ -319,4 +319,4 @@ def _guess(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    answer(probe)
+    answer(lambda path: probe(Path(path)))

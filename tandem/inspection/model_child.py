@@ -188,4 +188,4 @@ def _resident() -> int:
 
 
 if __name__ == "__main__":
-    answer(inspect)
+    answer(lambda path: inspect(Path(path)))

@@ -15,6 +15,7 @@ from orchestrator.children import batch
 from orchestrator.children.batch_outputs import write_answers
 from orchestrator.core.sharding import MAX_BLOCKS, BatchFacts, shards
 from orchestrator.ports.batches import Reading, Writing
+from tandem.inspection.answer import reply
 from tandem.protocol.errors import ResultRejected, UnreadableBatch
 from tandem.protocol.jobs import BatchFormat
 from tandem.protocol.rows import Row, pack_row, read_rows
@@ -164,8 +165,8 @@ def test_flipped_bits_of_an_arrow_file_never_get_through_unseen(tmp_path: Path) 
     for place in range(8, len(content) - 10, 7):
         flipped = bytearray(content)
         flipped[place] ^= 0xFF
-        reply: dict[str, Any] = batch._reply(_order(tmp_path, bytes(flipped), specs))
-        refusals += "refused" in reply
+        order = _order(tmp_path, bytes(flipped), specs)
+        refusals += "refused" in reply(batch.perform, order.model_dump_json())
     assert refusals
 
 
