@@ -15,17 +15,19 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from threading import Lock
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
-from tandem.protocol.errors import ConfigurationError, NotFound, TooLarge
+from tandem.protocol.errors import ConfigurationError, NotFound, TooLarge, Unavailable
 
 _PIECE = 2**20
 _ID = re.compile(r"sha256:([0-9a-f]{64})")
 _TEMPORARY = "tmp"
+
+Done = TypeVar("Done")
 
 
 @asynccontextmanager
@@ -54,8 +56,8 @@ class DiskArtifacts:
         try:
             async for chunk in chunks:
                 if upload.take(chunk):
-                    await asyncio.to_thread(upload.flush)
-            return await asyncio.to_thread(upload.finish)
+                    await _on_disk(upload.flush)
+            return await _on_disk(upload.finish)
         finally:
             await asyncio.shield(asyncio.to_thread(upload.close))
 
@@ -154,7 +156,8 @@ class _Upload:
         with self._busy:
             self._closed = True
             if self._file is not None:
-                self._file.close()
+                with suppress(OSError):  # what it still holds may not fit on the disk
+                    self._file.close()
                 self._temporary.unlink(missing_ok=True)
 
     def _write(self) -> BinaryIO:
@@ -167,6 +170,14 @@ class _Upload:
         self._digest.update(piece)
         self._file.write(piece)
         return self._file
+
+
+async def _on_disk(work: Callable[[], Done]) -> Done:
+    """In a thread. Raises Unavailable for what the disk does not do, which may pass."""
+    try:
+        return await asyncio.to_thread(work)
+    except OSError as error:
+        raise Unavailable(f"expected to store an artifact, got {error.strerror}; free some disk space") from error
 
 
 def _temporary(folder: Path) -> Path:

@@ -74,8 +74,11 @@ def size_of(given: Iterable[Path]) -> int:
 
 
 def _make_room(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return Path(mkdtemp(dir=folder)).resolve()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return Path(mkdtemp(dir=folder)).resolve()
+    except OSError as error:
+        raise Unavailable(f"expected to make a folder in {folder}, got {error.strerror}") from error
 
 
 class _Reply(BaseModel):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.adapters.artifacts import open_artifacts
-from tandem.protocol.errors import ConfigurationError, TooLarge
+from tandem.protocol.errors import ConfigurationError, TooLarge, Unavailable
 
 DIGEST = hashlib.sha256(b"whole").hexdigest()
 
@@ -34,6 +34,13 @@ async def test_an_upload_that_is_refused_leaves_no_file(tmp_path: Path) -> None:
         with pytest.raises(TooLarge):
             await artifacts.write(stream(bytes(2**20), bytes(2**20), b"!"), limit=2**21)
         assert files(tmp_path) == []
+
+
+async def test_a_disk_that_fails_ends_no_process(tmp_path: Path) -> None:
+    async with open_artifacts(tmp_path) as artifacts:
+        (tmp_path / "tmp").rmdir()
+        with pytest.raises(Unavailable, match="No such file or directory; free some disk space"):
+            await artifacts.write(stream(b"whole"), limit=5)
 
 
 async def test_a_killed_upload_is_cleared_away_at_the_next_start(tmp_path: Path) -> None:
