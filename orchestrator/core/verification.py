@@ -1,5 +1,6 @@
 """Whether a result is what was asked, judged from facts that the orchestrator found itself."""
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -13,9 +14,9 @@ from tandem.protocol.jobs import (
     TranscodeWork,
 )
 from tandem.protocol.ladder import AudioRendition, Rendition, Sprite, Stills, Thumbnails
-from tandem.protocol.media import MediaInfo, Source, VideoStream
+from tandem.protocol.media import AudioStream, SoundCount, Source, VideoCodec, VideoStream
 from tandem.protocol.rows import Row
-from tandem.protocol.sounding import sound_span
+from tandem.protocol.sounding import PACKET_SAMPLES, sound_span
 from tandem.protocol.tensors import Tensor, check_tensors, element_size, elements
 from tandem.protocol.timing import PICTURE_OFFSET_TICKS
 from tandem.protocol.units import ceil_div
@@ -23,8 +24,13 @@ from tandem.protocol.units import ceil_div
 _FRAME_TOLERANCE = 2
 _DURATION_TOLERANCE_US = 500_000
 _TIME_TOLERANCE_US = 2_000
+_DOUBTFUL_GAPS = 3
+"""So many times as far from each other frames may be where some are left out."""
 _SOUND_START_TOLERANCE_US = 60_000
 """A packet or two of priming."""
+_PACKET_TOLERANCE = 3
+"""At its ends."""
+_CONTAINERS = {VideoCodec.H264: "mpegts", VideoCodec.HEVC: "mpegts", VideoCodec.VP9: "ivf", VideoCodec.AV1: "ivf"}
 _SHOWN_TOLERANCE = 2
 """Pixels: scaling to even sizes may leave pixels a hair from square."""
 _OVERHEAD_BYTES = 2**20
@@ -130,43 +136,50 @@ def _picture_facts(work: TranscodeWork, asked: Rendition, file: Found) -> list[F
     media = file.source.media if file.source is not None else None
     if media is None or media.video is None or file.source is None:
         return [("a video stream", "in the file", "none", False)]
-    video, fault = media.video, media.unsplittable
+    video, fault, container = media.video, media.unsplittable, "mp4" if work.direct else _CONTAINERS[asked.codec]
     size, shown = (video.width, video.height), video.display_size
     off = max(abs(shown[0] - size[0]), abs(shown[1] - size[1]))
     depth = asked.pixel_format.bit_depth
     return [
+        ("container", container, media.format, container in media.format.split(",")),
         ("codec", asked.codec.value, video.codec, video.codec == asked.codec.value),
         ("size", (asked.width, asked.height), size, size == (asked.width, asked.height)),
         ("size as shown", size, shown, off <= _SHOWN_TOLERANCE),
         ("bits a sample", depth, video.bit_depth, video.bit_depth == depth),
         ("times that rise", "throughout", fault, fault is None),
         *_time_facts(work, asked, video),
-        *_track_facts(work, asked, media),
-        *([] if work.direct else _keyframe_facts(work, asked, video, file.source.keyframes)),
+        *_track_facts(work, asked, file.source),
+        *_keyframe_facts(work, asked, video, file.source.keyframes),
     ]
 
 
 def _time_facts(work: TranscodeWork, asked: Rendition, video: VideoStream) -> list[Fact]:
-    """Pieces of a variable rate have as many frames as they have: the sum is looked at when they are put together."""
-    wanted, begin = work.frames_of(asked), _begin(work)
-    start = video.start_us - (0 if work.direct else _OFFSET_US) - begin
-    if _irregular(work, asked):
-        most = work.media.video.frames if work.media.video else 0
-        return [
-            ("frames", f"1 to {most}", video.frames, 1 <= video.frames <= most + _FRAME_TOLERANCE),
-            ("a start in µs from", 0, start, -_TIME_TOLERANCE_US <= start < work.duration_us),
-        ]
-    off = abs(video.duration_us - work.duration_us)
-    return [
-        ("frames", wanted, video.frames, -_left_out(work) <= video.frames - wanted <= _FRAME_TOLERANCE),
-        ("a start in µs from", 0, start, -_TIME_TOLERANCE_US <= start <= _gap_us(work, asked) + _TIME_TOLERANCE_US),
+    """Pieces of a variable rate have as many frames as they have, but none longer than the longest of the source."""
+    begin = _begin(work)
+    start, least = video.start_us - _origin_us(work) - begin, -_TIME_TOLERANCE_US if begin else 0
+    late, off = _gap_us(work, asked) + _TIME_TOLERANCE_US, abs(video.duration_us - work.duration_us)
+    facts: list[Fact] = [
+        ("a start in µs from", 0, start, least <= start <= late),
         ("duration in µs", work.duration_us, video.duration_us, off <= _DURATION_TOLERANCE_US + _longest_us(work)),
     ]
+    if not _irregular(work, asked):
+        wanted = work.frames_of(asked)
+        fine = -_left_out(work) <= video.frames - wanted <= _FRAME_TOLERANCE
+        return [("frames", wanted, video.frames, fine), *facts]
+    most = work.media.video.frames if work.media.video else 0
+    fine = 1 <= video.frames <= most + _FRAME_TOLERANCE
+    steady = ("µs between frames", late, video.longest_us, video.longest_us <= late or not work.media.splittable)
+    return [("frames", f"1 to {most}", video.frames, fine), steady, *facts]
 
 
 def _begin(work: TranscodeWork) -> int:
     """When the task's pictures begin, in microseconds of the job's time."""
     return work.window.start_us - work.origin_us if work.window is not None else 0
+
+
+def _origin_us(work: TranscodeWork) -> int:
+    """Where the job's beginning is in the file."""
+    return 0 if work.direct else _OFFSET_US
 
 
 def _irregular(work: TranscodeWork, asked: Rendition) -> bool:
@@ -195,23 +208,48 @@ def _gap_us(work: TranscodeWork, asked: Rendition) -> int:
 
 def _keyframe_facts(work: TranscodeWork, asked: Rendition, video: VideoStream, keys: Sequence[int]) -> list[Fact]:
     """One at the first frame, and at the first of each cell of the job's GOPs: else pieces could not be switched."""
-    times = [key - _OFFSET_US for key in keys]
-    start = video.start_us - _OFFSET_US
+    times = [key - _origin_us(work) for key in keys]
+    start = video.start_us - _origin_us(work)
     begins = bool(times) and abs(times[0] - start) <= _TIME_TOLERANCE_US
-    facts: list[Fact] = [("a keyframe", "at the start", times[:1], begins)]
-    if _irregular(work, asked) or (work.media.video and work.media.video.variable_rate and asked.fps is None):
-        return facts
-    gop, slack = work.picture.gop_us, _gap_us(work, asked) + _TIME_TOLERANCE_US
+    gap = _gap_us(work, asked) * (1 if work.media.splittable else _DOUBTFUL_GAPS)
+    gop, slack = work.picture.gop_us, gap + _TIME_TOLERANCE_US
     first, end = ceil_div(start, gop), start + video.duration_us - slack
     cells = [cell * gop for cell in range(first, ceil_div(max(0, end), gop))]
-    missing = [cell for cell in cells if not any(cell - _TIME_TOLERANCE_US <= time <= cell + slack for time in times)]
-    return [*facts, ("a keyframe at each GOP, from µs", missing[:1], "none", not missing)]
+    missing = [cell for cell in cells if not _any_within(times, cell - _TIME_TOLERANCE_US, cell + slack)]
+    return [
+        ("a keyframe", "at the start", times[:1], begins),
+        ("a keyframe at each GOP, from µs", missing[:1], "none", not missing),
+    ]
 
 
-def _track_facts(work: TranscodeWork, asked: Rendition, media: MediaInfo) -> list[Fact]:
-    sound = tuple(each.codec.value for each in work.audio if each.name in asked.audio) if work.direct else ()
-    codecs = tuple(stream.codec for stream in media.audio)
-    return [("audio", sound, codecs, codecs == sound)]
+def _any_within(times: Sequence[int], first: int, last: int) -> bool:
+    """Of ascending ones."""
+    index = bisect_left(times, first)
+    return index < len(times) and times[index] <= last
+
+
+def _track_facts(work: TranscodeWork, asked: Rendition, source: Source) -> list[Fact]:
+    heard = [each for each in work.audio if each.name in asked.audio] if work.direct else []
+    sound, codecs = [each.codec.value for each in heard], [stream.codec for stream in source.media.audio]
+    facts: list[Fact] = [("audio", sound, codecs, codecs == sound and len(source.sounds) == len(sound))]
+    if facts[0][-1]:
+        facts += [
+            fact
+            for each, stream, count in zip(heard, source.media.audio, source.sounds, strict=True)
+            for fact in _packet_facts(each, stream, count)
+        ]
+    return facts
+
+
+def _packet_facts(asked: AudioRendition, got: AudioStream, count: SoundCount) -> list[Fact]:
+    """Sound that is encoded is without a gap, since its gaps are filled with silence; what is copied is as it was."""
+    if asked.bitrate is None:
+        return []
+    least = got.duration_us * got.sample_rate // (_MICRO * PACKET_SAMPLES[asked.codec]) - _PACKET_TOLERANCE
+    return [
+        ("packets of sound at least", least, count.packets, count.packets >= least),
+        ("packets that cannot be decoded", 0, count.broken, not count.broken),
+    ]
 
 
 def _size_facts(work: TranscodeWork, name: str, file: Found) -> list[Fact]:
@@ -224,20 +262,23 @@ def _size_facts(work: TranscodeWork, name: str, file: Found) -> list[Fact]:
 
 def _sound_facts(work: TranscodeWork, asked: AudioRendition, file: Found) -> list[Fact]:
     media = file.source.media if file.source is not None else None
-    if media is None or media.video is not None or len(media.audio) != 1:
+    counts = file.source.sounds if file.source is not None else ()
+    if media is None or media.video is not None or len(media.audio) != 1 or len(counts) != 1:
         return [("an audio stream", "and nothing else", "something else", False)]
-    (got,) = media.audio
+    (got,), (count,) = media.audio, counts
     track = work.media.audio[asked.track]
     end, span = track.start_us + track.duration_us - work.origin_us, sound_span(work, asked)
     ends = [end, *([work.clip.duration_us] if work.clip else []), *([_us(span.last, asked)] if span.last else [])]
     wanted = max(0, min(ends) - _us(span.first, asked))
     off = abs(got.start_us + got.duration_us - wanted)
     return [
+        ("container", "mp4", media.format, "mp4" in media.format.split(",")),
         ("codec", asked.codec.value, got.codec, got.codec == asked.codec.value),
         ("channels", asked.channels, got.channels, got.channels == asked.channels),
         ("Hz", asked.sample_rate, got.sample_rate, got.sample_rate == asked.sample_rate),
         ("a start in µs near", 0, got.start_us, abs(got.start_us) <= _SOUND_START_TOLERANCE_US),
         ("an end in µs near", wanted, got.start_us + got.duration_us, off <= _DURATION_TOLERANCE_US),
+        *_packet_facts(asked, got, count),
     ]
 
 

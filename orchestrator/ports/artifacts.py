@@ -10,7 +10,8 @@ class ArtifactStore(Protocol):
     async def write(self, chunks: AsyncIterator[bytes], limit: int) -> tuple[str, int]:
         """Takes a stream to its end and returns the artifact's id and size in bytes.
 
-        Raises TooLarge beyond `limit` bytes, Unavailable if the disk fails. Whatever ends it early leaves nothing behind.
+        Raises TooLarge beyond `limit` bytes, Unavailable if the disk fails. Whatever ends it early leaves nothing
+        behind.
         """
         ...
 

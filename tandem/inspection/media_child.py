@@ -29,7 +29,7 @@ from tandem.inspection.answer import answer
 from tandem.inspection.boxes import is_fragmented
 from tandem.inspection.jumps import Mender
 from tandem.inspection.keyframes import h264_begins, thin
-from tandem.inspection.proof import Proof
+from tandem.inspection.proof import Proof, SoundProof
 from tandem.inspection.timeline import MAX_FRAMES, NO_TIMES, Timeline
 from tandem.protocol.errors import UnreadableMedia
 from tandem.protocol.media import MAX_KEYFRAMES
@@ -75,7 +75,9 @@ def _facts(container: InputContainer, path: Path, *, thorough: bool) -> dict[str
     if not pictures and not any(_decodable(each, AUDIO_DECODERS) for each in sounds):
         raise UnreadableMedia("expected a video or an audio stream, got a file with neither that can be decoded")
     video = _Looked(pictures[0], Proof(pictures[0]) if thorough else None) if pictures else None
-    spans = {stream.index: _Span(stream) for stream in sounds}
+    if thorough and len(container.streams) != len(pictures[:1]) + len(sounds):
+        raise UnreadableMedia("expected pictures and sound alone, got other streams beside them")
+    spans = {stream.index: _Span(stream, SoundProof(stream) if thorough else None) for stream in sounds}
     clock = Mender(container.format.name)
     places = _read(container, video, spans, clock)
     audio = [_sound(stream, spans[stream.index]) for stream in sounds]
@@ -92,7 +94,8 @@ def _facts(container: InputContainer, path: Path, *, thorough: bool) -> dict[str
     layout = None
     if video is not None and video.in_order and "mp4" in container.format.name and not is_fragmented(path):
         layout = _layout(video, keyframes, *places)
-    return {"media": media, "keyframes": keyframes, "layout": layout}
+    counts = [span.proof.conclude() for span in spans.values() if span.proof is not None]
+    return {"media": media, "keyframes": keyframes, "layout": layout, "sounds": [dict(each) for each in counts]}
 
 
 def _layout(video: "_Looked", keyframes: Sequence[int], first: int, end: int) -> dict[str, Any]:
@@ -111,10 +114,13 @@ class _Span:
     """When a stream begins and ends, in its own ticks."""
 
     stream: AudioStream
+    proof: SoundProof | None = None
     start: int | None = None
     end: int = 0
 
     def add(self, packet: "Packet[Any]") -> None:
+        if self.proof is not None and packet.size:
+            self.proof.add(packet)
         if packet.pts is not None and not packet.is_discard:
             self.start = packet.pts if self.start is None else self.start
             self.end = max(self.end, packet.pts + (packet.duration or 0))

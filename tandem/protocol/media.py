@@ -155,6 +155,14 @@ class Layout(Frozen):
     """Of the keyframes, ascending."""
 
 
+class SoundCount(Frozen):
+    """Of an audio stream of a result."""
+
+    packets: int = Field(ge=0)
+    broken: int = Field(ge=0)
+    """So many that cannot be decoded, of those that were tried."""
+
+
 class Source(Frozen):
     """A file as an inspection finds it: the facts that nodes are told, and those that only planning needs."""
 
@@ -162,3 +170,5 @@ class Source(Frozen):
     keyframes: tuple[Instant, ...] = Field(default=(), max_length=MAX_KEYFRAMES)
     """Presentation times, ascending, at which decoding can really begin; of many close ones, some are left out."""
     layout: Layout | None = None
+    sounds: tuple[SoundCount, ...] = Field(default=(), max_length=MAX_TRACKS)
+    """Of the audio streams, in their order; of results alone."""

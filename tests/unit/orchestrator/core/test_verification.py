@@ -1,4 +1,5 @@
 from contextlib import nullcontext
+from time import process_time
 
 import pytest
 
@@ -6,7 +7,7 @@ from orchestrator.core.verification import Found, check_content, check_files, ch
 from tandem.protocol.errors import ResultRejected
 from tandem.protocol.jobs import FileResult, TranscodeWork
 from tandem.protocol.ladder import RenditionRequest, SubtitleRendition, Window
-from tandem.protocol.media import AudioStream, MediaInfo, Source, SubtitleStream
+from tandem.protocol.media import AudioStream, MediaInfo, SoundCount, Source, SubtitleStream
 from tandem.protocol.tensors import Datatype, Tensor
 from tests.fixtures.protocol import SHA, inference_work, media, tensor, transcode_work
 
@@ -27,8 +28,13 @@ def test_other_renditions_are_rejected(names: tuple[str, ...]) -> None:
         check_files(WORK, results(*names))
 
 
-def found(info: MediaInfo, size: int = 1000, keyframes: tuple[int, ...] = ()) -> Found:
-    return Found(size, Source(media=info, keyframes=keyframes))
+def found(
+    info: MediaInfo, size: int = 1000, keyframes: tuple[int, ...] = (0,), lost: int = 0, broken: int = 0
+) -> Found:
+    """A file of which so many packets of sound are missing, and so many broken."""
+    counts = (each.duration_us * each.sample_rate // 1_024_000_000 + 1 - lost for each in info.audio)
+    sounds = tuple(SoundCount(packets=count, broken=broken) for count in counts)
+    return Found(size, Source(media=info, keyframes=keyframes, sounds=sounds))
 
 
 def check(work: TranscodeWork, **files: Found) -> None:
@@ -56,6 +62,7 @@ def test_a_good_result_passes() -> None:
         (media(426, 240, sound=False), "audio"),
         (media(426, 240, duration_us=1_400_000), "duration"),
         (media(426, 240).model_copy(update={"unsplittable": "times that run backwards"}), "times that rise"),
+        (media(426, 240).model_copy(update={"format": "matroska,webm"}), "container mp4, got matroska,webm"),
         (MediaInfo(format="mp4", duration_us=2_000_000, video=None), "a video stream"),
     ],
 )
@@ -94,7 +101,8 @@ PIECE = transcode_work(
 
 
 def piece(start_us: int = 14_000_000, frames: int = 100, duration_us: int = 4_000_000, **video: object) -> MediaInfo:
-    return media(640, 360, sound=False, start_us=start_us, frames=frames, duration_us=duration_us, **video)
+    info = media(640, 360, sound=False, start_us=start_us, frames=frames, duration_us=duration_us, **video)
+    return info.model_copy(update={"format": "mpegts"})
 
 
 def test_a_window_is_on_the_jobs_timeline() -> None:
@@ -117,10 +125,47 @@ def test_windows_that_would_not_fit_are_rejected(info: MediaInfo, keyframes: tup
 
 
 def test_a_window_of_a_variable_rate_may_have_few_frames() -> None:
-    vague = PIECE.model_copy(update={"media": media(640, 360, start_us=5_000_000, frames=250, variable_rate=True)})
-    check_content(vague, {"360p": found(piece(frames=3, start_us=15_000_000), keyframes=(15_000_000,))})
-    with pytest.raises(ResultRejected, match="frames 1 to 250, got 300"):
-        check_content(vague, {"360p": found(piece(frames=300), keyframes=(14_000_000,))})
+    few = piece(15_000_000, frames=3, duration_us=3_000_000, longest_us=1_500_000)
+    check_content(VAGUE, {"360p": found(few, keyframes=(15_000_000, 16_000_000))})
+
+
+VAGUE = PIECE.model_copy(
+    update={"media": media(640, 360, start_us=5_000_000, frames=250, variable_rate=True, longest_us=1_500_000)}
+)
+
+
+@pytest.mark.parametrize(
+    ("info", "said"),
+    [
+        (piece(frames=300), "frames 1 to 250, got 300"),
+        (piece(15_000_000, frames=2, duration_us=3_000_000, longest_us=1_600_000), "µs between frames 1502000, got"),
+        (piece(16_000_000, duration_us=2_000_000), "a start in µs from 0, got 2000000"),
+        (piece(frames=1, duration_us=40_000), "duration in µs 4000000, got 40000"),
+        (piece(), r"a keyframe at each GOP, from µs \[6000000\]"),
+    ],
+)
+def test_windows_of_a_variable_rate_that_lack_pictures_are_rejected(info: MediaInfo, said: str) -> None:
+    keyframe = info.video.start_us if info.video else 0
+    with pytest.raises(ResultRejected, match=said):
+        check_content(VAGUE, {"360p": found(info, keyframes=(keyframe,))})
+
+
+def test_gops_are_as_asked_in_an_mp4_too() -> None:
+    work = transcode_work(media(640, 360, sound=False), RenditionRequest(height=360), gop_seconds=1)
+    good = media(640, 360, sound=False)
+    check_content(work, {"360p": found(good, keyframes=(0, 1_000_000))})
+    with pytest.raises(ResultRejected, match=r"a keyframe at each GOP, from µs \[1000000\]"):
+        check_content(work, {"360p": found(good)})
+
+
+def test_the_keyframes_of_a_long_file_are_looked_at_soon() -> None:
+    hours = 12 * 3600
+    long = media(640, 360, sound=False, frames=hours, frame_rate=(1, 1), duration_us=hours * 10**6)
+    long = long.model_copy(update={"duration_us": hours * 10**6})
+    work = transcode_work(long, RenditionRequest(height=360), gop_seconds=1)
+    began = process_time()
+    check_content(work, {"360p": found(long, keyframes=tuple(range(0, hours * 10**6, 10**6)))})
+    assert process_time() - began < 5
 
 
 def sound(channels: int = 2, codec: str = "aac", start_us: int = 0, duration_us: int = 2_000_000) -> MediaInfo:
@@ -152,6 +197,9 @@ def test_sound_stills_and_text_pass() -> None:
         ("audio0", found(sound(duration_us=1_000_000)), "an end in µs near 2000000, got 1000000"),
         ("audio0", found(media()), "an audio stream"),
         ("audio0", found(sound(), size=2**20), "bytes at most"),
+        ("audio0", found(sound().model_copy(update={"format": "matroska,webm"})), "container mp4"),
+        ("audio0", found(sound(), lost=5), "packets of sound at least 90, got 89"),
+        ("audio0", found(sound(), broken=2), "packets that cannot be decoded 0, got 2"),
         ("thumbnails", Found(9, pictures=((160, 90),)), "pictures 4, got 1"),
         ("thumbnails", Found(9), "pictures 4, got 0"),
         ("sprite", Found(9, pictures=((96, 18), (96, 17))), r"the size \(96, 18\)"),

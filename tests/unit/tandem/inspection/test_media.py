@@ -16,7 +16,7 @@ from tandem.inspection.proof import Proof
 from tandem.process import Limits
 from tandem.protocol.capacity import Sandbox
 from tandem.protocol.errors import Unavailable, UnreadableMedia
-from tandem.protocol.media import MediaInfo
+from tandem.protocol.media import MediaInfo, SoundCount
 from tests.fixtures.media import CLIPS, encode, ffmpeg, rotate
 from tests.fixtures.sources import SOURCES, Source
 
@@ -219,6 +219,60 @@ def test_a_broken_picture_is_found_where_it_is_looked_for(
                 if packet.size:
                     proof.add(given)
             proof.conclude()
+
+
+def rewritten(path: Path, *pieces: tuple[Path, float, float], streams: int = 1) -> Path:
+    """The packets of some files from and up to some times (seconds), one after the other, as one transport stream."""
+    with av.open(str(path), "w", format="mpegts", options={"mpegts_copyts": "1"}) as target:
+        with av.open(str(pieces[0][0])) as first:
+            tracks = [target.add_stream_from_template(first.streams.video[0]) for _ in range(streams)]
+        for source, start, end in pieces:
+            with av.open(str(source)) as container:
+                for packet in container.demux(container.streams.video[0]):
+                    if packet.size and start <= float(packet.pts * packet.time_base) < end:
+                        for packet.stream in tracks:
+                            target.mux_one(packet)
+    return path
+
+
+def window(path: Path, size: str, *options: str) -> Path:
+    """Four seconds of pictures as a node delivers them."""
+    ffmpeg(
+        *("-f", "lavfi", "-i", f"testsrc2=size={size}:rate=25:duration=4", "-c:v", "libx264", "-g", "25"),
+        *("-muxdelay", "0", "-muxpreload", "0", "-output_ts_offset", "10", *options, path),
+    )
+    return path
+
+
+async def test_a_result_is_of_one_size_and_one_stream_and_of_closed_gops(tmp_path: Path) -> None:
+    whole, tiny = window(tmp_path / "a.ts", "128x96"), window(tmp_path / "b.ts", "32x24")
+    open_gops = ("-x264-params", "open-gop=1:keyint=25:min-keyint=25:scenecut=0:bframes=3")
+    files = {
+        window(tmp_path / "open.ts", "128x96", *open_gops): "GOPs that are closed",
+        rewritten(tmp_path / "shrinks.ts", (whole, 0, 10.99), (tiny, 10.99, 99)): "pictures of (128, 96), got one of",
+        rewritten(tmp_path / "twice.ts", (whole, 0, 99), streams=2): "pictures and sound alone",
+        rewritten(tmp_path / "late.ts", (whole, 10.5, 99)): "a keyframe first",
+    }
+    fine, *found = await inspect_results([whole, *files], sandbox=Sandbox.LIMITS, clock=SystemClock())
+    assert fine.source is not None
+    for report, said in zip(found, files.values(), strict=True):
+        assert said in report.refused
+
+
+async def test_packets_of_sound_are_counted_and_tried(tmp_path: Path) -> None:
+    path = tmp_path / "tone.mp4"
+    ffmpeg("-f", "lavfi", "-i", "sine=sample_rate=48000:duration=3", "-c:a", "aac", path)
+    data = bytearray(path.read_bytes())
+    begin = data.index(b"mdat") + 4
+    end = begin - 8 + int.from_bytes(data[begin - 8 : begin - 4])
+    data[begin:end] = b"\x55" * (end - begin)
+    (tmp_path / "broken.mp4").write_bytes(data)
+    paths = (path, tmp_path / "broken.mp4")
+    fine, broken = await inspect_results(paths, sandbox=Sandbox.LIMITS, clock=SystemClock())
+    assert fine.source is not None
+    assert fine.source.sounds == (SoundCount(packets=142, broken=0),)
+    assert broken.source is not None
+    assert broken.source.sounds[0].broken
 
 
 async def test_a_probe_that_passes_its_bounds_blames_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
