@@ -231,8 +231,12 @@ def _any_within(times: Sequence[int], first: int, last: int) -> bool:
 def _track_facts(work: TranscodeWork, asked: Rendition, source: Source) -> list[Fact]:
     heard = [each for each in work.audio if each.name in asked.audio] if work.direct else []
     sound, codecs = [each.codec.value for each in heard], [stream.codec for stream in source.media.audio]
-    facts: list[Fact] = [("audio", sound, codecs, codecs == sound and len(source.sounds) == len(sound))]
-    if facts[0][-1]:
+    counts = len(source.sounds)
+    facts: list[Fact] = [
+        ("audio", sound, codecs, codecs == sound),
+        ("tracks of sound that are counted", len(sound), counts, counts == len(sound)),
+    ]
+    if codecs == sound and counts == len(sound):
         facts += [
             fact
             for each, stream, count in zip(heard, source.media.audio, source.sounds, strict=True)

@@ -232,9 +232,12 @@ class Assembly:
             await _demand_own(path, source)
         found: list[JobFile] = []
         for begin in range(0, len(given), _AT_ONCE):
-            async with asyncio.TaskGroup() as group:
-                some = given[begin : begin + _AT_ONCE]
-                tasks = [group.create_task(self._put(path, pieces(source))) for path, source in some]
+            some = given[begin : begin + _AT_ONCE]
+            try:
+                async with asyncio.TaskGroup() as group:
+                    tasks = [group.create_task(self._put(path, pieces(source))) for path, source in some]
+            except ExceptionGroup as failed:
+                raise failed.exceptions[0] from failed
             found += [task.result() for task in tasks]
         return found
 

@@ -9,7 +9,7 @@ from tandem.client import TandemClient
 from tandem.clock import SystemClock
 from tandem.inspection.calls import inspect_media
 from tandem.protocol.capacity import Sandbox
-from tandem.protocol.errors import ResultRejected
+from tandem.protocol.errors import ResultRejected, Unavailable
 from tandem.protocol.jobs import JobState, TranscodeOutput
 from tests.fixtures.api import Api
 from tests.fixtures.hls import attributes, lint
@@ -154,6 +154,21 @@ async def test_results_that_do_not_fit_fail_the_job_by_name(
     assert (job["state"], job["error"]["code"]) == ("failed", "assembly_failed")
     assert "GOPs" in job["error"]["detail"]
     await stream.assembly._settle(stream.job)  # over: nothing is left to do
+
+
+async def test_a_full_disk_is_waited_for(api: Api, film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = await begin(api, film, request(output={"container": "hls"}), (0,), tmp_path)
+    await stream.deliver(1)
+
+    async def fails(*_: object) -> None:
+        raise Unavailable("expected to store an artifact, got No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stream.assembly._artifacts, "write", fails)
+        with pytest.raises(Unavailable):
+            await stream.assembly.advance(stream.job)
+    await stream.assembly.advance(stream.job)
+    assert await api.store.packages(stream.job)
 
 
 async def test_pictures_beside_an_mp4(api: Api, film: Path, tmp_path: Path) -> None:

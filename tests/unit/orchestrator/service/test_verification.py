@@ -12,11 +12,13 @@ from orchestrator.service.lifecycle import Bells, Lifecycle
 from orchestrator.service.verification import Verifier
 from tandem.inspection.trial import Trial
 from tandem.protocol.jobs import AttemptState, FileResult, TranscodeOutput
-from tandem.protocol.media import MediaInfo, Source
+from tandem.protocol.media import MediaInfo, SoundCount, Source
 from tests.fixtures.online import unchecked
 from tests.fixtures.protocol import NODE, media
 from tests.unit.orchestrator.service.conftest import Market
 from tests.unit.orchestrator.service.test_scheduling import submit
+
+HEARD = SoundCount(packets=94, broken=0)
 
 
 class Probe:
@@ -27,7 +29,7 @@ class Probe:
 
     async def results(self, paths: Sequence[Path]) -> list[Source | str]:
         sizes = (map(int, path.read_text().split("x")) for path in paths)
-        return [Source(media=media(*size)) for size in sizes]
+        return [Source(media=media(*size), keyframes=(0,), sounds=(HEARD,)) for size in sizes]
 
     async def complexity(self, path: Path, media: MediaInfo) -> int | None:
         raise NotImplementedError

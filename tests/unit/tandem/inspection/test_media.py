@@ -229,7 +229,8 @@ def rewritten(path: Path, *pieces: tuple[Path, float, float], streams: int = 1) 
         for source, start, end in pieces:
             with av.open(str(source)) as container:
                 for packet in container.demux(container.streams.video[0]):
-                    if packet.size and start <= float(packet.pts * packet.time_base) < end:
+                    at = float((packet.pts or 0) * (packet.time_base or 0))
+                    if packet.size and start <= at < end:
                         for packet.stream in tracks:
                             target.mux_one(packet)
     return path
@@ -237,10 +238,8 @@ def rewritten(path: Path, *pieces: tuple[Path, float, float], streams: int = 1) 
 
 def window(path: Path, size: str, *options: str) -> Path:
     """Four seconds of pictures as a node delivers them."""
-    ffmpeg(
-        *("-f", "lavfi", "-i", f"testsrc2=size={size}:rate=25:duration=4", "-c:v", "libx264", "-g", "25"),
-        *("-muxdelay", "0", "-muxpreload", "0", "-output_ts_offset", "10", *options, path),
-    )
+    picture = ("-f", "lavfi", "-i", f"testsrc2=size={size}:rate=25:duration=4", "-c:v", "libx264", "-g", "25")
+    ffmpeg(*picture, "-muxdelay", "0", "-muxpreload", "0", "-output_ts_offset", "10", *options, path)
     return path
 
 
