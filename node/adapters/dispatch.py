@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from node.adapters.seats import Seat
 from node.adapters.served import Batch, Request, Served
@@ -45,7 +46,7 @@ class Dispatcher:
         self._bytes += request.size
         served.meter.hits += 1
         served.queue.append(request)
-        if len(served.queue) == 1 or served.batches:
+        if len(served.queue) == 1 or request.batches:
             self.pump(served)
         return request
 
@@ -57,9 +58,10 @@ class Dispatcher:
                 self._waiting[served] = None
                 self._wanting(served)
                 return
-            group = served.take(self._clock.monotonic())
+            now = self._clock.monotonic()
+            group = served.take(now)
             if group:
-                self._send(served, seat, group)
+                self._send(served, seat, group, now)
             elif served.queue:
                 self._later(served)
                 return
@@ -89,8 +91,11 @@ class Dispatcher:
     def _seat(self, served: Served) -> Seat | None:
         """The least busy one that has the model and room."""
         fast = served.fast and not served.batches
-        free = [seat for seat in served.seats if seat.room(fast=fast)]
-        return min(free, key=_busy) if free else None
+        found = None
+        for seat in served.seats:
+            if (found is None or seat.busy < found.busy) and seat.room(fast=fast):
+                found = seat
+        return found
 
     def _later(self, served: Served) -> None:
         if served.timer is None:
@@ -102,7 +107,7 @@ class Dispatcher:
         served.timer = None
         self.pump(served)
 
-    def _send(self, served: Served, seat: Seat, requests: list[Request]) -> None:
+    def _send(self, served: Served, seat: Seat, requests: list[Request], now: float) -> None:
         for request in requests:
             self._unqueued(request)
         facts, pieces = _laid_out(requests)
@@ -117,7 +122,7 @@ class Dispatcher:
             self._fail_all(requests, NoCapacity("expected a free lane of the worker, got none; try again"))
             return
         worker.write(lane, offsets, pieces)
-        batch = Batch(served, requests, seat, worker, fast=served.fast, sent=self._clock.monotonic())
+        batch = Batch(served, requests, seat, worker, fast=served.fast, sent=now)
         for request in requests:
             request.batch = batch
         seat.begin(fast=batch.fast)
@@ -125,9 +130,9 @@ class Dispatcher:
         batch.order = worker.order(
             Kind.RUN,
             text,
-            lambda head, outcome: self._answered(batch, head, outcome),
+            partial(self._answered, batch),
             due=batch.sent + self._limits.run_seconds,
-            late=lambda: self._fail_all(requests, self._timeout()),
+            late=partial(self._overdue, requests),
             lane=lane,
             inputs=sum([request.size for request in requests]),
         )
@@ -246,16 +251,15 @@ class Dispatcher:
                 {"message": "the outcome of a request was not taken", "exception": error}
             )
 
+    def _overdue(self, requests: Sequence[Request]) -> None:
+        self._fail_all(requests, self._timeout())
+
     def _late(self, request: Request) -> None:
         self._deliver(self._unqueued(request), self._timeout())
 
     def _timeout(self) -> AttemptTimeout:
         seconds = self._limits.run_seconds
         return AttemptTimeout(f"expected the model to run within {seconds:g} s, and it did not")
-
-
-def _busy(seat: Seat) -> int:
-    return seat.busy
 
 
 def _laid_out(requests: Sequence[Request]) -> tuple[tuple[Merged, ...], list[list[bytes | memoryview]]]:

@@ -153,7 +153,7 @@ class WorkerInference:
             raise
         if isinstance(outcome, TandemError):
             raise outcome
-        return outcome if warm else replace(outcome, warm=False)
+        return outcome if warm else outcome._replace(warm=False)
 
     def warm(self) -> tuple[WarmModel, ...]:
         return tuple(

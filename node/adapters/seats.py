@@ -47,9 +47,9 @@ class Seat:
 
     def room(self, *, fast: bool) -> bool:
         """Whether one more run may be sent. Behind fast ones one more may wait, so that the worker need not."""
-        if self.worker is None or self.worker.stopped or not self.up.is_set():
+        if self.busy >= self.slots + (fast and not self.slow):
             return False
-        return self.busy < self.slots or (fast and not self.slow and self.busy == self.slots)
+        return self.worker is not None and not self.worker.stopped and self.up.is_set()
 
     def begin(self, *, fast: bool) -> None:
         self.busy += 1

@@ -64,7 +64,7 @@ class Served:
         self._drop_cancelled()
         if not self.queue:
             return []
-        if not self.batches or not self.queue[0].rows:
+        if not self.queue[0].rows or not self.batches:
             return [self.queue.popleft()]
         group, rows = self._group()
         if rows < self.settings.max_batch and len(group) == len(self.queue) and now < self.wait_until:
@@ -101,6 +101,7 @@ class Request:
         "_cancelled",
         "again",
         "batch",
+        "batches",
         "done",
         "inputs",
         "key",
@@ -130,7 +131,8 @@ class Request:
         self.batch: Batch | None = None
         self.size = sum([len(tensor.data) for tensor in self.inputs])
         self.rows, self.key = 0, _NO_KEY
-        if served.batches:
+        self.batches = served.batches
+        if self.batches:
             self.rows, self.key = rows_of(self.inputs), key_of(self.inputs, self.outputs)
         self._cancelled = cancelled
 

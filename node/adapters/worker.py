@@ -123,14 +123,14 @@ class Worker:
         """`answer` is called once, never before this returns."""
         number = next(self._numbers)
         order = self._orders[number] = Order(number, answer, lane, due, late, inputs=inputs)
-        if not self._send(Head(kind, max(lane, 0), 0, number), text):
+        if not self._send(kind, text, max(lane, 0), number):
             # What does not read its orders any more is beyond help; the end of its process fails this one too.
             self.kill(ChildCrashed("the inference worker took no more orders"))
         return order
 
     def tell(self, kind: Kind, text: bytes) -> None:
         """An order that has no answer."""
-        self._send(Head(kind, 0, 0, 0), text)
+        self._send(kind, text)
 
     def cancel(self, order: Order) -> None:
         """Asks the worker to end the order; it is answered all the same, or the worker is killed by `check`."""
@@ -162,11 +162,11 @@ class Worker:
 
     # --- the process
 
-    def _send(self, head: Head, text: bytes) -> bool:
+    def _send(self, kind: Kind, text: bytes, lane: int = 0, number: int = 0) -> bool:
         if self.stopped or self._child is None:
             return False
         try:
-            self._socket.send(HEAD.pack(*head) + text)
+            self._socket.send(HEAD.pack(kind, lane, 0, number) + text)
         except OSError:  # BlockingIOError among them
             return False
         return True

@@ -5,7 +5,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from tandem.protocol.capacity import Capability, Capacity
 from tandem.protocol.errors import TandemError
@@ -62,8 +62,7 @@ class WarmModel:
     pinned: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ModelRun:
+class ModelRun(NamedTuple):
     """What one run of a model gave."""
 
     outputs: tuple[Tensor, ...]

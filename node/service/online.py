@@ -9,8 +9,9 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
-from typing import NamedTuple, Protocol, Self
+from typing import Protocol, Self
 
 from node.ports.execution import Inference, ModelFiles, ModelRun, Running
 from node.ports.transfer import Shelf, Transfer
@@ -98,7 +99,6 @@ class Online:
         self._offered: tuple[WarmModel, ...] = ()
         self._running = 0
         self._idle = asyncio.Event()
-        self._idle.set()
         self.draining = False
 
     async def __aenter__(self) -> Self:
@@ -148,7 +148,8 @@ class Online:
     async def drain(self, grace: float) -> None:
         """Takes no more requests, and waits up to `grace` seconds for those that run."""
         self.draining = True
-        await happens(self._idle, self._clock, grace)
+        if self._running:
+            await happens(self._idle, self._clock, grace)
 
     # --- models
 
@@ -258,18 +259,12 @@ class Online:
             raise Unavailable(f"expected a price of {expected} wei by this node's offer, got {price}")
         self.usage.begin(sender, price)
         self._running += 1
-        self._idle.clear()
 
     def over(self) -> None:
         """A request that was admitted has ended."""
         self._running -= 1
-        if not self._running:
+        if self.draining and not self._running:
             self._idle.set()
-
-
-class _Begun(NamedTuple):
-    running: Running
-    price: int
 
 
 class Requests:
@@ -280,7 +275,8 @@ class Requests:
         self._sender = sender
         self._streams = streams
         self._ring = ring
-        self._begun: dict[int, _Begun] = {}
+        self._begun: dict[int, tuple[Running, int]] = {}
+        """By stream, with the price in wei."""
 
     def receive(self, message: bytes) -> None:
         """Takes a message of streams. Raises StreamViolation."""
@@ -304,15 +300,11 @@ class Requests:
         stream, online = event.stream, self._online
         head, inputs = decode_request(event.head, event.body)
         online.admit(self._sender, head.digest, head.price, inputs)
-
-        def done(outcome: ModelRun | TandemError) -> None:
-            self._done(stream, outcome)
-
-        running = online.inference.submit(head.digest, inputs, head.outputs, done)
-        self._begun[stream] = _Begun(running, head.price)
+        running = online.inference.submit(head.digest, inputs, head.outputs, partial(self._done, stream))
+        self._begun[stream] = running, head.price
 
     def _done(self, stream: int, outcome: ModelRun | TandemError) -> None:
-        begun = self._begun.pop(stream)
+        _, price = self._begun.pop(stream)
         self._online.over()
         if isinstance(outcome, ModelRun):
             try:
@@ -323,20 +315,21 @@ class Requests:
             except TandemError as error:  # too large for a message
                 outcome = error
             else:
-                (self._online.usage.served if told else self._online.usage.failed)(self._sender, begun.price)
+                (self._online.usage.served if told else self._online.usage.failed)(self._sender, price)
         if isinstance(outcome, TandemError):
             if isinstance(outcome, Unavailable):
                 self._online.changed()  # that the model has gone is said before, so that it is not asked for again
-            self._online.usage.failed(self._sender, begun.price)
+            self._online.usage.failed(self._sender, price)
             self._streams.fail(stream, outcome)
         self._ring()
 
     def _stop(self, stream: int) -> None:
         begun = self._begun.pop(stream, None)
         if begun is not None:
-            begun.running.cancel()
+            running, price = begun
+            running.cancel()
             self._online.over()
-            self._online.usage.failed(self._sender, begun.price)
+            self._online.usage.failed(self._sender, price)
 
 
 def _same(one: LoadModel, other: LoadModel) -> bool:

@@ -9,8 +9,8 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from node.core.exposure import headroom
-from node.core.usage import LATE_SECONDS, Lateness
+from node.core.exposure import Balance, headroom
+from node.core.usage import LATE_SECONDS, Lateness, Tally
 from node.service.books import Books
 from node.service.link import Link
 from tandem import logging as log
@@ -41,24 +41,33 @@ class Usage:
         self._max_unpaid = max_unpaid
         self._queue: asyncio.Queue[tuple[Address, UsageWindow | _Opened]] = asyncio.Queue()
         self._late = Lateness()
+        self._balance: Balance | None = None
+        self._headroom = 0
+        """Of that balance, with nothing under way."""
 
     # --- for every request
 
     def room(self, sender: Address) -> int:
         """Wei of further on-line work before `max_unpaid` is passed; below zero where it was already."""
-        books = self._books
-        return headroom(books.balance, books.held + books.tally(sender).exposure, self._max_unpaid)
+        return self._room(self._books.tally(sender))
 
     def begin(self, sender: Address, price: int) -> None:
         """Raises ExposureExceeded for a request that there is no room for."""
-        room = self.room(sender)
+        tally = self._books.tally(sender)
+        room = self._room(tally)
         if price > room:
             raise ExposureExceeded(
                 f"expected work for at most {max(0, room)} wei until more is settled and paid (max_unpaid is "
-                f"{self._max_unpaid}, {self._books.tally(sender).unsettled} is served and in no window, and "
+                f"{self._max_unpaid}, {tally.unsettled} is served and in no window, and "
                 f"{self._books.balance.missed} was lost count of), got {price}; pay first"
             )
-        self._books.tally(sender).begin(price)
+        tally.begin(price)
+
+    def _room(self, tally: Tally) -> int:
+        balance = self._books.balance
+        if balance is not self._balance:
+            self._balance, self._headroom = balance, headroom(balance, 0, self._max_unpaid)
+        return self._headroom - self._books.held - tally.exposure
 
     def served(self, sender: Address, price: int) -> None:
         """The whole answer is on its way."""

@@ -2,10 +2,10 @@
 
 import os
 from contextlib import suppress
-from pathlib import Path
 
-_PROC = Path("/proc")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_MOST = 2**16
+"""Bytes of one file: the numbers of some thousand children of a thread."""
 
 
 def descendants(pid: int) -> list[int]:
@@ -25,15 +25,25 @@ def resident_bytes(pid: int) -> int:
 
 def _children(pid: int) -> list[int]:
     children: list[int] = []
-    with suppress(OSError):  # it may be gone at any moment, also while its threads are listed
-        for path in _PROC.glob(f"{pid}/task/*/children"):
+    # It may be gone at any moment, also while its threads are listed.
+    with suppress(OSError), os.scandir(f"/proc/{pid}/task") as threads:
+        for thread in threads:
             with suppress(OSError):
-                children += map(int, path.read_text().split())
+                children += map(int, _read(f"{thread.path}/children").split())
     return children
 
 
 def _resident(pid: int) -> int:
     try:
-        return int((_PROC / str(pid) / "statm").read_text().split()[1]) * _PAGE
+        return int(_read(f"/proc/{pid}/statm").split()[1]) * _PAGE
     except (OSError, IndexError):
         return 0
+
+
+def _read(path: str) -> bytes:
+    """At once, and without what a file object brings: children are looked at five times a second."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, _MOST)
+    finally:
+        os.close(descriptor)
