@@ -80,9 +80,8 @@ class Exports:
             for index, sending in enumerate(sendings, 1):
                 await self._write(sending)
                 record = replace(record, written=(*record.written, sending.name))
-                if index % _UNSAVED == 0 or len(sendings) <= _UNSAVED:
+                if index % _UNSAVED == 0 or len(sendings) <= _UNSAVED or index == len(sendings):
                     await self._store.save_export(record)
-            await self._store.save_export(record)
             event: Event | None = Exported()
         except TandemError as error:
             event = await self._failed(record, error)

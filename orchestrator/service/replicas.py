@@ -58,7 +58,7 @@ class Replicas:
         for served in self.models():
             replica = self._by_model[served].get(node.address)
             if replica is not None and replica.state is ReplicaState.READY and served not in warm:
-                self._remove(served, node.address)
+                self.lost(served, node.address)
         for served in warm:
             self._ready(served, node)
 
@@ -69,7 +69,7 @@ class Replicas:
                 if node.address in self.of(said.model):  # else its offer, which is bounded, will say so
                     self._ready(said.model, node)
             case ModelState.UNLOADED:
-                self._remove(said.model, node.address)
+                self.lost(said.model, node.address)
             case ModelState.FAILED:
                 error = error_from_wire(said.code or Unavailable.code, said.detail, retryable=said.retryable)
                 self._failed(said.model, node.address, error)
@@ -79,7 +79,7 @@ class Replicas:
     def left(self, address: str) -> None:
         """A node's session has ended."""
         for served in self.models():
-            self._remove(served, address)
+            self.lost(served, address)
 
     # --- what is asked for
 
@@ -115,7 +115,7 @@ class Replicas:
 
     def drop(self, served: str, address: str) -> None:
         """Has a node let go of the model."""
-        self._remove(served, address)
+        self.lost(served, address)
         node = self._nodes.get(address)
         if node is not None:
             node.link.send(UnloadModel(model=served))
@@ -132,8 +132,12 @@ class Replicas:
                 self.drop(served, address)
 
     def lost(self, served: str, address: str) -> None:
-        """The node says that the model is not there."""
-        self._remove(served, address)
+        """The node has the model no more."""
+        replicas = self._by_model.get(served)
+        if replicas is not None and replicas.pop(address, None) is not None:
+            if not replicas:
+                del self._by_model[served]
+            self._changed(served)
 
     def expire(self) -> None:
         """Gives up on loads that take too long, and forgets failures after a while."""
@@ -145,7 +149,7 @@ class Replicas:
                     late = Unavailable(f"expected the node to load the model within {self._policy.load:.0f} s")
                     self._failed(served, replica.node, late)
                 elif replica.state is ReplicaState.FAILED and age > self._policy.retry:
-                    self._remove(served, replica.node)
+                    self.lost(served, replica.node)
 
     def why_not(self, model: ModelInfo) -> TandemError:
         """Why there is no node for the model: the error of the last that tried, or what each node lacks."""
@@ -179,13 +183,6 @@ class Replicas:
         if replica is not None:
             replica.state, replica.error, replica.since = ReplicaState.FAILED, error, self._clock.monotonic()
             log.event(logger, "model_failed", model=served, node=address, code=error.code, detail=error.detail)
-            self._changed(served)
-
-    def _remove(self, served: str, address: str) -> None:
-        replicas = self._by_model.get(served)
-        if replicas is not None and replicas.pop(address, None) is not None:
-            if not replicas:
-                del self._by_model[served]
             self._changed(served)
 
     def _order(self, model: ModelInfo, *, pinned: bool) -> LoadModel:

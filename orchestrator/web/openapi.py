@@ -85,9 +85,8 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
     names = re.findall(r"\{(\w+)\}", openapi_path(route.path))
     parameters = [{"name": name, "in": "path", "required": True, "schema": text} for name in names]
     if route.access is Access.SIGNATURE:
-        parameters += [
-            {"name": each, "in": "query", "required": True, "schema": text} for each in _SIGNATURE_PARAMETERS
-        ]
+        asked = [each for each in _SIGNATURE_PARAMETERS if each not in names]
+        parameters += [{"name": each, "in": "query", "required": True, "schema": text} for each in asked]
     parameters += _query_parameters(route.query) if route.query else []
     for name, use in route.headers.items():
         parameters.append({"name": name, "in": "header", "required": False, "schema": text, "description": use})

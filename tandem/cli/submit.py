@@ -3,7 +3,6 @@
 import asyncio
 import json
 import mimetypes
-from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -92,24 +91,21 @@ class _Input(click.ParamType[tuple[str, list[Any]]]):
 
 
 _webhook = click.option("--webhook", type=WebUrl(), help="Where each state of the job is told.")
-_FLAGS = {
-    Container.HLS: "An HLS stream instead of MP4 files.",
-    Container.DASH: "A DASH stream.",
-    Container.CMAF: "Both, over the same segments.",
+_CONTAINERS = {
+    (False, False): Container.MP4,
+    (True, False): Container.HLS,
+    (False, True): Container.DASH,
+    (True, True): Container.CMAF,
 }
 _max_price = click.option("--max-price", type=_Amount(), help="Refuse a job that costs more, such as 0.01ether.")
-
-
-def _stream(command: Callable[..., None]) -> Callable[..., None]:
-    for kind, text in reversed(_FLAGS.items()):
-        command = click.option(f"--{kind}", "container", flag_value=kind.value, help=text)(command)
-    return command
 
 
 @click.command()
 @click.argument("source", metavar="FILE|URL", type=_Source())
 @click.option("--rendition", "-r", "ladder", type=_Rung(), multiple=True, help="A rendition; without any, a ladder.")
-@_stream
+@click.option("--hls", is_flag=True, help="An HLS stream instead of MP4 files.")
+@click.option("--dash", is_flag=True, help="A DASH stream.")
+@click.option("--cmaf", is_flag=True, help="Both, over the same segments.")
 @click.option("--output", "-o", type=_FOLDER, help="Where to put what is made; without it nothing is fetched.")
 @click.option("--bucket", type=_Form(), help="A file with a presigned POST; all that is made is written by it.")
 @_max_price
@@ -119,7 +115,9 @@ async def transcode(  # noqa: PLR0913, PLR0917 - one for each option
     session: Session,
     source: Path | str,
     ladder: tuple[RenditionRequest, ...],
-    container: str | None,
+    hls: bool,
+    dash: bool,
+    cmaf: bool,
     output: Path | None,
     bucket: BucketForm | None,
     max_price: int | None,
@@ -128,7 +126,7 @@ async def transcode(  # noqa: PLR0913, PLR0917 - one for each option
     """Transcode FILE, or the file at URL, into renditions."""
     with session.progress() as bars:
         given = source if isinstance(source, str) else await _upload(session, source, bars)
-        kind = Container(container or Container.MP4)
+        kind = _CONTAINERS[hls or cmaf, dash or cmaf]
         request = transcode_request(given, ladder, container=kind, max_price=max_price, webhook=webhook, bucket=bucket)
         job = await session.client.submit(request)
         job = await finish(session, job, bars)

@@ -8,11 +8,13 @@ from pathlib import Path
 import click
 from click.testing import CliRunner, Result
 
+from orchestrator.core.lifecycle import Cancelled
 from orchestrator.core.records import UsageShare, UsageWindowRecord
 from tandem.cli.models import model
 from tandem.cli.submit import cancel, explain, infer, infer_batch, jobs, nodes, transcode, usage
 from tandem.cli.webhooks import webhooks
-from tandem.protocol.jobs import FileResult, InferenceOutput, TranscodeOutput
+from tandem.protocol.jobs import FileResult, InferenceOutput, TranscodeOutput, TranscodeRequest
+from tandem.protocol.ladder import Container
 from tandem.protocol.media import MediaInfo, Source, VideoStream
 from tandem.protocol.models import ModelSettings
 from tandem.protocol.tensors import Datatype, Tensor
@@ -53,6 +55,23 @@ async def test_transcode_puts_the_renditions_where_it_is_told(api: Api, clip: by
     assert [(path.name, path.read_bytes()) for path in output.iterdir()] == [("clip-96p.mp4", b"rendition")]
     for expected in ("96p", "128x96", "10", "charged 7 wei", NODE):
         assert expected in result.stdout
+
+
+async def end_stream(api: Api) -> Container:
+    job = await api.next_job()
+    request = (await api.store.job(job)).job.request
+    assert isinstance(request, TranscodeRequest)
+    await api.apply(Cancelled(), job)
+    return request.output.container
+
+
+async def test_hls_and_dash_together_are_both(api: Api, clip: bytes, tmp_path: Path) -> None:
+    source = tmp_path / "clip.mp4"
+    source.write_bytes(clip)
+    async with asyncio.TaskGroup() as together:
+        asked = together.create_task(end_stream(api))
+        result = await tandem(api, "transcode", source, "--hls", "--dash")
+    assert (result.exit_code, asked.result()) == (1, Container.CMAF), result.output
 
 
 async def test_a_model_is_added_listed_and_run(api: Api, tmp_path: Path) -> None:

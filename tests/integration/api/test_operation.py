@@ -71,8 +71,12 @@ async def test_the_document_holds_together(api: Api) -> None:
     references = {part.split('"')[0] for part in text.split('"#/components/schemas/')[1:]}
     assert references <= set(schemas)
     assert {"JobView", "QuoteView", "Problem", "TranscodeRequest", "InferenceRequest", "NewModel"} <= set(schemas)
-    names = [operation["operationId"] for methods in document["paths"].values() for operation in methods.values()]
-    assert len(set(names)) == len(names)
+    operations = [operation for methods in document["paths"].values() for operation in methods.values()]
+    for names in (
+        [each["operationId"] for each in operations],
+        *([p["name"] for p in o["parameters"]] for o in operations),
+    ):
+        assert len(set(names)) == len(names)
 
 
 async def test_the_router_answers_in_problems(api: Api) -> None:
