@@ -1,37 +1,48 @@
 """Who is let in."""
 
 import asyncio
+import re
 from pathlib import Path
 
 from yarl import URL
 
+from orchestrator.web.openapi import openapi_path
+from orchestrator.web.routes import ROUTES, Access, Route
+from tests.conformance.store.samples import digest, job_number
 from tests.fixtures.api import Api, run_api
 
 PUBLIC = ("/healthz", "/readyz", "/metrics", "/openapi.json")
-WITH_KEY = [
-    ("POST", "/v1/artifacts"),
-    ("GET", "/v1/artifacts/x"),
-    ("POST", "/v1/quotes"),
-    ("POST", "/v1/jobs"),
-    ("GET", "/v1/jobs"),
-    ("GET", "/v1/jobs/x"),
-    ("DELETE", "/v1/jobs/x"),
-    ("GET", "/v1/jobs/x/events"),
-    ("POST", "/v1/models"),
-    ("GET", "/v1/models"),
-    ("GET", "/v1/models/x/versions/1"),
-    ("GET", "/v1/nodes"),
-    ("GET", "/v1/usage"),
+OPEN = {("GET", path) for path in (*PUBLIC, "/v2", "/v2/health/live", "/v2/health/ready")} - {("GET", "/openapi.json")}
+FOLDER = f"/v1/folders/{job_number(1)}/9999999999/{'0' * 64}/master.m3u8"
+SIGNED = [
+    ("GET", f"/v1/node/artifacts/{digest(1)}?expires=9999999999&signature=%FF"),
+    ("PUT", f"/v1/node/attempts/{job_number(1)}.0/1/outputs/720p"),
+    ("GET", FOLDER),
 ]
+
+
+def example(route: Route) -> tuple[str, str]:
+    """A request that the route takes."""
+    return route.method, re.sub(r"[{}]", "", openapi_path(route.path))
 
 
 async def test_without_a_key_nothing_is_told(tmp_path: Path) -> None:
     async with run_api(tmp_path, anonymous=False) as api:
-        for method, path in WITH_KEY:
-            async with api.http.request(method, api.url + path) as response:
-                assert response.status == 401
+        for method, path in (example(route) for route in ROUTES if route.access is Access.KEY):
+            async with api.http.request(method, api.url + path, data=b"" if method == "POST" else None) as response:
+                assert (response.status, path) == (401, path)
                 assert response.headers["WWW-Authenticate"] == "Bearer"
                 assert (await response.json(content_type=None))["code"] == "unauthorized"
+
+
+async def test_what_needs_no_key_needs_a_signature_or_is_listed_here(tmp_path: Path) -> None:
+    public = {(route.method, route.path) for route in ROUTES if route.access is Access.PUBLIC}
+    assert {(method, path) for method, path in public if method != "OPTIONS"} == OPEN
+    assert len(SIGNED) == sum(route.access is Access.SIGNATURE for route in ROUTES)
+    async with run_api(tmp_path, anonymous=False) as api:
+        for method, path in SIGNED:
+            status, body = await api.call(method, URL(api.url + path, encoded=True).path_qs)
+            assert (status, body["code"]) == (403, "forbidden"), path
 
 
 async def test_what_is_public_needs_no_key(tmp_path: Path) -> None:

@@ -290,11 +290,19 @@ async def test_a_failed_job_is_tried_again_and_keeps_what_is_done(api: Api, clip
     assert [each["name"] for each in body["result"]["renditions"]] == ["96p", "64p"]
 
 
+READABLE = ("events", "explanation", "files", "files/master.m3u8")
+
+
 async def test_somebody_elses_job_does_not_exist(api: Api, clip: bytes) -> None:
     mine, theirs = await api.bearer("me"), await api.bearer("them")
     job = (await submit(api, await transcode(api, clip), headers=mine))["id"]
     for headers in (theirs, {}):
-        for method, path in [("GET", ""), ("DELETE", ""), ("GET", "/events"), ("POST", "/retry")]:
+        for method, path in [
+            ("GET", ""),
+            ("DELETE", ""),
+            *(("GET", f"/{each}") for each in READABLE),
+            ("POST", "/retry"),
+        ]:
             status, body = await api.call(method, f"/v1/jobs/{job}{path}", headers=headers)
             assert (status, body["code"]) == (404, "not_found")
         assert (await api.call("GET", "/v1/jobs", headers=headers))[1]["jobs"] == []
