@@ -26,7 +26,7 @@ class Artifacts:
     ) -> ArtifactRecord:
         """Takes a stream to its end; an early end leaves nothing. `announced` is the size that was promised, in bytes.
 
-        Raises TooLarge, or InvalidRequest for no bytes.
+        Raises TooLarge, InvalidRequest for no bytes, or Unavailable if they cannot be kept.
         """
         if announced is not None and announced > self._limit:
             raise TooLarge(f"expected an artifact of at most {self._limit} bytes, got one of {announced}")
@@ -38,7 +38,7 @@ class Artifacts:
     ) -> ArtifactRecord:
         """An output from the node that runs the attempt.
 
-        Raises StaleAttempt if the attempt is over, NotFound for one that was not asked for, TooLarge.
+        Raises StaleAttempt if the attempt is over, NotFound for one that was not asked for, TooLarge, Unavailable.
         """
         media_type = _check_output(await self._store.job(job_of(ref.task)), ref, name)
         artifact_id, size = await self._content.write(_some(chunks), limit)

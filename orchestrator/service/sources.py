@@ -16,7 +16,7 @@ from orchestrator.service.artifacts import Artifacts
 from orchestrator.service.events import JobEvents
 from tandem import logging as log
 from tandem.clock import Clock
-from tandem.protocol.errors import Unavailable, UrlRefused, UrlUnavailable
+from tandem.protocol.errors import UrlRefused, UrlUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +47,6 @@ class Sources:
                 record = await self._artifacts.upload(chunks, fetched.media_type, fetched.size)
             except _NoRestError as error:
                 raise UrlUnavailable("expected the rest of a file that broke off, got another, or no ranges") from error
-            except OSError as error:
-                raise Unavailable(f"expected to store the input of {job}, got {error.strerror}") from error
         seconds = round(self._clock.monotonic() - begun, 3)
         log.event(logger, "input_fetched", job=job, artifact=record.id, bytes=record.size, seconds=seconds)
         return record

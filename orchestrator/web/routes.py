@@ -55,7 +55,7 @@ class Route:
 
 _BYTES = "application/octet-stream"
 _RANGE = {"Range": "One range of bytes.", "If-Range": "An ETag.", "If-None-Match": "ETags."}
-_UPLOAD_ERRORS = (400, 408, 413)
+_UPLOAD_ERRORS = (400, 408, 413, 503)
 
 # TypeAdapter is invariant in its type.
 _REQUEST: TypeAdapter[object] = jobs.REQUEST  # type: ignore[assignment]

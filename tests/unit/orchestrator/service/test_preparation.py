@@ -1,7 +1,6 @@
 """How preparations go on after what went wrong."""
 
 import asyncio
-import errno
 import hashlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -14,8 +13,8 @@ from pydantic import ValidationError
 from orchestrator.adapters.artifacts import open_artifacts
 from orchestrator.adapters.batches import ChildBatches
 from orchestrator.core.backlog import BacklogPolicy
+from orchestrator.core.blame import RetryPolicy
 from orchestrator.core.delivery import Answer
-from orchestrator.core.lifecycle import RetryPolicy
 from orchestrator.core.records import Failure, PreparationRecord
 from orchestrator.ports.inspection import ModelFacts
 from orchestrator.ports.visiting import Fetched, Part
@@ -42,7 +41,7 @@ from tests.unit.orchestrator.service.conftest import Market
 class Elsewhere:
     """A visitor and an inspector that fail on cue."""
 
-    errors: list[TandemError | OSError | ValidationError] = field(default_factory=list)
+    errors: list[TandemError | ValidationError] = field(default_factory=list)
     fetched: int = 0
     probed: int = 0
 
@@ -140,13 +139,6 @@ async def test_what_was_fetched_is_not_fetched_again(bench: Bench) -> None:
     assert await bench.attempt() is None
     assert await bench.state() is JobState.QUEUED
     assert (bench.elsewhere.fetched, bench.elsewhere.probed) == (1, 2)
-
-
-async def test_a_full_disk_may_pass(bench: Bench) -> None:
-    bench.elsewhere.errors = [OSError(errno.ENOSPC, "No space left on device")]
-    assert await bench.attempt() == replace(BEGUN, tries=1, not_before=bench.market.clock.now() + 4)
-    assert await bench.attempt() is None
-    assert await bench.state() is JobState.QUEUED
 
 
 async def test_what_does_not_pass_fails_the_job(bench: Bench) -> None:
