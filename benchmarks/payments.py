@@ -19,7 +19,8 @@ from node.core.terms import Stakes, issue, recipient_rand
 from orchestrator.adapters.contract import EthereumTicketContract
 from orchestrator.adapters.store import open_store
 from orchestrator.core import lifecycle
-from orchestrator.core.lifecycle import Accepted, Assigned, Event, Finished, RetryPolicy
+from orchestrator.core.blame import RetryPolicy
+from orchestrator.core.lifecycle import Accepted, Assigned, Event, Finished
 from orchestrator.core.paying import PayingPolicy, adopt, agree, pay
 from orchestrator.core.reconciliation import Reconciliation, reconcile
 from orchestrator.core.records import (
@@ -39,8 +40,9 @@ from tandem.chain.settings import ChainSection
 from tandem.clock import SystemClock
 from tandem.protocol.codec import Envelope, decode, encode
 from tandem.protocol.ids import AttemptRef, job_id, task_id
-from tandem.protocol.jobs import InferenceOutput, InferenceRequest, JobState, TaskState
+from tandem.protocol.jobs import InferenceRequest, JobState, TaskState
 from tandem.protocol.messages import Payment, PaymentReceipt
+from tandem.protocol.outputs import InferenceOutput
 from tandem.protocol.signing import Address, SigningKey
 from tandem.protocol.tensors import TensorJson
 from tandem.protocol.tickets import TicketParams

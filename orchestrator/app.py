@@ -23,8 +23,8 @@ from orchestrator.adapters.packaging import ChildPackager
 from orchestrator.adapters.store import open_store
 from orchestrator.adapters.visiting import VisitLimits, open_visitor
 from orchestrator.core.backlog import BacklogPolicy
+from orchestrator.core.blame import RetryPolicy
 from orchestrator.core.delivery import DeliveryPolicy
-from orchestrator.core.lifecycle import RetryPolicy
 from orchestrator.core.session import Identity
 from orchestrator.core.views import NodeView
 from orchestrator.ports.artifacts import ArtifactStore

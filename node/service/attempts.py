@@ -33,16 +33,7 @@ from tandem.protocol.errors import (
     Unavailable,
 )
 from tandem.protocol.ids import AttemptRef
-from tandem.protocol.jobs import (
-    ROWS,
-    BatchOutput,
-    BatchWork,
-    FileResult,
-    InferenceOutput,
-    InferenceWork,
-    TranscodeOutput,
-    TranscodeWork,
-)
+from tandem.protocol.jobs import ROWS, BatchWork, InferenceWork, TranscodeWork
 from tandem.protocol.messages import (
     MAX_SECONDS,
     Assign,
@@ -56,6 +47,7 @@ from tandem.protocol.messages import (
     Verdict,
     WarmModel,
 )
+from tandem.protocol.outputs import BatchOutput, FileResult, InferenceOutput, TranscodeOutput
 from tandem.protocol.placement import need
 from tandem.protocol.signing import Address
 from tandem.protocol.tensors import Tensor

@@ -21,7 +21,8 @@ from tandem.protocol.errors import (
     TooLarge,
     TransferFailed,
 )
-from tandem.protocol.jobs import MAX_FAILED_ROWS, BatchWork
+from tandem.protocol.jobs import BatchWork
+from tandem.protocol.outputs import MAX_FAILED_ROWS
 from tandem.protocol.rows import MAX_DETAIL, Fault, Row, pack_row, read_rows
 from tandem.protocol.tensors import Datatype, Tensor
 

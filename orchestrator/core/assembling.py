@@ -7,7 +7,7 @@ from fractions import Fraction
 from orchestrator.core.packaging import Ending, JobFile, Package, Segment, Track
 from orchestrator.core.playlists import Heard, Presentation, Read, Shown, image_index
 from orchestrator.core.records import JobSnapshot
-from tandem.protocol.jobs import AttemptState, FileResult, TaskState, TranscodeOutput, TranscodeRequest, TranscodeWork
+from tandem.protocol.jobs import AttemptState, TaskState, TranscodeRequest, TranscodeWork
 from tandem.protocol.ladder import (
     AudioRendition,
     Container,
@@ -17,6 +17,7 @@ from tandem.protocol.ladder import (
     SubtitleRendition,
 )
 from tandem.protocol.media import Color
+from tandem.protocol.outputs import FileResult, TranscodeOutput
 from tandem.protocol.sounding import sound_span
 from tandem.protocol.timing import TICKS, SoundSpan
 

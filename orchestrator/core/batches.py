@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from orchestrator.core.packaging import JobFile
 from orchestrator.core.records import JobSnapshot
 from tandem.protocol.api import BatchResult
-from tandem.protocol.jobs import AttemptState, BatchFormat, BatchOutput, BatchWork, TaskState
+from tandem.protocol.jobs import AttemptState, BatchFormat, BatchWork, TaskState
+from tandem.protocol.outputs import BatchOutput
 
 FILES = {
     BatchFormat.JSONL: ("results.jsonl", "application/jsonl"),

@@ -4,16 +4,8 @@ from collections.abc import Iterator
 
 from orchestrator.core.assembling import passed_on
 from orchestrator.core.records import JobSnapshot
-from tandem.protocol.jobs import (
-    ArtifactInput,
-    AttemptState,
-    BatchOutput,
-    BatchWork,
-    InferenceRequest,
-    JobState,
-    TranscodeOutput,
-    TranscodeWork,
-)
+from tandem.protocol.jobs import ArtifactInput, AttemptState, BatchWork, InferenceRequest, JobState, TranscodeWork
+from tandem.protocol.outputs import BatchOutput, TranscodeOutput
 
 _SETTLED = frozenset({JobState.SUCCEEDED, JobState.CANCELLED})
 """A job that failed can be tried again, and then goes on from what is made."""

@@ -9,60 +9,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
+from orchestrator.core.blame import DECLINED, RetryPolicy, backoff, giving_up
 from orchestrator.core.completion import is_assembling, needs_assembly
 from orchestrator.core.leftovers import leftovers
 from orchestrator.core.packaging import JobFile
 from orchestrator.core.records import AttemptRecord, Failure, JobChanges, JobRecord, JobSnapshot, TaskRecord
-from tandem.protocol.errors import (
-    AttemptLost,
-    AttemptReturned,
-    Conflict,
-    ExecutionFailed,
-    ExposureExceeded,
-    InvalidModel,
-    InvalidTensor,
-    JobFailed,
-    NoCapacity,
-    StaleAttempt,
-    TooLarge,
-    Unavailable,
-    UnreadableMedia,
-)
+from tandem.protocol.errors import AttemptLost, Conflict, StaleAttempt
 from tandem.protocol.ids import AttemptRef
-from tandem.protocol.jobs import (
-    JOB_TRANSITIONS,
-    AttemptState,
-    JobState,
-    Output,
-    TaskState,
-    is_final,
-    uploads_of,
-)
+from tandem.protocol.jobs import JOB_TRANSITIONS, AttemptState, JobState, TaskState, is_final, uploads_of
+from tandem.protocol.outputs import Output
 from tandem.protocol.tensors import Tensor
 
-DECLINED = frozenset({AttemptReturned.code, NoCapacity.code, ExposureExceeded.code, Unavailable.code})
-"""Codes by which a node hands an attempt back without having failed it."""
-
-INPUT_FAULTS = frozenset(
-    error.code for error in (ExecutionFailed, InvalidModel, InvalidTensor, TooLarge, UnreadableMedia)
-)
-"""Codes by which nodes may agree that no other node will do better."""
-
 _LIVE = frozenset({AttemptState.RUNNING, AttemptState.VERIFYING})
-_BLAMED = frozenset({AttemptState.FAILED, AttemptState.REJECTED, AttemptState.EXPIRED})
-
-
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    max_nodes: int = 3
-    """A task that failed on so many different nodes fails its job."""
-    max_attempts: int = 20
-    """However they ended."""
-    confirmations: int = 2
-    """How often a node must say that the input is at fault before it is believed."""
-    backoff: float = 0.5
-    """Seconds before the second attempt; doubled for each one after."""
-    backoff_max: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,23 +146,8 @@ class Unexported:
     failure: Failure
 
 
-Event = (
-    Assigned
-    | Finished
-    | Accepted
-    | Rejected
-    | Broken
-    | Expired
-    | Abandoned
-    | Cancelled
-    | Prepared
-    | Unprepared
-    | Assembled
-    | Unassembled
-    | Retried
-    | Exported
-    | Unexported
-)
+JobEvent = Cancelled | Prepared | Unprepared | Assembled | Unassembled | Retried | Exported | Unexported
+Event = Assigned | Finished | Accepted | Rejected | Broken | Expired | Abandoned | JobEvent
 
 
 def decide(snapshot: JobSnapshot, event: Event, now: float, policy: RetryPolicy) -> JobChanges:
@@ -214,14 +157,12 @@ def decide(snapshot: JobSnapshot, event: Event, now: float, policy: RetryPolicy)
     return replace(changes, released=released) if released else changes
 
 
-def _step(  # noqa: C901, PLR0911, PLR0912 - one arm an event
+def _step(  # noqa: PLR0911 - one arm an event
     snapshot: JobSnapshot, event: Event, now: float, policy: RetryPolicy
 ) -> JobChanges:
     match event:
         case Assigned():
             return _assign(snapshot, event, now)
-        case Cancelled():
-            return _cancel(snapshot, now)
         case Finished(ref, node, output, tensors):
             attempt = _held(snapshot, ref, node)
             verifying = replace(attempt, state=AttemptState.VERIFYING, output=output, tensors=tensors)
@@ -240,6 +181,14 @@ def _step(  # noqa: C901, PLR0911, PLR0912 - one arm an event
         case Abandoned(ref):
             attempt = _current(snapshot, ref, AttemptState.RUNNING)
             return _lose(snapshot, attempt, "the node came back without the attempt", now, policy)
+        case _:
+            return _step_of_job(snapshot, event, now)
+
+
+def _step_of_job(snapshot: JobSnapshot, event: JobEvent, now: float) -> JobChanges:  # noqa: C901, PLR0911 - one arm an event
+    match event:
+        case Cancelled():
+            return _cancel(snapshot, now)
         case Assembled(files):
             return JobChanges(job=_done(_assembling(snapshot).job, now), files=files)
         case Unassembled(failure):
@@ -267,16 +216,6 @@ def changed(snapshot: JobSnapshot, changes: JobChanges) -> JobSnapshot:
     tasks = {task.id: task for task in (*snapshot.tasks, *changes.tasks, *changes.planned)}
     attempts = {attempt.ref: attempt for attempt in (*snapshot.attempts, *changes.attempts)}
     return JobSnapshot(changes.job or snapshot.job, tuple(tasks.values()), tuple(attempts.values()))
-
-
-def failed_on(attempts: Sequence[AttemptRecord]) -> tuple[str, ...]:
-    """The nodes that failed a task or handed it back, each once, the one that did so last at the end.
-
-    A node that hands back is not to blame, but the task should go elsewhere: it might do so again.
-    """
-    newest_first = sorted(attempts, key=lambda attempt: attempt.ref.number, reverse=True)
-    ended = dict.fromkeys(a.node for a in newest_first if a.state in _BLAMED or a.state is AttemptState.RETURNED)
-    return tuple(reversed(ended))
 
 
 def _assign(snapshot: JobSnapshot, event: Assigned, now: float) -> JobChanges:
@@ -354,33 +293,11 @@ def _over(
         return _changed(snapshot, now, (ended,))  # the other one goes on
     task = _task(snapshot, attempt.ref)
     history = (*(a for a in snapshot.attempts_of(task.id) if a.ref != attempt.ref), ended)
-    verdict = _giving_up(history, policy)
+    verdict = giving_up(history, policy)
     if verdict is None:
-        waiting = replace(task, state=TaskState.WAITING, not_before=now + _backoff(history, policy))
+        waiting = replace(task, state=TaskState.WAITING, not_before=now + backoff(history, policy))
         return _changed(snapshot, now, (ended,), waiting)
     return _fail_job(snapshot, ended, replace(task, state=TaskState.FAILED), verdict, now)
-
-
-def _giving_up(history: Sequence[AttemptRecord], policy: RetryPolicy) -> Failure | None:
-    """Why the task is not tried again, or None if it is."""
-    blamed = [attempt for attempt in history if attempt.state in _BLAMED and attempt.failure is not None]
-    final = [attempt.failure for attempt in blamed if attempt.failure and attempt.failure.code in INPUT_FAULTS]
-    if len(final) >= policy.confirmations:
-        return final[-1]
-    if len({attempt.node for attempt in blamed}) >= policy.max_nodes or len(history) >= policy.max_attempts:
-        return Failure(JobFailed.code, _evidence(history), retryable=False)
-    return None
-
-
-def _evidence(history: Sequence[AttemptRecord]) -> str:
-    told = [
-        f"attempt {a.ref.number} on {a.node}: {a.failure.code}: {a.failure.detail[:300]}" for a in history if a.failure
-    ]
-    return f"{len(history)} attempts failed; the last of them: " + "; ".join(told[-3:])
-
-
-def _backoff(history: Sequence[AttemptRecord], policy: RetryPolicy) -> float:
-    return min(policy.backoff_max, policy.backoff * 2.0 ** (len(history) - 1))
 
 
 def _assembling(snapshot: JobSnapshot) -> JobSnapshot:

@@ -6,15 +6,9 @@ from dataclasses import dataclass, field
 from orchestrator.core.ledger import EntryKind, Totals, TrialBalance
 from orchestrator.core.packaging import JobFile
 from tandem.protocol.ids import AttemptRef, event_id
-from tandem.protocol.jobs import (
-    AnyRequest,
-    AnyWork,
-    AttemptState,
-    JobState,
-    Output,
-    TaskState,
-)
+from tandem.protocol.jobs import AnyRequest, AnyWork, AttemptState, JobState, TaskState
 from tandem.protocol.messages import SignedTicket
+from tandem.protocol.outputs import Output
 from tandem.protocol.tensors import Tensor
 from tandem.protocol.tickets import TicketParams
 from tandem.protocol.urls import web_endpoint

@@ -6,15 +6,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from tandem.protocol.errors import InvalidTensor, MalformedMessage, ResultRejected
-from tandem.protocol.jobs import (
-    BatchOutput,
-    BatchWork,
-    FileResult,
-    InferenceWork,
-    TranscodeWork,
-)
+from tandem.protocol.jobs import BatchWork, InferenceWork, TranscodeWork
 from tandem.protocol.ladder import AudioRendition, Rendition, Sprite, Stills, Thumbnails
 from tandem.protocol.media import AudioStream, SoundCount, Source, VideoCodec, VideoStream
+from tandem.protocol.outputs import BatchOutput, FileResult
 from tandem.protocol.rows import Row
 from tandem.protocol.sounding import PACKET_SAMPLES, sound_span
 from tandem.protocol.tensors import Tensor, check_tensors, element_size, elements

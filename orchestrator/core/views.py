@@ -48,18 +48,16 @@ from tandem.protocol.ids import AttemptRef
 from tandem.protocol.jobs import (
     AnyRequest,
     AttemptState,
-    BatchOutput,
     BatchRequest,
-    InferenceOutput,
     InferenceRequest,
     JobState,
     TaskState,
-    TranscodeOutput,
     TranscodeRequest,
 )
 from tandem.protocol.media import MediaInfo
 from tandem.protocol.messages import Offer
 from tandem.protocol.models import ModelInfo
+from tandem.protocol.outputs import BatchOutput, InferenceOutput, TranscodeOutput
 from tandem.protocol.tensors import tensor_to_json
 from tandem.protocol.webhooks import DeliveryStatus
 

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.core import lifecycle
+from orchestrator.core.blame import RetryPolicy
 from orchestrator.core.completion import is_assembling, needs_assembly
-from orchestrator.core.lifecycle import Accepted, Event, RetryPolicy, Shown
+from orchestrator.core.lifecycle import Accepted, Event, Shown
 from orchestrator.core.records import AttemptRecord, JobChanges, JobRecord, JobSnapshot
 from orchestrator.core.scheduling import expected_seconds
 from orchestrator.ports.store import Store

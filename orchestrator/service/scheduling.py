@@ -4,7 +4,8 @@ import asyncio
 from contextlib import suppress
 from dataclasses import dataclass
 
-from orchestrator.core.lifecycle import Assigned, Broken, failed_on
+from orchestrator.core.blame import failed_on
+from orchestrator.core.lifecycle import Assigned, Broken
 from orchestrator.core.records import AttemptRecord, Failure, JobSnapshot, ReadyTask, TaskRecord
 from orchestrator.core.scheduling import Assignment, Load, Reason, assign, explain
 from orchestrator.core.speculation import second_attempts

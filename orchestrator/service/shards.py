@@ -13,8 +13,9 @@ from orchestrator.core.records import AttemptRecord, JobSnapshot
 from orchestrator.ports.artifacts import ArtifactStore
 from orchestrator.service.checks import Checks
 from tandem.protocol.errors import NotFound, ResultRejected
-from tandem.protocol.jobs import BatchOutput, BatchRequest, BatchWork
+from tandem.protocol.jobs import BatchRequest, BatchWork
 from tandem.protocol.models import ModelInfo
+from tandem.protocol.outputs import BatchOutput
 from tandem.protocol.rows import Row, read_rows
 from tandem.protocol.tensors import Tensor
 

@@ -5,7 +5,7 @@ After a restart a job is known again once one of its nodes is back, or something
 
 from collections.abc import Iterator
 
-from orchestrator.core.lifecycle import failed_on
+from orchestrator.core.blame import failed_on
 from orchestrator.core.progress import JobProgress, job_progress, weight
 from orchestrator.core.records import AttemptRecord, JobSnapshot, TaskRecord
 from orchestrator.core.speculation import RunningTask, is_speculable

@@ -26,16 +26,8 @@ from tandem.clock import Clock
 from tandem.inspection.images import jpegs
 from tandem.protocol.errors import NotFound, ResultRejected, StaleAttempt, TandemError, Unavailable
 from tandem.protocol.ids import AttemptRef, job_of
-from tandem.protocol.jobs import (
-    AttemptState,
-    BatchOutput,
-    BatchWork,
-    FileResult,
-    InferenceOutput,
-    InferenceWork,
-    TranscodeOutput,
-    TranscodeWork,
-)
+from tandem.protocol.jobs import AttemptState, BatchWork, InferenceWork, TranscodeWork
+from tandem.protocol.outputs import BatchOutput, FileResult, InferenceOutput, TranscodeOutput
 from tandem.protocol.rows import read_rows
 
 _AGAIN_SECONDS = 2.0

@@ -13,8 +13,9 @@ from typing import Annotated, Any, get_args
 from pydantic import Field, TypeAdapter, ValidationError
 
 from tandem.protocol.errors import InvalidTensor, MalformedMessage, UnknownMessage
-from tandem.protocol.jobs import InferenceOutput, InferenceWork
+from tandem.protocol.jobs import InferenceWork
 from tandem.protocol.messages import Assign, Finished, Message
+from tandem.protocol.outputs import InferenceOutput
 from tandem.protocol.tensors import Tensor, TensorMeta, check_tensor
 
 MAX_CONTROL_BYTES = 2**20

@@ -126,9 +126,6 @@ ByteRange = tuple[Annotated[int, Field(ge=0, lt=2**63)], Annotated[int, Field(ge
 
 _MICRO = 10**6
 
-MAX_FILES = MAX_RENDITIONS + MAX_AUDIO_RENDITIONS + MAX_TRACKS + 3
-"""Of one task's output."""
-
 State = TypeVar("State", JobState, TaskState, AttemptState)
 
 
@@ -469,48 +466,3 @@ Work = Annotated[AnyWork, Field(discriminator="kind")]
 def source_of(work: AnyWork) -> str:
     """The artifact that the node fetches in any case."""
     return work.model if isinstance(work, InferenceWork) else work.source
-
-
-# What a node answers.
-
-
-class FileResult(Frozen):
-    """A finished part of the work, uploaded as an artifact."""
-
-    name: Name
-    artifact: ArtifactId
-    size: int = Field(ge=1)
-    """Bytes."""
-
-
-class TranscodeOutput(Frozen):
-    kind: Literal["transcode"] = "transcode"
-    files: tuple[FileResult, ...] = Field(min_length=1, max_length=MAX_FILES)
-
-
-class InferenceOutput(Frozen):
-    kind: Literal["inference"] = "inference"
-    outputs: tuple[TensorMeta, ...] = Field(max_length=MAX_TENSORS)
-    provider: str = Field(max_length=64)
-    """The ONNX Runtime provider that ran it; a fall-back is never silent."""
-
-
-MAX_FAILED_ROWS = 4096
-"""Of a shard: a model that fails on more fails as a whole."""
-
-
-class BatchOutput(Frozen):
-    kind: Literal["batch_inference"] = "batch_inference"
-    file: FileResult
-    """The answers, a row each, in the order of the work."""
-    provider: str = Field(max_length=64)
-    """As above; if several ran it, all of them."""
-    failed: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(default=(), max_length=MAX_FAILED_ROWS)
-    """Rows that the model failed on, counted from 0 in the order of the work."""
-
-    @property
-    def files(self) -> tuple[FileResult, ...]:
-        return (self.file,)
-
-
-Output = Annotated[TranscodeOutput | InferenceOutput | BatchOutput, Field(discriminator="kind")]

@@ -14,8 +14,9 @@ from pydantic import Field, model_validator
 
 from tandem.protocol.capacity import Capability, Capacity
 from tandem.protocol.ids import ArtifactId, AttemptRef, Frozen, Label, Name, WindowId
-from tandem.protocol.jobs import MAX_FILES, Output, Work
+from tandem.protocol.jobs import Work
 from tandem.protocol.models import MAX_MODEL_FILES, ModelFile, ModelSettings
+from tandem.protocol.outputs import MAX_FILES, Output
 from tandem.protocol.pricing import Prices
 from tandem.protocol.signing import Address, Bytes32, Signature
 from tandem.protocol.tensors import MAX_TENSORS, TensorSpec

@@ -9,15 +9,10 @@ from tandem.protocol.capacity import RESOURCES, Capability, Capacity, Sandbox
 from tandem.protocol.codec import Envelope
 from tandem.protocol.errors import ERRORS_BY_CODE
 from tandem.protocol.ids import AttemptRef
-from tandem.protocol.jobs import (
-    FileResult,
-    InferenceOutput,
-    InferenceWork,
-    TranscodeOutput,
-    TranscodeWork,
-)
+from tandem.protocol.jobs import InferenceWork, TranscodeWork
 from tandem.protocol.ladder import AudioRendition, PixelFormat, Rendition, Window
 from tandem.protocol.media import AudioCodec, AudioStream, MediaInfo, VideoCodec, VideoStream
+from tandem.protocol.outputs import FileResult, InferenceOutput, TranscodeOutput
 from tandem.protocol.pricing import Prices
 from tandem.protocol.signing import address_from_bytes
 from tandem.protocol.tensors import Datatype, Tensor, TensorSpec, element_size, elements, join_bytes

@@ -9,8 +9,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from orchestrator.core.blame import DECLINED, RetryPolicy, failed_on
 from orchestrator.core.lifecycle import (
-    DECLINED,
     Abandoned,
     Accepted,
     Assigned,
@@ -21,10 +21,8 @@ from orchestrator.core.lifecycle import (
     Finished,
     Rejected,
     Retried,
-    RetryPolicy,
     Shown,
     decide,
-    failed_on,
 )
 from orchestrator.core.records import AttemptRecord, Failure, JobChanges, JobRecord, JobSnapshot, TaskRecord
 from tandem.protocol.errors import Conflict, ExecutionFailed, StaleAttempt
@@ -35,14 +33,13 @@ from tandem.protocol.jobs import (
     TASK_TRANSITIONS,
     ArtifactInput,
     AttemptState,
-    FileResult,
     JobState,
     TaskState,
-    TranscodeOutput,
     TranscodeRequest,
     is_final,
     step,
 )
+from tandem.protocol.outputs import FileResult, TranscodeOutput
 from tests.fixtures.protocol import JOB, SHA, transcode_work
 
 WORK = transcode_work()

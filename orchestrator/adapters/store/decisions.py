@@ -24,13 +24,11 @@ from tandem.protocol.jobs import (
     JOB_TRANSITIONS,
     TASK_TRANSITIONS,
     AttemptState,
-    BatchOutput,
-    InferenceOutput,
     JobState,
-    TranscodeOutput,
     is_final,
     step,
 )
+from tandem.protocol.outputs import BatchOutput, InferenceOutput, TranscodeOutput
 
 _KEEP_TENSORS = (*ACTIVE, AttemptState.ACCEPTED)
 

@@ -20,7 +20,7 @@ from orchestrator.adapters.store.rows import (
 from orchestrator.adapters.store.schema import ACTIVE, among, attempts, jobs, tasks, tensors
 from orchestrator.adapters.store.snapshots import attempts_at, lock_jobs, output_tensors, snapshots
 from orchestrator.adapters.store.webhooks import tell
-from orchestrator.core.lifecycle import failed_on
+from orchestrator.core.blame import failed_on
 from orchestrator.core.records import AttemptRecord, JobChanges, JobPage, JobSnapshot, Once, ReadyTask, Submission
 from orchestrator.ports.store import JobDecision
 from tandem.protocol.errors import IdempotencyConflict, NotFound

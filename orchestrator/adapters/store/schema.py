@@ -34,10 +34,11 @@ from sqlalchemy import (
 from orchestrator.core.ledger import EntryKind
 from orchestrator.core.packaging import Package
 from orchestrator.core.records import Failure
-from tandem.protocol.jobs import JOB_TRANSITIONS, AttemptState, JobRequest, JobState, Output, TaskState, Work, is_final
+from tandem.protocol.jobs import JOB_TRANSITIONS, AttemptState, JobRequest, JobState, TaskState, Work, is_final
 from tandem.protocol.media import Layout, MediaInfo
 from tandem.protocol.messages import SignedTicket
 from tandem.protocol.models import ModelInfo
+from tandem.protocol.outputs import Output
 from tandem.protocol.tensors import TensorMeta
 from tandem.protocol.tickets import TicketParams
 from tandem.protocol.webhooks import DeliveryStatus

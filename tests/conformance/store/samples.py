@@ -23,20 +23,17 @@ from tandem.protocol.ids import AttemptRef, job_id, task_id
 from tandem.protocol.jobs import (
     ArtifactInput,
     AttemptState,
-    FileResult,
-    InferenceOutput,
     InferenceRequest,
     InferenceWork,
     JobState,
-    Output,
     TaskState,
-    TranscodeOutput,
     TranscodeRequest,
     UrlInput,
 )
 from tandem.protocol.media import AudioStream, MediaInfo, VideoStream
 from tandem.protocol.messages import SignedTicket
 from tandem.protocol.models import ModelInfo
+from tandem.protocol.outputs import FileResult, InferenceOutput, Output, TranscodeOutput
 from tandem.protocol.signing import parse_address
 from tandem.protocol.tensors import Datatype, Tensor, TensorJson, TensorSpec
 from tandem.protocol.tickets import TicketParams

@@ -1,6 +1,6 @@
 """What is ready, what is running, and whose lease has run out."""
 
-from orchestrator.core.lifecycle import failed_on
+from orchestrator.core.blame import failed_on
 from orchestrator.ports.store import Store
 from tandem.protocol.jobs import AttemptState
 from tests.conformance.store.conftest import Open

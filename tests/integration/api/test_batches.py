@@ -15,7 +15,8 @@ from orchestrator.service.assembly import Assembly, Makers
 from orchestrator.service.batches import BatchFiles
 from tandem.clock import SystemClock
 from tandem.protocol.capacity import Sandbox
-from tandem.protocol.jobs import BatchOutput, BatchWork, FileResult, JobState, TaskState
+from tandem.protocol.jobs import BatchWork, JobState, TaskState
+from tandem.protocol.outputs import BatchOutput, FileResult
 from tandem.protocol.rows import Row, pack_row, read_rows
 from tandem.protocol.tensors import Datatype, Tensor
 from tests.fixtures.api import DIGITS, NODE, Api

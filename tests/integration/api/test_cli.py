@@ -13,10 +13,11 @@ from orchestrator.core.records import UsageShare, UsageWindowRecord
 from tandem.cli.models import model
 from tandem.cli.submit import cancel, explain, infer, infer_batch, jobs, nodes, transcode, usage
 from tandem.cli.webhooks import webhooks
-from tandem.protocol.jobs import FileResult, InferenceOutput, TranscodeOutput, TranscodeRequest
+from tandem.protocol.jobs import TranscodeRequest
 from tandem.protocol.ladder import Container
 from tandem.protocol.media import MediaInfo, Source, VideoStream
 from tandem.protocol.models import ModelSettings
+from tandem.protocol.outputs import FileResult, InferenceOutput, TranscodeOutput
 from tandem.protocol.tensors import Datatype, Tensor
 from tests.fixtures.api import DIGITS, NODE, Api
 

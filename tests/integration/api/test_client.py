@@ -26,8 +26,9 @@ from tandem.protocol.errors import (
     Unauthorized,
     Unavailable,
 )
-from tandem.protocol.jobs import FileResult, InferenceOutput, JobState, TranscodeOutput
+from tandem.protocol.jobs import JobState
 from tandem.protocol.ladder import RenditionRequest
+from tandem.protocol.outputs import FileResult, InferenceOutput, TranscodeOutput
 from tandem.protocol.tensors import Datatype, Tensor
 from tests.fixtures.api import DIGITS, NODE, Api
 

@@ -10,8 +10,9 @@ import pytest
 from orchestrator.core.lifecycle import Accepted, Assembled, Assigned, Finished
 from orchestrator.core.packaging import JobFile
 from tandem.protocol.ids import AttemptRef
-from tandem.protocol.jobs import FileResult, TranscodeOutput, TranscodeWork
+from tandem.protocol.jobs import TranscodeWork
 from tandem.protocol.media import Source
+from tandem.protocol.outputs import FileResult, TranscodeOutput
 from tests.conformance.store.samples import MEDIA
 from tests.fixtures.api import NODE, Api, Json, run_api
 from tests.fixtures.bucket import Bucket, run_bucket

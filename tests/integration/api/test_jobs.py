@@ -10,9 +10,10 @@ from orchestrator.core.lifecycle import Broken
 from orchestrator.core.records import Failure
 from orchestrator.core.scheduling import NodeState
 from tandem.protocol.capacity import Capability, Capacity
-from tandem.protocol.jobs import FileResult, InferenceOutput, TranscodeOutput, TranscodeWork
+from tandem.protocol.jobs import TranscodeWork
 from tandem.protocol.media import MediaInfo, Source, VideoStream
 from tandem.protocol.messages import Offer
+from tandem.protocol.outputs import FileResult, InferenceOutput, TranscodeOutput
 from tandem.protocol.tensors import Datatype, Tensor
 from tests.fixtures.api import DIGITS, NODE, PRICES, Api, Json
 from tests.fixtures.media import ffmpeg

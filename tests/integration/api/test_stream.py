@@ -8,11 +8,12 @@ from pathlib import Path
 from aiohttp import ClientResponse
 
 from orchestrator.core import lifecycle
+from orchestrator.core.blame import RetryPolicy
 from orchestrator.core.progress import JobProgress, RenditionProgress
 from orchestrator.core.records import JobChanges, JobSnapshot
 from orchestrator.web.call import Limits
 from tandem.client.updates import EventReader
-from tandem.protocol.jobs import FileResult, TranscodeOutput
+from tandem.protocol.outputs import FileResult, TranscodeOutput
 from tests.fixtures.api import NODE, Api, run_api
 
 
@@ -76,7 +77,7 @@ async def test_a_quiet_stream_shows_that_it_lives_and_asks_the_store(tmp_path: P
             assert b": still here\n" in [await anext(lines) for _ in range(7)]
 
             def cancel(snapshot: JobSnapshot, now: float) -> JobChanges:
-                return lifecycle.decide(snapshot, lifecycle.Cancelled(), now, lifecycle.RetryPolicy())
+                return lifecycle.decide(snapshot, lifecycle.Cancelled(), now, RetryPolicy())
 
             await api.store.decide([job_id], cancel)  # as another replica would: nothing is published here
             assert [line async for line in lines][-2] == b'data: {"state":"cancelled"}\n'

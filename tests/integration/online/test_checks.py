@@ -19,18 +19,9 @@ from orchestrator.ports.artifacts import ArtifactStore
 from orchestrator.service.shards import ShardChecks
 from tandem.protocol.errors import ResultRejected
 from tandem.protocol.ids import AttemptRef
-from tandem.protocol.jobs import (
-    ROWS,
-    ArtifactInput,
-    AttemptState,
-    BatchFormat,
-    BatchOutput,
-    BatchRequest,
-    BatchWork,
-    FileResult,
-    JobState,
-)
+from tandem.protocol.jobs import ROWS, ArtifactInput, AttemptState, BatchFormat, BatchRequest, BatchWork, JobState
 from tandem.protocol.models import ModelInfo, ModelSettings
+from tandem.protocol.outputs import BatchOutput, FileResult
 from tandem.protocol.rows import Fault, Row, pack_row
 from tandem.protocol.tensors import Tensor
 from tests.fixtures.node import until

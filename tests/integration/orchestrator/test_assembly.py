@@ -10,7 +10,8 @@ from tandem.clock import SystemClock
 from tandem.inspection.calls import inspect_media
 from tandem.protocol.capacity import Sandbox
 from tandem.protocol.errors import ResultRejected, Unavailable
-from tandem.protocol.jobs import JobState, TranscodeOutput
+from tandem.protocol.jobs import JobState
+from tandem.protocol.outputs import TranscodeOutput
 from tests.fixtures.api import Api
 from tests.fixtures.hls import attributes, lint
 from tests.fixtures.media import CLIPS, ffmpeg

@@ -9,8 +9,8 @@ from orchestrator.adapters.store import open_store
 from orchestrator.core.records import JobChanges
 from orchestrator.service.janitor import Janitor
 from tandem.clock import SystemClock
-from tandem.protocol.jobs import FileResult, TranscodeOutput
 from tandem.protocol.models import ModelInfo
+from tandem.protocol.outputs import FileResult, TranscodeOutput
 from tests.conformance.store.samples import accept, begin, decided, deliver, digest, put_model, ref_of, transcode
 from tests.fixtures.clock import ManualClock
 

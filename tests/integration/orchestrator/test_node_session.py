@@ -14,7 +14,7 @@ from node.core.session import Challenged, Expectation, NodeSession
 from orchestrator.adapters.artifacts import open_artifacts
 from orchestrator.adapters.inspection import ChildInspector
 from orchestrator.adapters.store import open_store
-from orchestrator.core.lifecycle import RetryPolicy
+from orchestrator.core.blame import RetryPolicy
 from orchestrator.core.paying import PayingPolicy
 from orchestrator.core.session import Identity, Proven
 from orchestrator.ports.nodes import NodeLink

@@ -12,7 +12,6 @@ from node.service.books import Books
 from node.service.link import Link
 from tandem.protocol.codec import Envelope, Frame, decode
 from tandem.protocol.errors import ExecutionFailed
-from tandem.protocol.jobs import InferenceOutput, TranscodeOutput
 from tandem.protocol.messages import (
     Cancel,
     Failed,
@@ -24,6 +23,7 @@ from tandem.protocol.messages import (
     Verdict,
 )
 from tandem.protocol.models import ModelFile
+from tandem.protocol.outputs import InferenceOutput, TranscodeOutput
 from tandem.protocol.tensors import Datatype, Tensor
 from tandem.waiting import Bell
 from tests.fixtures.clock import ManualClock

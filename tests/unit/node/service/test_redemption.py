@@ -18,7 +18,7 @@ from tandem.protocol.signing import SigningKey
 from tandem.protocol.tickets import TicketParams, commitment_to
 from tests.fixtures.clock import ManualClock
 from tests.fixtures.node import ALWAYS, DOMAIN, NODE, SENDER, SIGNER, backing, payment, policy_for, until
-from tests.unit.node.service.test_payments import Till as Counter
+from tests.fixtures.till import Till as Counter
 
 
 class Shop(Counter):

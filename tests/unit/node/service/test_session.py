@@ -12,8 +12,8 @@ from tandem.protocol.codec import Frame
 from tandem.protocol.errors import Unavailable
 from tests.fixtures.clock import ManualClock
 from tests.fixtures.node import DOMAIN, NODE, OFFER
+from tests.fixtures.till import Till
 from tests.unit.node.service.test_attempts import Node
-from tests.unit.node.service.test_payments import Till
 
 
 class Deaf:

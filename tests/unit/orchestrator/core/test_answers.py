@@ -6,7 +6,8 @@ import pytest
 
 from orchestrator.core.verification import check_answers, check_confirmed
 from tandem.protocol.errors import ResultRejected
-from tandem.protocol.jobs import BatchFormat, BatchOutput, BatchWork, FileResult
+from tandem.protocol.jobs import BatchFormat, BatchWork
+from tandem.protocol.outputs import BatchOutput, FileResult
 from tandem.protocol.rows import Fault, Row
 from tandem.protocol.tensors import Datatype, Tensor, TensorSpec
 

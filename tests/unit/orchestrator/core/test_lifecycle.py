@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 
+from orchestrator.core.blame import RetryPolicy, failed_on
 from orchestrator.core.completion import is_assembling
 from orchestrator.core.lifecycle import (
     Abandoned,
@@ -16,29 +17,19 @@ from orchestrator.core.lifecycle import (
     Finished,
     Prepared,
     Rejected,
-    RetryPolicy,
     Shown,
     Unassembled,
     Unexported,
     Unprepared,
     changed,
     decide,
-    failed_on,
     part_of_price,
 )
 from orchestrator.core.records import Failure, JobRecord, JobSnapshot, TaskRecord
 from tandem.protocol.errors import Conflict, ExecutionFailed, JobFailed, StaleAttempt
 from tandem.protocol.ids import AttemptRef, task_id
-from tandem.protocol.jobs import (
-    ArtifactInput,
-    AttemptState,
-    FileResult,
-    JobState,
-    OutputRequest,
-    TaskState,
-    TranscodeOutput,
-    TranscodeRequest,
-)
+from tandem.protocol.jobs import ArtifactInput, AttemptState, JobState, OutputRequest, TaskState, TranscodeRequest
+from tandem.protocol.outputs import FileResult, TranscodeOutput
 from tests.fixtures.protocol import JOB, REF, SHA, TASK, tensor, transcode_work
 
 A, B, C = "0xA", "0xB", "0xC"

@@ -5,9 +5,10 @@ import pytest
 
 from orchestrator.core.verification import Found, check_content, check_files, check_outputs, upload_limit
 from tandem.protocol.errors import ResultRejected
-from tandem.protocol.jobs import FileResult, TranscodeWork
+from tandem.protocol.jobs import TranscodeWork
 from tandem.protocol.ladder import RenditionRequest, SubtitleRendition, Window
 from tandem.protocol.media import AudioStream, MediaInfo, SoundCount, Source, SubtitleStream
+from tandem.protocol.outputs import FileResult
 from tandem.protocol.tensors import Datatype, Tensor
 from tests.fixtures.protocol import SHA, inference_work, media, tensor, transcode_work
 

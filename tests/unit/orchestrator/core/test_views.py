@@ -9,17 +9,9 @@ from orchestrator.core.records import AttemptRecord, Failure, JobRecord, JobSnap
 from orchestrator.core.views import job_summary, job_view, mp4_view
 from tandem.protocol.api import InferenceEcho, InferenceResult
 from tandem.protocol.ids import AttemptRef, job_id
-from tandem.protocol.jobs import (
-    ArtifactInput,
-    AttemptState,
-    FileResult,
-    InferenceOutput,
-    InferenceRequest,
-    JobState,
-    TranscodeOutput,
-    TranscodeRequest,
-)
+from tandem.protocol.jobs import ArtifactInput, AttemptState, InferenceRequest, JobState, TranscodeRequest
 from tandem.protocol.media import MediaInfo, VideoStream
+from tandem.protocol.outputs import FileResult, InferenceOutput, TranscodeOutput
 from tandem.protocol.tensors import Datatype, Tensor, TensorJson
 
 JOB = job_id(0, bytes(8))

@@ -4,8 +4,8 @@ from orchestrator.core.lifecycle import Accepted, Assigned, Finished, Rejected
 from orchestrator.core.records import Failure
 from orchestrator.service.nodes import ConnectedNode
 from tandem.protocol.ids import AttemptRef
-from tandem.protocol.jobs import FileResult, TranscodeOutput
 from tandem.protocol.messages import Verdict
+from tandem.protocol.outputs import FileResult, TranscodeOutput
 from tests.fixtures.protocol import NODE, SHA, STRANGER, offer
 from tests.unit.orchestrator.service.conftest import Market, Recorder
 from tests.unit.orchestrator.service.test_scheduling import lifecycle_of, submit

@@ -2,23 +2,17 @@
 
 from urllib.parse import parse_qs, urlsplit
 
-from orchestrator.core.lifecycle import Accepted, Event, Finished, RetryPolicy
+from orchestrator.core.blame import RetryPolicy
+from orchestrator.core.lifecycle import Accepted, Event, Finished
 from orchestrator.core.records import JobChanges, JobRecord, Submission, TaskRecord
 from orchestrator.service.events import JobEvents
 from orchestrator.service.lifecycle import Bells, Lifecycle
 from orchestrator.service.scheduling import Scheduler, Timeouts
 from orchestrator.web.signing import UrlSigner
 from tandem.protocol.ids import job_id, task_id
-from tandem.protocol.jobs import (
-    ArtifactInput,
-    AttemptState,
-    FileResult,
-    JobState,
-    TaskState,
-    TranscodeOutput,
-    TranscodeRequest,
-)
+from tandem.protocol.jobs import ArtifactInput, AttemptState, JobState, TaskState, TranscodeRequest
 from tandem.protocol.messages import Assign, Cancel, Verdict
+from tandem.protocol.outputs import FileResult, TranscodeOutput
 from tandem.waiting import Bell
 from tests.fixtures.protocol import ORIGIN, SHA, STRANGER, media, transcode_work
 from tests.unit.orchestrator.service.conftest import Market

@@ -4,15 +4,17 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from orchestrator.adapters.artifacts import open_artifacts
-from orchestrator.core.lifecycle import Accepted, Assigned, Event, Finished, RetryPolicy
+from orchestrator.core.blame import RetryPolicy
+from orchestrator.core.lifecycle import Accepted, Assigned, Event, Finished
 from orchestrator.core.records import JobChanges
 from orchestrator.ports.inspection import ModelFacts
 from orchestrator.service.events import JobEvents
 from orchestrator.service.lifecycle import Bells, Lifecycle
 from orchestrator.service.verification import Verifier
 from tandem.inspection.trial import Trial
-from tandem.protocol.jobs import AttemptState, FileResult, TranscodeOutput
+from tandem.protocol.jobs import AttemptState
 from tandem.protocol.media import MediaInfo, SoundCount, Source
+from tandem.protocol.outputs import FileResult, TranscodeOutput
 from tests.fixtures.online import unchecked
 from tests.fixtures.protocol import NODE, media
 from tests.unit.orchestrator.service.conftest import Market

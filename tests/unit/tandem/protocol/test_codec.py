@@ -5,8 +5,8 @@ import pytest
 
 from tandem.protocol.codec import MAX_CONTROL_BYTES, MAX_FRAME_BYTES, Envelope, decode, encode
 from tandem.protocol.errors import MalformedMessage, UnknownMessage
-from tandem.protocol.jobs import FileResult, InferenceOutput, TranscodeOutput
 from tandem.protocol.messages import Assign, Cancel, Finished, Heartbeat, Payment, Problem, Welcome
+from tandem.protocol.outputs import FileResult, InferenceOutput, TranscodeOutput
 from tandem.protocol.tensors import Datatype, Tensor, TensorMeta
 from tests.fixtures.protocol import LIMITS, REF, SHA, inference_work, media, tensor, ticket_params, transcode_work
 
