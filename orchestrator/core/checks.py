@@ -26,8 +26,8 @@ _DECAY = 0.9
 """Weight of the past, a check."""
 _LEAST = 0.8
 """Of the decayed share of its answers that others confirmed: below it, a node gets no work. Three in a row do it."""
-_ACROSS = 10.0
-"""How much wider the tolerance is between two providers, which round differently."""
+_WIDER = 10.0
+"""The tolerance between two providers, which round differently, and of models that are run in batches."""
 _PIECE = 2**20
 """Bytes that are compared at once: their elements are widened for it."""
 _PAIR = 2
@@ -67,12 +67,16 @@ class Ruling(NamedTuple):
         return bool(self.confirmed)
 
 
-def rule(answers: Sequence[Given], tolerance: Tolerance) -> Ruling:
-    """Two or three answers, each of another node: who is confirmed, and who is outvoted by the two others."""
+def rule(answers: Sequence[Given], tolerance: Tolerance, *, batched: bool = False) -> Ruling:
+    """Two or three answers, each of another node: who is confirmed, and who is outvoted by the two others.
+
+    `batched`: whether some may have been run together with other requests, which may change them a little.
+    """
     alike = [
         {one.node, other.node}
         for one, other in combinations(answers, _PAIR)
-        if difference(one.outputs, other.outputs, _within(one, other, tolerance)) is None
+        if difference(one.outputs, other.outputs, _within(tolerance, wide=batched or one.provider != other.provider))
+        is None
     ]
     everybody = {answer.node for answer in answers}
     if len(alike) == len(everybody) * (len(everybody) - 1) // _PAIR:
@@ -83,10 +87,10 @@ def rule(answers: Sequence[Given], tolerance: Tolerance) -> Ruling:
     return Ruling(frozenset(pair), frozenset(everybody - pair))
 
 
-def _within(one: Given, other: Given, tolerance: Tolerance) -> Tolerance:
-    if one.provider == other.provider:
+def _within(tolerance: Tolerance, *, wide: bool) -> Tolerance:
+    if not wide:
         return tolerance
-    return Tolerance(relative=min(1.0, _ACROSS * tolerance.relative), absolute=_ACROSS * tolerance.absolute)
+    return Tolerance(relative=min(1.0, _WIDER * tolerance.relative), absolute=_WIDER * tolerance.absolute)
 
 
 def difference(one: Sequence[Tensor], other: Sequence[Tensor], tolerance: Tolerance) -> str | None:

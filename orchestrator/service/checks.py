@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import NoReturn
 
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from orchestrator.core.checks import MARKET, CheckPolicy, Draws, Given, Ruling, difference, rule
 from orchestrator.core.online import OnlineAnswer, OnlineCall
@@ -23,13 +23,15 @@ from tandem.clock import Clock
 from tandem.protocol.errors import TandemError
 from tandem.protocol.messages import Problem
 from tandem.protocol.models import ModelInfo
+from tandem.protocol.pricing import inference_cost
 from tandem.protocol.tensors import Tensor
 
 logger = logging.getLogger(__name__)
 
+_MICRO = 10**6
 _AT_ONCE = 4
-_SECONDS = 30.0
-"""That one run may take, unless its model says otherwise."""
+_SECONDS, _FACTOR = 5.0, 20.0
+"""That one run may take, and further ones for each second of its model's cost."""
 _TRIES = 2
 """Nodes that are asked, one after the other, for one more answer."""
 _MOST = 3
@@ -71,6 +73,8 @@ class Checks:
         self._spare = policy.rate
         """Checks that may begin now."""
         self._spared_at = clock.monotonic()
+        distrusted = Gauge("tandem_distrusted_nodes", "Nodes that get no work, outvoted too often.", registry=registry)
+        distrusted.set_function(lambda: len(nodes.suspended()))
         online.watch(self.accepted)
         self._results = Counter("tandem_checks", "Answers run a second time, by result.", ["result"], registry=registry)
 
@@ -83,7 +87,7 @@ class Checks:
 
     def _keep(self, node: ConnectedNode, call: OnlineCall, answer: OnlineAnswer) -> None:
         size = sum(len(tensor.data) for tensor in (*call.inputs, *answer.outputs))
-        if self._held + size > self._policy.memory or not self.ready(call.model, node.address) or not self._begins():
+        if self._held + size > self._policy.memory or not self._begins() or not self.ready(call.model, node.address):
             return
         self._held += size
         given = Given(node.address, answer.provider, _copied(answer.outputs))
@@ -144,7 +148,8 @@ class Checks:
             if another is None:
                 break
             answers.append(another)
-            ruling = await asyncio.to_thread(rule, answers, call.model.settings.tolerance)
+            settings = call.model.settings
+            ruling = await asyncio.to_thread(rule, answers, settings.tolerance, batched=settings.max_batch > 1)
         self._follow(call.model, answers, ruling)
         return ruling
 
@@ -154,9 +159,10 @@ class Checks:
         others = [node for node in self._directed.able(call.model) if node.address not in asked]
         drawn = self._dice.sample(others, len(others))
         drawn.sort(key=lambda node: _provider(node, call.model) != answers[0].provider)  # the same one first
+        cost = inference_cost(call.model.cost_us, call.model.cost_inputs, call.inputs) / _MICRO
         for node in drawn[:_TRIES]:
             try:
-                return await self._directed.infer(node, call, call.model.settings.timeout_s or _SECONDS)
+                return await self._directed.infer(node, call, _SECONDS + _FACTOR * cost)
             except TandemError as error:
                 detail = f"{error.code}: {error.detail}"
                 log.event(logger, "check_unanswered", level=logging.DEBUG, node=node.address, detail=detail)

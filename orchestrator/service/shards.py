@@ -19,7 +19,7 @@ from tandem.protocol.outputs import BatchOutput
 from tandem.protocol.rows import Row, read_rows
 from tandem.protocol.tensors import Tensor
 
-_SECONDS = 60.0
+_SECONDS = 30.0
 """For all rows of a shard, since its verdict waits for them."""
 _MOST_ROWS = 8
 """Of one shard."""

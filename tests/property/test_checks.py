@@ -95,10 +95,12 @@ def test_nobody_is_outvoted_but_by_two_that_agree(values: list[float]) -> None:
     assert apart == between == Ruling()
 
 
-def test_between_providers_the_tolerance_is_wider() -> None:
+def test_between_providers_and_in_batches_the_tolerance_is_wider() -> None:
     pair = [answer("a", 1.0), answer("b", 1.005, provider="CUDA")]
     assert rule(pair, LOOSE).decided
-    assert not rule([pair[0], pair[1]._replace(provider="CPU")], LOOSE).decided
+    same = [pair[0], pair[1]._replace(provider="CPU")]
+    assert not rule(same, LOOSE).decided
+    assert rule(same, LOOSE, batched=True).decided
 
 
 @pytest.mark.parametrize(("share", "weight"), [(0.01, 1.0), (0.01, 5.0), (0.3, 1.0), (1.0, 1.0), (0.0, 5.0)])

@@ -16,6 +16,7 @@ from orchestrator.core.online import Replica
 from orchestrator.core.records import AttemptRecord, JobRecord, JobSnapshot
 from orchestrator.core.scheduling import Obstacle
 from orchestrator.ports.artifacts import ArtifactStore
+from orchestrator.service import checks as service
 from orchestrator.service.shards import ShardChecks
 from tandem.protocol.errors import ResultRejected
 from tandem.protocol.ids import AttemptRef
@@ -194,6 +195,24 @@ async def test_a_model_that_rolls_dice_is_not_checked(tmp_path: Path) -> None:
         found.model = found.model.model_copy(update={"unrepeatable": "it rolls dice"})
         await served(found, 5)
         assert results(found) == {}
+
+
+async def test_a_second_run_that_does_not_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "_SECONDS", 0.05)
+    async with checked(tmp_path, double, double, double) as found:
+        answer = await found.infer()
+        others = [hand for hand, key in zip(found.hands, KEYS, strict=True) if key.address != answer.node]
+        await until(lambda: not found.exchange.checks._held)
+        for hand in others:
+            hand.reply = None
+        here = found.exchange.online.replicas.of(found.model.served)
+        for key in KEYS:
+            here[key.address].seconds = 0.001 if key.address == answer.node else 1.0
+        assert (await found.infer()).node == answer.node
+        await until(lambda: not found.exchange.checks._held)
+        assert results(found) == {"confirmed": 1, "unanswered": 1}
+        await until(lambda: all(hand.asked[-1].cancelled for hand in others))
+        await until(lambda: not any(replica.outstanding for replica in here.values()))
 
 
 async def test_the_inputs_are_kept_although_their_memory_is_used_again(tmp_path: Path) -> None:
