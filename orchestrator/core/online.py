@@ -184,7 +184,7 @@ class Demand(NamedTuple):
 
 def wanted(demand: Demand, grow_after: float, idle_after: float) -> int:
     """How many replicas there should be: one more as long as requests wait, none but the pinned when nobody asks."""
-    if demand.idle >= idle_after:
+    if demand.idle >= idle_after and not demand.waiting:
         return demand.pinned
     grown = demand.present + 1 if demand.waiting and demand.pressed >= grow_after else demand.present
     return max(demand.pinned, grown)

@@ -117,6 +117,7 @@ def test_a_node_has_more_than_it_runs_at_once_so_that_it_never_waits() -> None:
         (Demand(pinned=3, present=1, waiting=0, pressed=0, idle=0), 3),
         (Demand(pinned=0, present=4, waiting=0, pressed=0, idle=400), 0),
         (Demand(pinned=1, present=4, waiting=0, pressed=0, idle=400), 1),
+        (Demand(pinned=0, present=1, waiting=5, pressed=400, idle=400), 2),
     ],
 )
 def test_replicas_follow_demand(demand: Demand, replicas: int) -> None:
