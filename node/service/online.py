@@ -278,7 +278,7 @@ class Requests:
         self._begun: dict[int, tuple[Running, int]] = {}
         """By stream, with the price in wei."""
 
-    def receive(self, message: bytes) -> None:
+    def receive(self, message: bytes | bytearray) -> None:
         """Takes a message of streams. Raises StreamViolation."""
         for event in self._streams.receive(message):
             if isinstance(event, Requested):

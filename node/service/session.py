@@ -33,7 +33,7 @@ from node.service.usage import Usage
 from tandem import logging as log
 from tandem.clock import Clock
 from tandem.outbox import Outbox
-from tandem.protocol.codec import Envelope, Frame, decode, encode
+from tandem.protocol.codec import Envelope, decode, encode
 from tandem.protocol.errors import TandemError, Unavailable, error_from_wire
 from tandem.protocol.messages import (
     Assign,
@@ -51,6 +51,7 @@ from tandem.protocol.messages import (
 )
 from tandem.protocol.signing import Address, SigningKey
 from tandem.protocol.streams import Streams, is_stream
+from tandem.websocket import Said
 
 logger = logging.getLogger(__name__)
 
@@ -151,32 +152,55 @@ class _Conversation:
         self._sender: Address | None = None
         self._requests: Requests | None = None
         """Once the session is open."""
+        self._violation: TandemError | None = None
+        """Of the orchestrator's, in a message of streams."""
 
     async def hold(self, connection: Connection, deadline: asyncio.Timeout) -> None:
         """Until it breaks, with the error that broke it; `deadline` is lifted once the session is open."""
+        connection.listen(self._hear, self._queue.ring)
+        self._queue.open(connection)
         self._say(self._machine.hello())
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._queue.write(connection.send))
                 while True:
-                    for effect in self._receive(await connection.receive()):
-                        await self._perform(effect, group, deadline)
-                    self._check_unsent()
+                    message = await connection.receive()
+                    if self._unsent > _MAX_UNSENT:
+                        raise Unavailable(
+                            f"expected the orchestrator to read what it is told, {_MAX_UNSENT} messages wait"
+                        )
+                    if not self._hear(message):
+                        for effect in self._receive(message):
+                            await self._perform(effect, group, deadline)
         finally:
             self._to.link.detach(self._queue)
             if self._requests is not None:
                 self._requests.close()
 
-    def _check_unsent(self) -> None:
-        if max(len(self._queue), self._streams.unsent) > _MAX_UNSENT:
-            raise Unavailable(f"expected the orchestrator to read what it is told, {_MAX_UNSENT} messages wait")
+    @property
+    def _unsent(self) -> int:
+        return max(len(self._queue), self._streams.unsent)
 
-    def _receive(self, frame: Frame) -> Sequence[Effect]:
+    def _hear(self, message: Said) -> bool:
+        """Takes a message of streams once the session is open; False for all else, and what breaks the rules.
+
+        None is taken while too much waits to be said, which is for `hold` to see.
+        """
+        if isinstance(message, str) or not is_stream(message) or self._requests is None:
+            return False
+        if self._violation is not None or self._unsent > _MAX_UNSENT:
+            return False
         try:
-            if self._requests is not None and not isinstance(frame, str) and is_stream(frame):
-                self._requests.receive(frame)
-                return ()
-            return self._machine.receive(decode(frame))
+            self._requests.receive(message)
+        except TandemError as error:
+            self._violation = error
+            return False
+        return True
+
+    def _receive(self, message: Said) -> Sequence[Effect]:
+        try:
+            if self._violation is not None:
+                raise self._violation
+            return self._machine.receive(decode(message if isinstance(message, str) else bytes(message)))
         except TandemError as error:
             return self._machine.refuse(error)
 

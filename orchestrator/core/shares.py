@@ -95,25 +95,26 @@ class Line(Generic[Item]):
 class Room:
     """For requests that wait: so many for each model, so many bytes for all, and of both a share for each owner."""
 
-    __slots__ = ("_bytes", "_held", "_most_bytes", "_queue", "_share")
+    __slots__ = ("_bytes", "_held", "_most_bytes", "_own", "_own_bytes", "_queue")
 
     def __init__(self, queue: int, most_bytes: int, share: float) -> None:
         self._queue = queue
         self._most_bytes = most_bytes
-        self._share = share
+        self._own, self._own_bytes = max(1, int(queue * share)), int(most_bytes * share)
         self._bytes = 0
         self._held = Holdings()
 
     def refusal(self, waiting: int, held: Holdings, owner: str, size: int) -> str | None:
         """The bound that a further request is beyond; `held`: how many wait for its model, `waiting` in all."""
-        share, share_bytes = max(1, int(self._queue * self._share)), int(self._most_bytes * self._share)
-        bounds = (
-            (waiting < self._queue, f"fewer than {self._queue} requests (online.queue)"),
-            (self._bytes + size <= self._most_bytes, f"at most {self._most_bytes} bytes (online.queue_bytes)"),
-            (held.of(owner) < share, f"fewer than {share} requests of one key (online.share)"),
-            (self._held.of(owner) + size <= share_bytes, f"at most {share_bytes} bytes of one key (online.share)"),
-        )
-        return next((bound for holds, bound in bounds if not holds), None)
+        if waiting >= self._queue:
+            return f"fewer than {self._queue} requests (online.queue)"
+        if self._bytes + size > self._most_bytes:
+            return f"at most {self._most_bytes} bytes (online.queue_bytes)"
+        if held.of(owner) >= self._own:
+            return f"fewer than {self._own} requests of one key (online.share)"
+        if self._held.of(owner) + size > self._own_bytes:
+            return f"at most {self._own_bytes} bytes of one key (online.share)"
+        return None
 
     def add(self, held: Holdings, owner: str, size: int) -> None:
         """A request waits."""

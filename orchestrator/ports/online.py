@@ -1,12 +1,16 @@
 """What the web asks of requests on line."""
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from orchestrator.core.online import OnlineAnswer, OnlineCall
+from tandem.protocol.errors import TandemError
 from tandem.protocol.models import ModelInfo
+
+Done = Callable[[OnlineAnswer | TandemError], None]
+"""Told once how a request ended."""
 
 BUCKETS_US = (100, 250, 500, 1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000, 10_000_000)
 """Upper bounds of the histograms' buckets; one more takes the rest."""
@@ -65,12 +69,17 @@ class ModelStats:
 
 
 class OnlineInference(Protocol):
-    async def infer(self, call: OnlineCall) -> OnlineAnswer:
-        """The answer of a node. Cancelling it cancels the run on the node at once.
+    def submit(self, call: OnlineCall, done: Done) -> Callable[[], object]:
+        """Asks a node. What is returned cancels the run on the node at once, as long as `done` was not called.
 
-        Raises Overloaded if too many wait, DeadlineExceeded, Unavailable where there is no node for the model, and
-        what the run itself raises: InvalidTensor, InvalidModel, ExecutionFailed, TooLarge.
+        `done` is never called before this returns. Raises Overloaded if too many wait, Unavailable where there is no
+        node for the model; later come DeadlineExceeded, and what the run itself raises: InvalidTensor, InvalidModel,
+        ExecutionFailed, TooLarge.
         """
+        ...
+
+    async def infer(self, call: OnlineCall) -> OnlineAnswer:
+        """The same, for whoever waits; raises what `done` would be told, and cancels the run if it is cancelled."""
         ...
 
     def stats(self, name: str) -> ModelStats:

@@ -57,6 +57,10 @@ class Models:
         for changed in self._watchers:
             changed()
 
+    def known(self, owner: str, name: str, version: str | None = None) -> ModelInfo | None:
+        """The model that this key means, if no look into the store is needed for it."""
+        return self._known.find(owner, name, version)
+
     async def find(self, owner: str, name: str, version: str | None = None) -> ModelInfo:
         """The model that this key means; without a version, the one that answers for the name.
 

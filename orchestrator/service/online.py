@@ -1,7 +1,7 @@
 """Requests on line: each waits, in a bounded queue, for a node where its model is warm, and has one deadline in all.
 
-A request costs one future and a few callbacks here; no task is made for it and nothing is stored. What a node answers
-is checked, counted, and owed.
+A request costs a few callbacks here: no task, no future and no timer is made for it, and nothing is stored. What a node
+answers is checked, counted, and owed.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from orchestrator.core.online import (
     wanted,
 )
 from orchestrator.core.shares import Holdings, Line, Room
-from orchestrator.ports.online import ModelStats
+from orchestrator.ports.online import Done, ModelStats
 from orchestrator.service.nodes import ConnectedNode, Nodes
 from orchestrator.service.replicas import Replicas
 from orchestrator.service.usage import Usage
@@ -44,6 +44,8 @@ from tandem.protocol.units import ceil_div
 _MICRO = 10**6
 _CANCELLED = "cancelled"
 _MAX_COSTS = 1024
+_SWEEP_SECONDS = 0.01
+"""Between looks at what is over its time; so much later than asked a request may fail."""
 _MAX_SERVED = 4096
 """Beyond so many, what nobody asks for is forgotten, with its counters."""
 
@@ -109,13 +111,14 @@ class _Served:
 class _Request:
     call: OnlineCall
     served: _Served
-    answer: asyncio.Future[OnlineAnswer]
+    done: Done | None
+    """Who is told how it ends; None: it is over."""
     begun: float
     """By the loop's time, as all moments here."""
+    timeout: float
     cost_us: int
     size: int
     warm: bool
-    deadline: asyncio.TimerHandle | None = None
     late: asyncio.TimerHandle | None = None
     flights: list["_Flight"] = field(default_factory=list)
     tried: list[str] = field(default_factory=list)
@@ -160,25 +163,58 @@ class Online:
         self._served: dict[str, _Served] = {}
         self._accepted: Watch = lambda _node, _call, _answer: None
         self._room = Room(policy.queue, policy.queue_bytes, policy.share)
+        self._open: dict[_Request, None] = {}
+        """All that are not over."""
+        self._sweeping: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
 
     # --- what the web asks
 
+    def submit(self, call: OnlineCall, done: Done) -> Callable[[], None]:
+        """As the port says."""
+        model, policy = call.model, self._policy
+        served = self._served_of(model)
+        served.asked_at = begun = self._loop.time()
+        size = 0
+        for tensor in call.inputs:
+            size += len(tensor.data)
+        timeout = call.timeout or model.settings.timeout_s or policy.timeout
+        warm = self.ready(model.served)
+        early: list[OnlineAnswer | TandemError] = []
+        request = _Request(call, served, early.append, begun, timeout, served.cost(call), size, warm)
+        try:
+            if served.waiting or not self._send(request):
+                self._wait(request)
+        except TandemError as error:
+            self._fail(served, error.code)
+            raise
+        for outcome in early:
+            assert isinstance(outcome, TandemError)  # noqa: S101 - no answer comes before this returns
+            raise outcome
+        request.done = done
+        self._open[request] = None
+        if self._sweeping is None:
+            self._sweeping = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
+        return partial(self._cancel, request)
+
     async def infer(self, call: OnlineCall) -> OnlineAnswer:
         """As the port says."""
-        request = self._admit(call)
+        answer: asyncio.Future[OnlineAnswer | TandemError] = self._loop.create_future()
+        cancel = self.submit(call, lambda outcome: None if answer.done() else answer.set_result(outcome))
         try:
-            return await request.answer
+            outcome = await answer
         except asyncio.CancelledError:
-            self._fail(request.served, _CANCELLED)
+            cancel()
             raise
-        finally:
-            self._close(request)
+        if isinstance(outcome, TandemError):
+            raise outcome
+        return outcome
 
     def stats(self, name: str) -> ModelStats:
         served = self._served.get(name)
         if served is None:
             return ModelStats()
-        served.stats.waiting = sum(not request.answer.done() for request in served.waiting)
+        served.stats.waiting = sum(request.done is not None for request in served.waiting)
         served.stats.running = sum(replica.outstanding for replica in self.replicas.of(name).values())
         return served.stats
 
@@ -192,9 +228,9 @@ class Online:
         served = self._served_of(model)
         if self.ready(model.served):
             return
-        loaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loaded: asyncio.Future[None] = self._loop.create_future()
         served.loads.append(loaded)
-        served.asked_at = asyncio.get_running_loop().time()
+        served.asked_at = self._loop.time()
         try:
             self._begin_loading(served)
             await loaded
@@ -215,24 +251,11 @@ class Online:
 
     def spread(self, model: ModelInfo, besides: Collection[str]) -> None:
         """Has another node than these load the model if one has memory to spare, unless one has or does."""
-        self._served_of(model).asked_at = asyncio.get_running_loop().time()
+        self._served_of(model).asked_at = self._loop.time()
         if self.replicas.of(model.served).keys() <= set(besides):
             self.replicas.add_spare(model, besides)
 
     # --- the way of a request
-
-    def _admit(self, call: OnlineCall) -> _Request:
-        model, loop = call.model, asyncio.get_running_loop()
-        served = self._served_of(model)
-        served.asked_at = begun = loop.time()
-        size = sum([len(tensor.data) for tensor in call.inputs])
-        warm = self.ready(model.served)
-        request = _Request(call, served, loop.create_future(), begun, served.cost(call), size, warm)
-        if served.waiting or not self._send(request):
-            self._wait(request)
-        timeout = call.timeout or model.settings.timeout_s or self._policy.timeout
-        request.deadline = loop.call_at(begun + timeout, self._expire, request, timeout)
-        return request
 
     def _served_of(self, model: ModelInfo) -> _Served:
         served = self._served.get(model.served)
@@ -245,11 +268,10 @@ class Online:
         """Raises Overloaded if the queue is full, or why there is no node for the model."""
         served = request.served
         if len(served.waiting) >= self._policy.queue:
-            served.waiting.keep(lambda request: not request.answer.done())
+            served.waiting.keep(lambda request: request.done is not None)
         call = request.call
         full = self._room.refusal(len(served.waiting), served.held, call.owner, request.size)
         if full is not None:
-            self._fail(served, Overloaded.code)
             seconds = max(0.1, len(served.waiting) * served.pace.mean)
             raise Overloaded(
                 f"{call.model.name}: expected {full} to wait; come again in {seconds:.1f} s",
@@ -273,9 +295,7 @@ class Online:
         if any(replica.error is None for replica in self.replicas.of(served.info.served).values()):
             return
         if not self.replicas.add(served.info, pinned=served.pinned > 0):
-            error = self.replicas.why_not(served.info)
-            self._fail(served, error.code)
-            raise error
+            raise self.replicas.why_not(served.info)
 
     def _send(self, request: _Request) -> bool:
         """Hands a request to the best node that has room; False: none has."""
@@ -299,7 +319,7 @@ class Online:
     def _fly(self, request: _Request, best: Candidate) -> bool:
         node, call = self._nodes.get(best.replica.node), request.call
         assert node is not None  # noqa: S101 - it was a moment ago
-        flight = _Flight(request, node, best.replica, best.price, asyncio.get_running_loop().time())
+        flight = _Flight(request, node, best.replica, best.price, self._loop.time())
         try:
             head = encode_request(RequestHead(call.model.served, best.price, call.outputs), call.inputs)
             flight.stream = node.link.request(
@@ -308,7 +328,7 @@ class Online:
         except RetryableError:
             return False
         except TandemError as error:  # no node can be asked this
-            self._reject(request, error)
+            self._finish(request, error)
             return True
         best.replica.outstanding += 1
         best.replica.used_at = flight.sent
@@ -321,7 +341,7 @@ class Online:
     def _landed(self, flight: _Flight, reply: Responded | Abandoned | TandemError) -> None:
         """A node has answered, or will not; the request may be over since."""
         request, served, call = flight.request, flight.request.served, flight.request.call
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         self._usage.end(flight.node, flight.price)
         if flight in request.flights:
             self._end(flight)
@@ -339,9 +359,9 @@ class Online:
             flight.replica.timed(now - flight.sent)
             served.pace.add(now - flight.sent)
             self._usage.add(flight.node.address, call.owner, call.model, flight.price)
-            if not request.answer.done():
-                request.answer.set_result(answer)
+            if request.done is not None:
                 self._accepted(flight.node, call, answer)
+                self._finish(request, answer)
         self._pump(served.info.served)
 
     def _answer(self, flight: _Flight, reply: Responded, now: float) -> OnlineAnswer:
@@ -363,10 +383,10 @@ class Online:
         request = flight.request
         if isinstance(error, NotFound):
             self.replicas.lost(request.call.model.served, flight.node.address)
-        if request.answer.done() or request.flights:
+        if request.done is None or request.flights:
             return  # it is over, or goes on elsewhere
         if (not error.retryable and not isinstance(error, NotFound)) or len(request.tried) >= self._policy.attempts:
-            self._reject(request, error)
+            self._finish(request, error)
         else:
             request.failure = error
             request.served.stats.retried += 1
@@ -378,28 +398,45 @@ class Online:
         try:
             self._begin_loading(request.served)
         except TandemError as error:
-            request.answer.set_exception(request.failure or error)
+            self._finish(request, request.failure or error)
             return
         self._queue(request, before=True)
 
-    def _reject(self, request: _Request, error: TandemError) -> None:
-        if not request.answer.done():
-            self._fail(request.served, error.code)
-            request.answer.set_exception(error)
+    def _sweep(self) -> None:
+        """Ends what is over its time."""
+        now = self._loop.time()
+        for request in [each for each in self._open if each.begun + each.timeout <= now]:
+            self._expire(request)
+        self._sweeping = self._loop.call_later(_SWEEP_SECONDS, self._sweep) if self._open else None
 
-    def _expire(self, request: _Request, timeout: float) -> None:
+    def _expire(self, request: _Request) -> None:
         reason = f"; the last attempt: {request.failure.code}: {request.failure.detail}" if request.failure else ""
         where = "a node" if request.flights else "the queue"
-        self._reject(
-            request, DeadlineExceeded(f"expected an answer within {timeout:g} s, it was still with {where}{reason}")
-        )
+        detail = f"expected an answer within {request.timeout:g} s, it was still with {where}{reason}"
+        self._finish(request, DeadlineExceeded(detail))
+
+    def _cancel(self, request: _Request) -> None:
+        if request.done is not None:
+            self._fail(request.served, _CANCELLED)
+            self._close(request)
+
+    def _finish(self, request: _Request, outcome: OnlineAnswer | TandemError) -> None:
+        """The request is over, unless it was before; whoever asked is told."""
+        done = request.done
+        if done is not None:
+            if isinstance(outcome, TandemError):
+                self._fail(request.served, outcome.code)
+            self._close(request)
+            done(outcome)
 
     def _close(self, request: _Request) -> None:
-        """The request is over: what still runs of it is of no use."""
-        for timer in (request.deadline, request.late):
-            if timer is not None:
-                timer.cancel()
-        self._unqueue(request)
+        """What still runs of it is of no use."""
+        request.done = None
+        self._open.pop(request, None)
+        if request.late is not None:
+            request.late.cancel()
+        if request.queued:
+            self._unqueue(request)
         while request.flights:
             flight = request.flights[-1]
             self._end(flight)
@@ -415,8 +452,7 @@ class Online:
     def _watch(self, request: _Request) -> None:
         """Has a request sent a second time if it lags, where that is asked for."""
         if (request.call.hedge or request.call.model.settings.hedge) and request.late is None:
-            loop = asyncio.get_running_loop()
-            request.late = loop.call_later(request.served.pace.late, self._hedge, request)
+            request.late = self._loop.call_later(request.served.pace.late, self._hedge, request)
 
     def _hedge(self, request: _Request) -> None:
         others = self.replicas.of(request.call.model.served).keys() - set(request.tried)
@@ -451,7 +487,7 @@ class Online:
         """Hands out a request of this owner, unless no node takes its next one."""
         while (entry := served.waiting.take(owner)) is not None:  # sending may end a session, and put others first
             request = entry[2]
-            if request.answer.done():
+            if request.done is None:
                 continue
             if not self._send(request):
                 served.waiting.put_back(owner, entry)
@@ -474,7 +510,7 @@ class Online:
             _settle(loaded, error)
         waiting, served.waiting = served.waiting, Line()
         for request in waiting:
-            self._reject(request, request.failure or error)
+            self._finish(request, request.failure or error)
 
     def resume(self) -> None:
         """A node may take requests that could not before."""
@@ -492,7 +528,7 @@ class Online:
             self.replicas.expire()
             self.resume()
             for served in list(self._served.values()):
-                self._adjust(served, asyncio.get_running_loop().time())
+                self._adjust(served, self._loop.time())
             await self._clock.sleep(self._policy.tick)
 
     def _pin(self, models: list[ModelInfo]) -> None:
@@ -510,7 +546,7 @@ class Online:
     def _adjust(self, served: _Served, now: float) -> None:
         name = served.info.served
         present = [each for each in self.replicas.of(name).values() if each.error is None]
-        waiting = sum(not request.answer.done() for request in served.waiting)
+        waiting = sum(request.done is not None for request in served.waiting)
         if not waiting or served.pressed_since is None:
             served.pressed_since = now if waiting else None
         pressed = now - served.pressed_since if served.pressed_since is not None else 0.0

@@ -47,7 +47,8 @@ def _guarded(route: Route, services: Services) -> Callable[[web.Request], Awaita
     async def handle(request: web.Request) -> web.StreamResponse:
         owner = ""
         if route.access is Access.KEY:
-            owner = await services.owner(request.headers, request.remote or "")
+            found = services.owner(request.headers, request.remote or "")
+            owner = found if isinstance(found, str) else await found
         return await route.handler(Call(request, owner, services))
 
     return handle

@@ -72,9 +72,9 @@ class Services:
     allow_anonymous_loopback: bool = False
     limits: Limits = Limits()
 
-    async def owner(self, headers: Mapping[str, str], peer: str) -> str:
-        """Whose a request with these headers is, from this address. Raises Unauthorized."""
-        return await owner_of(headers, peer, self.keys, allow_anonymous_loopback=self.allow_anonymous_loopback)
+    def owner(self, headers: Mapping[str, str], peer: str) -> str | Awaitable[str]:
+        """Whose a request with these headers is, from this address: at once if that is known. Raises Unauthorized."""
+        return owner_of(headers, peer, self.keys, allow_anonymous_loopback=self.allow_anonymous_loopback)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,44 +3,47 @@
 import asyncio
 import secrets
 from collections.abc import Sequence
-from contextlib import suppress
 
-from aiohttp import WSMessage, WSMsgType, web
-from aiohttp.http import WS_CLOSED_MESSAGE
+from aiohttp import web
 
 from orchestrator.core.session import Close, Deliver, Effect, Identity, OrchestratorSession, Phase, Proven, Send
 from orchestrator.ports.nodes import Reply
 from orchestrator.service.sessions import Sessions
 from orchestrator.web.call import Call
 from orchestrator.web.routes import Access, Route
+from orchestrator.web.upgrade import upgrade
 from tandem.outbox import Outbox
-from tandem.protocol.codec import MAX_FRAME_BYTES, Envelope, Frame, decode, encode
+from tandem.protocol.codec import MAX_FRAME_BYTES, Envelope, decode, encode
 from tandem.protocol.errors import AttemptLost, ProtocolError
 from tandem.protocol.messages import Failed, Finished, OrchestratorMessage
 from tandem.protocol.streams import Abandoned, Buffer, Event, Refused, Responded, Streams, is_stream
 from tandem.protocol.tensors import Tensor
+from tandem.websocket import Said, WebSocket
 
 _HANDSHAKE_SECONDS = 10.0
 """In which a node proves itself, in however many frames."""
-_LAST_WORDS_SECONDS = 2.0
 _MAX_QUEUED = 1024
 """Messages that may wait for a node that does not read; beyond, the session is closed."""
 _RESULTS_AT_ONCE = 16
 
 
 class _Link:
-    """The outgoing side: an outbox that one writer empties. What services say before the welcome follows it."""
+    """The outgoing side, and the streams of both. What services say before the welcome follows it."""
 
-    def __init__(self, socket: web.WebSocketResponse) -> None:
+    def __init__(self, socket: WebSocket) -> None:
         self.node: str | None = None
         """Who is at the other end, once it is proven."""
-        self.streams = Streams(requests=True)
+        self.violation: ProtocolError | None = None
+        """Of the node's, in a message of streams."""
+        self._streams = Streams(requests=True)
         self._socket = socket
-        self._outbox = Outbox(self.streams)
+        self._outbox = Outbox(self._streams)
+        self._outbox.open(socket)
         self._replies: dict[int, Reply] = {}
         self._held_back: list[Envelope] | None = []
         """None once the welcome is on its way."""
-        self._closing: Close | None = None
+        self._closing = False
+        socket.listen(self.hear, self._outbox.ring)
 
     def send(self, message: OrchestratorMessage, tensors: tuple[Tensor, ...] = ()) -> None:
         if self._held_back is None:
@@ -59,23 +62,30 @@ class _Link:
             self._put(envelope)
 
     def request(self, head: bytes, body: Sequence[Buffer], reply: Reply) -> int:
-        if self._closing is not None or self._held_back is not None:
+        if self._closing or self._held_back is not None:
             raise AttemptLost("the node's session has ended, or has only begun")
-        stream = self.streams.request(head, body)
+        stream = self._streams.request(head, body)
         self._replies[stream] = reply
         self._outbox.ring()
         return stream
 
     def cancel(self, stream: int) -> None:
-        if self._closing is None:
-            self._hear(self.streams.cancel(stream))
+        if not self._closing:
+            self._hear(self._streams.cancel(stream))
             self._outbox.ring()
 
-    def take(self, frame: bytes) -> None:
-        """A message of streams. Raises StreamViolation."""
-        for event in self.streams.receive(frame):
-            self._hear(event)
+    def hear(self, message: Said) -> bool:
+        """Takes a message of streams once the session is open; False for all else, and what breaks the rules."""
+        if isinstance(message, str) or not is_stream(message) or self._held_back is not None or self.violation:
+            return False
+        try:
+            for event in self._streams.receive(message):
+                self._hear(event)
+        except ProtocolError as error:
+            self.violation = error
+            return False
         self._outbox.ring()
+        return True
 
     def _hear(self, event: Event | None) -> None:
         if isinstance(event, Responded | Abandoned | Refused):
@@ -84,7 +94,7 @@ class _Link:
                 reply(event.error if isinstance(event, Refused) else event)
 
     def _put(self, envelope: Envelope) -> None:
-        if self._closing is not None:
+        if self._closing:
             return
         if len(self._outbox) >= _MAX_QUEUED:
             self.close("unavailable", f"the node left {_MAX_QUEUED} messages unread")
@@ -92,9 +102,10 @@ class _Link:
             self._outbox.put_nowait(encode(envelope))
 
     def close(self, code: str, reason: str) -> None:
-        if self._closing is None:
-            self._closing = Close(code, reason)
+        if not self._closing:
+            self._closing = True
             self._outbox.close()
+            self._socket.close(reason=f"{code}: {reason}")
             self._lose()
 
     def _lose(self) -> None:
@@ -102,26 +113,6 @@ class _Link:
         replies, self._replies = self._replies, {}
         for reply in replies.values():
             reply(AttemptLost("the node's session ended before it answered"))
-
-    async def write(self) -> None:
-        """Until closed."""
-        await self._outbox.write(self._send)
-        if self._closing is not None:
-            message = f"{self._closing.code}: {self._closing.detail}".encode()[:120]
-            await self._socket.close(message=message)
-
-    async def _send(self, frame: Frame) -> None:
-        if isinstance(frame, str):
-            await self._socket.send_str(frame)
-        else:
-            await self._socket.send_bytes(frame)
-
-
-async def _last_words(writer: "asyncio.Task[None]") -> None:
-    """Lets a refusal reach the node, unless it does not read."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_LAST_WORDS_SECONDS):
-            await writer
 
 
 class _Inbox:
@@ -152,7 +143,7 @@ class NodeSessions:
         self._identity = identity
         self._sessions = sessions
         self._heartbeat = heartbeat
-        self._sockets: set[web.WebSocketResponse] = set()
+        self._sockets: set[WebSocket] = set()
 
     def route(self) -> Route:
         return Route(
@@ -165,59 +156,50 @@ class NodeSessions:
         )
 
     async def handle(self, call: Call) -> web.StreamResponse:
-        socket = web.WebSocketResponse(max_msg_size=MAX_FRAME_BYTES, heartbeat=self._heartbeat)
-        await socket.prepare(call.request)
+        socket, response = await upgrade(call.request, max_bytes=MAX_FRAME_BYTES, heartbeat=self._heartbeat)
         self._sockets.add(socket)
         link = _Link(socket)
         try:
             async with asyncio.TaskGroup() as group:
-                writer = group.create_task(self._write(link))
                 await self._read(socket, _Inbox(self._sessions, link, group))
                 link.close("bye", "the node is gone")
-                await _last_words(writer)
+            await socket.closed()
         finally:
             self._sockets.discard(socket)
-        return socket
+            socket.abort()
+        return response
 
     async def close(self) -> None:
         """Ends every session: the process is going down, and nodes will dial again."""
-        async with asyncio.TaskGroup() as group:  # each waits a while for its node to answer
-            for socket in self._sockets:
-                group.create_task(socket.close(message=b"unavailable: the orchestrator is stopping"))
+        sockets = list(self._sockets)
+        for socket in sockets:
+            socket.close(reason="unavailable: the orchestrator is stopping")
+        for socket in sockets:
+            await socket.closed()
 
-    @staticmethod
-    async def _write(link: _Link) -> None:
-        try:
-            await link.write()
-        except ConnectionError:  # the reader sees the end too
-            return
-
-    async def _read(self, socket: web.WebSocketResponse, inbox: _Inbox) -> None:
+    async def _read(self, socket: WebSocket, inbox: _Inbox) -> None:
         machine = OrchestratorSession(self._identity, secrets.token_bytes(32))
         prove_until = asyncio.get_running_loop().time() + _HANDSHAKE_SECONDS
         try:
             while machine.phase is not Phase.CLOSED:
                 is_open = machine.phase is Phase.OPEN
-                frame = await (socket.receive() if is_open else self._in_time(socket, prove_until))
-                if frame.type not in {WSMsgType.TEXT, WSMsgType.BINARY}:
+                message = await (socket.receive() if is_open else self._in_time(socket, prove_until))
+                if message is None:
                     return
-                if is_open and frame.type is WSMsgType.BINARY and is_stream(frame.data):
-                    effects = _taken(machine, inbox.link, frame.data)
-                else:
-                    effects = _effects(machine, frame)
-                await self._perform(inbox, machine, effects)
+                if not inbox.link.hear(message):
+                    await self._perform(inbox, machine, _effects(machine, message, inbox.link.violation))
         finally:
             if inbox.link.node is not None:
                 self._sessions.closed(inbox.link.node, inbox.link)
 
     @staticmethod
-    async def _in_time(socket: web.WebSocketResponse, until: float) -> WSMessage:
-        """The next frame, or an end by the loop's time `until`."""
+    async def _in_time(socket: WebSocket, until: float) -> Said | None:
+        """The next message, or an end by the loop's time `until`."""
         try:
             async with asyncio.timeout_at(until):
                 return await socket.receive()
         except TimeoutError:
-            return WS_CLOSED_MESSAGE
+            return None
 
     async def _perform(self, inbox: _Inbox, machine: OrchestratorSession, effects: Sequence[Effect]) -> None:
         for effect in effects:
@@ -242,16 +224,10 @@ class NodeSessions:
         await self._sessions.resumed(proven.node)
 
 
-def _effects(machine: OrchestratorSession, frame: WSMessage) -> Sequence[Effect]:
+def _effects(machine: OrchestratorSession, message: Said, violation: ProtocolError | None) -> Sequence[Effect]:
     try:
-        return machine.receive(decode(frame.data))
+        if violation is not None:
+            raise violation
+        return machine.receive(decode(message if isinstance(message, str) else bytes(message)))
     except ProtocolError as error:
         return machine.refuse(error)
-
-
-def _taken(machine: OrchestratorSession, link: _Link, frame: bytes) -> Sequence[Effect]:
-    try:
-        link.take(frame)
-    except ProtocolError as error:
-        return machine.refuse(error)
-    return ()

@@ -41,7 +41,7 @@ from tandem.protocol.errors import (
 )
 from tandem.protocol.stream_parts import Incoming, Outgoing, Stream
 
-Buffer = bytes | memoryview
+Buffer = bytes | bytearray | memoryview
 
 MAX_STREAMS = 1024
 """Open at once."""
@@ -169,8 +169,8 @@ class Streams:
         """Small frames that wait."""
         return len(self._small)
 
-    def chunk(self) -> bytes | None:
-        """The next piece of a large message; None: nothing is left, or there is no credit."""
+    def chunk(self) -> Sequence[Buffer] | None:
+        """The next piece of a large message, in parts; None: nothing is left, or there is no credit."""
         for _ in range(len(self._large)):
             outgoing = self._large[0]
             self._large.rotate(-1)
@@ -243,7 +243,7 @@ class Streams:
         stream.outgoing = Outgoing(number, kind, head, size, parts, STREAM_WINDOW)
         self._large.append(stream.outgoing)
 
-    def _cut(self, outgoing: Outgoing, room: int) -> bytes:
+    def _cut(self, outgoing: Outgoing, room: int) -> Sequence[Buffer]:
         """The next frame of a message, of at most `room` bytes."""
         head, outgoing.head = outgoing.head, None
         used = len(head or b"")
@@ -260,9 +260,9 @@ class Streams:
         if not outgoing.parts:
             self._sent(outgoing)
         if head is None:
-            return b"".join((_prefix(_DATA, outgoing.stream, used), *pieces))
+            return _prefix(_DATA, outgoing.stream, used), *pieces
         word = outgoing.kind << _KIND_BITS | _OPENING.size + used
-        return b"".join((_OPENING.pack(word, outgoing.stream, len(head), outgoing.size), head, *pieces))
+        return _OPENING.pack(word, outgoing.stream, len(head), outgoing.size) + head, *pieces
 
     def _sent(self, outgoing: Outgoing) -> None:
         self._large.remove(outgoing)
@@ -294,7 +294,7 @@ class Streams:
 
     # --- what comes
 
-    def receive(self, message: bytes) -> list[Event]:
+    def receive(self, message: bytes | bytearray) -> list[Event]:
         """What a message leads to. Raises StreamViolation or CreditExceeded, which end the session."""
         events: list[Event] = []
         at, end = 0, len(message)

@@ -47,7 +47,8 @@ class Pair:
     def say(self, *, node: bool) -> bool:
         """One side writes what it has to say, a piece at the most; False: it has nothing."""
         side, wire = (self.node, self.to_orchestrator) if node else (self.orchestrator, self.to_node)
-        messages = [message for message in (side.take(), side.chunk()) if message is not None]
+        small, piece = side.take(), side.chunk()
+        messages = [b"".join(parts) for parts in ((small,) if small else None, piece) if parts is not None]
         wire.extend(messages)
         return bool(messages)
 
@@ -359,7 +360,7 @@ def test_large_ones_take_turns() -> None:
     for _ in range(3):
         pair.orchestrator.request(b"", [bytes(STREAM_WINDOW)])
     pieces = [pair.orchestrator.chunk() for _ in range(6)]
-    assert [streams._PREFIX.unpack_from(piece)[1] for piece in pieces if piece] == [1, 2, 3, 1, 2, 3]
+    assert [streams._PREFIX.unpack_from(piece[0])[1] for piece in pieces if piece] == [1, 2, 3, 1, 2, 3]
 
 
 def test_a_small_one_finds_credit_while_large_ones_wait_for_it() -> None:

@@ -79,7 +79,9 @@ async def infer(call: Call) -> web.StreamResponse:
     headers = {name.lower(): value for name, value in request.headers.items()}
     with oip.memory.claim() as claim:
         try:
-            reply = await oip.inferences.answer(call.owner, named, headers, read, claim)
+            asked = await oip.inferences.wait(call.owner, named, headers, read, claim)
+            answer = await oip.online.infer(asked.call)
+            reply = oip.inferences.reply(asked, answer, claim) or await oip.inferences.compose(asked, answer)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer and the log the rest
             reply = error_reply(error)
         return web.Response(body=b"".join(reply.parts), status=reply.status, headers=reply.headers)

@@ -4,10 +4,15 @@ Only what can mean one thing alone is taken: any head that is not of this strict
 """
 
 import re
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 END = b"\r\n\r\n"
 MAX_BYTES = 2**14
+
+_REMEMBERED = 1024
+_REMEMBERED_BYTES = 1024
 
 _REQUEST = re.compile(
     r"POST /v2/models/(?P<model>[A-Za-z0-9._-]{1,64})(?:/versions/(?P<version>[A-Za-z0-9._-]{1,64}))?/infer"
@@ -22,7 +27,7 @@ class Head(NamedTuple):
     version: str | None
     length: int
     """Bytes of the body."""
-    headers: dict[str, str]
+    headers: Mapping[str, str]
     """By names in lower case."""
     keep_alive: bool
     """Whether the client may send another request on this connection."""
@@ -31,7 +36,19 @@ class Head(NamedTuple):
 
 
 def parse_head(data: bytes) -> Head | None:
-    """The head in these bytes, which end with the empty line; None if it is not a plain request for an inference."""
+    """The head in these bytes, which end with the empty line; None if it is not a plain request for an inference.
+
+    Those of a client's requests are mostly the same; long ones are not remembered, or they could fill the memory.
+    """
+    return _remembered(data) if len(data) <= _REMEMBERED_BYTES else _parsed(data)
+
+
+@lru_cache(_REMEMBERED)
+def _remembered(data: bytes) -> Head | None:
+    return _parsed(data)
+
+
+def _parsed(data: bytes) -> Head | None:
     match = _REQUEST.fullmatch(data.decode("latin-1"))
     if match is None:
         return None

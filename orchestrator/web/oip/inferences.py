@@ -3,13 +3,14 @@
 import asyncio
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+from orchestrator.core.online import OnlineAnswer, OnlineCall
 from orchestrator.ports.online import OnlineInference
 from orchestrator.web.oip.memory import Claim
 from orchestrator.web.oip.replies import HEADER_LENGTH, Reply, inference_reply
-from orchestrator.web.oip.requests import parse_request
-from orchestrator.web.oip.served import ServedModels
+from orchestrator.web.oip.requests import Wanted, parse_request
+from orchestrator.web.oip.served import Served, ServedModels
 from tandem.protocol.errors import InvalidRequest, TooLarge
 from tandem.protocol.models import ModelInfo
 
@@ -21,32 +22,50 @@ _WINDOW = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
 _HEADER_LENGTH = HEADER_LENGTH.lower()
 _MAX_DIGITS = 15
 
+Headers = Mapping[str, str]
 ReadBody = Callable[[Claim], Awaitable[memoryview]]
 
 
 class Catalogue(Protocol):
-    async def find(self, owner: str, name: str, version: str | None = None) -> ModelInfo:
-        """The model that this key means. Raises NotFound."""
+    def known(self, owner: str, name: str, version: str | None = None) -> ModelInfo | None:
+        """The model that this key means; None: it is to be looked for."""
         ...
+
+    async def find(self, owner: str, name: str, version: str | None = None) -> ModelInfo:
+        """The same, wherever it is. Raises NotFound."""
+        ...
+
+
+class Asked(NamedTuple):
+    """A request that was read."""
+
+    served: Served
+    call: OnlineCall
+    wanted: Wanted
 
 
 class Inferences:
     def __init__(self, online: OnlineInference, models: Catalogue, limit: int) -> None:
-        self._online = online
+        self.online = online
         self._models = models
         self._served = ServedModels()
         self.limit = limit
         """Bytes of a request, inflated or not."""
 
-    async def answer(
-        self,
-        owner: str,
-        named: tuple[str, str | None],
-        headers: Mapping[str, str],
-        read: ReadBody,
-        claim: Claim,
-    ) -> Reply:
-        """Runs the model of this name and version. Raises a TandemError, or TimeoutError for a body that is too slow.
+    def read(self, owner: str, named: tuple[str, str | None], headers: Headers, body: memoryview) -> Asked | None:
+        """What is asked, if nothing has to be waited for to know it. Raises a TandemError."""
+        header_length = _header_length(headers)
+        model = self._models.known(owner, *named)
+        size = len(body) if header_length is None else header_length
+        if model is None or size > INLINE_BYTES or "content-encoding" in headers:
+            return None
+        served = self._served.of(model)
+        return Asked(served, *parse_request(served, owner, body, header_length))
+
+    async def wait(
+        self, owner: str, named: tuple[str, str | None], headers: Headers, read: ReadBody, claim: Claim
+    ) -> Asked:
+        """What is asked. Raises a TandemError, or TimeoutError for a body that is too slow.
 
         What it holds of memory is counted into the claim.
         """
@@ -56,17 +75,26 @@ class Inferences:
         body = await self._inflated(headers, await read(claim), claim)
         json_size = len(body) if header_length is None else header_length
         if json_size <= INLINE_BYTES:
-            call, wanted = parse_request(served, owner, body, header_length)
-        else:
-            call, wanted = await asyncio.to_thread(parse_request, served, owner, body, header_length)
-        answer = await self._online.infer(call)
-        size = sum(len(tensor.data) for tensor in answer.outputs)
-        claim.note(size)
-        if size <= INLINE_BYTES or all(wanted.binary):
-            return inference_reply(served, wanted, answer)
-        return await asyncio.to_thread(inference_reply, served, wanted, answer)
+            return Asked(served, *parse_request(served, owner, body, header_length))
+        return Asked(served, *await asyncio.to_thread(parse_request, served, owner, body, header_length))
 
-    async def _inflated(self, headers: Mapping[str, str], body: memoryview, claim: Claim) -> memoryview:
+    @staticmethod
+    def reply(asked: Asked, answer: OnlineAnswer, claim: Claim) -> Reply | None:
+        """The response; None: it is large, and for `compose`. Raises InvalidTensor."""
+        size = 0
+        for tensor in answer.outputs:
+            size += len(tensor.data)
+        claim.note(size)
+        if size <= INLINE_BYTES or all(asked.wanted.binary):
+            return inference_reply(asked.served, asked.wanted, answer)
+        return None
+
+    @staticmethod
+    async def compose(asked: Asked, answer: OnlineAnswer) -> Reply:
+        """The response, made in a thread. Raises InvalidTensor."""
+        return await asyncio.to_thread(inference_reply, asked.served, asked.wanted, answer)
+
+    async def _inflated(self, headers: Headers, body: memoryview, claim: Claim) -> memoryview:
         encoding = headers.get("content-encoding")
         if encoding is None or encoding == "identity":
             return body
@@ -98,7 +126,7 @@ class Inferences:
             )
 
 
-def _header_length(headers: Mapping[str, str]) -> int | None:
+def _header_length(headers: Headers) -> int | None:
     text = headers.get(_HEADER_LENGTH)
     if text is None:
         return None

@@ -67,12 +67,16 @@ class Claim:
         self._memory.add(size, self.owner)
         self._size += size
 
+    def release(self) -> None:
+        """Gives all of it back."""
+        if self._size:
+            self._memory.add(-self._size, self.owner)
+            self._size = 0
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._size:
-            self._memory.add(-self._size, self.owner)
-        self._size = 0
+        self.release()

@@ -8,6 +8,7 @@ order. Tensors are views of the body; nothing is copied.
 import json
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import orjson
@@ -15,12 +16,16 @@ import orjson
 from orchestrator.core.online import OnlineCall
 from orchestrator.web.oip.served import Served
 from tandem.protocol.errors import InvalidRequest, InvalidTensor
+from tandem.protocol.online import TensorLayout
 from tandem.protocol.tensors import (
     MAX_ELEMENTS,
     MAX_RANK,
+    Datatype,
     Tensor,
     TensorSpec,
     check_tensor,
+    element_size,
+    elements,
     tensor_of,
 )
 
@@ -33,6 +38,8 @@ MAX_PRIORITY = 255
 _MICROSECONDS = 10**6
 _MAX_TIMEOUT_US = 3600 * _MICROSECONDS
 _SHOWN = 100
+_REMEMBERED = 1024
+_REMEMBERED_BYTES = 1024
 _SURROGATE = re.compile("[\ud800-\udfff]")
 """Half a character, which `json` takes and no answer could give back."""
 _NONE: Mapping[str, Any] = {}
@@ -47,32 +54,75 @@ class Wanted(NamedTuple):
     """Of each output, whether its data come as bytes behind the JSON."""
 
 
+class _Form(NamedTuple):
+    """What the JSON of a request says."""
+
+    inputs: tuple[Tensor | TensorLayout, ...]
+    """Those without data have them behind the JSON."""
+    outputs: tuple[str, ...]
+    wanted: Wanted
+    priority: int
+    timeout: float | None
+
+
 def parse_request(served: Served, owner: str, body: memoryview, header_length: int | None) -> tuple[OnlineCall, Wanted]:
-    """Raises InvalidRequest, or InvalidTensor naming the tensor, what was expected and what came."""
+    """Raises InvalidRequest, or InvalidTensor naming the tensor, what was expected and what came.
+
+    The JSON of a client's requests is mostly the same; if it is short, what it says is remembered.
+    """
     if header_length is None:
         header_length = len(body)
     if header_length > len(body):
         raise InvalidRequest(
             f"Inference-Header-Content-Length: expected at most the body's {len(body)} bytes, got {header_length}"
         )
-    request = _object(_json(body[:header_length]), "the request")
+    text = body[:header_length]
+    form = _remembered(served, text.tobytes()) if header_length <= _REMEMBERED_BYTES else _form(served, text)
+    inputs = _inputs(form, body[header_length:])
+    return OnlineCall(owner, served.info, inputs, form.outputs, form.priority, form.timeout), form.wanted
+
+
+@lru_cache(_REMEMBERED)
+def _remembered(served: Served, text: bytes) -> _Form:
+    return _form(served, text)
+
+
+def _form(served: Served, text: bytes | memoryview) -> _Form:
+    request = _object(_json(text), "the request")
     parameters = _parameters(request, "the request")
     if parameters.get("sequence_id"):
         raise InvalidRequest("parameters.sequence_id: expected none, since models keep no state between requests")
-    inputs = _inputs(served, request, body[header_length:])
+    inputs = _described(served, request)
     wanted = _wanted(served, request, parameters)
-    call = OnlineCall(
-        owner,
-        served.info,
-        inputs,
-        wanted.outputs if "outputs" in request else (),
-        _priority(parameters),
-        _timeout(parameters),
-    )
-    return call, wanted
+    outputs = wanted.outputs if "outputs" in request else ()
+    return _Form(inputs, outputs, wanted, _priority(parameters), _timeout(parameters))
 
 
-def _json(text: memoryview) -> Any:
+def _inputs(form: _Form, binary: memoryview) -> tuple[Tensor, ...]:
+    tensors, offset = [], 0
+    for each in form.inputs:
+        if isinstance(each, Tensor):
+            tensors.append(each)
+            continue
+        name, datatype, shape, size = each
+        data = binary[offset : offset + size]
+        if len(data) != size:
+            raise InvalidTensor(
+                f"tensor {name!r}: expected {size} bytes in the body, as its binary_data_size says, got {len(data)}"
+            )
+        tensor = Tensor(name, datatype, shape, data)
+        if datatype is Datatype.BYTES:
+            check_tensor(tensor)
+        tensors.append(tensor)
+        offset += size
+    if offset != len(binary):
+        raise InvalidRequest(
+            f"expected {offset} bytes after the JSON, as the inputs' binary_data_size add up to, got {len(binary)}"
+        )
+    return tuple(tensors)
+
+
+def _json(text: bytes | memoryview) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -102,9 +152,9 @@ def _parameters(of: Mapping[str, Any], what: str) -> Mapping[str, Any]:
     return _NONE if value is None else _object(value, f"parameters of {what}")
 
 
-def _inputs(served: Served, request: Mapping[str, Any], binary: memoryview) -> tuple[Tensor, ...]:
-    tensors: list[Tensor] = []
-    offset, missing = 0, dict(served.inputs)
+def _described(served: Served, request: Mapping[str, Any]) -> tuple[Tensor | TensorLayout, ...]:
+    inputs: list[Tensor | TensorLayout] = []
+    missing = dict(served.inputs)
     for each in _list(request.get("inputs"), "inputs"):
         described = _object(each, "an input")
         name = described.get("name")
@@ -114,18 +164,12 @@ def _inputs(served: Served, request: Mapping[str, Any], binary: memoryview) -> t
         shape = _shape(spec, described)
         size = _parameters_of_input(described, spec.name)
         if size is None:
-            tensor = tensor_of(spec.name, spec.datatype, shape, _data(spec, described))
+            inputs.append(tensor_of(spec.name, spec.datatype, shape, _data(spec, described)))
         else:
-            tensor = _binary_tensor(spec, shape, described, binary[offset : offset + size], size)
-            offset += size
-        tensors.append(tensor)
+            inputs.append(_layout(spec, shape, described, size))
     if missing:
         raise InvalidTensor(f"expected the inputs {sorted(served.inputs)}, got none of the name {min(missing)!r}")
-    if offset != len(binary):
-        raise InvalidRequest(
-            f"expected {offset} bytes after the JSON, as the inputs' binary_data_size add up to, got {len(binary)}"
-        )
-    return tuple(tensors)
+    return tuple(inputs)
 
 
 def _unexpected(served: Served, name: Any) -> InvalidTensor:
@@ -175,18 +219,16 @@ def _parameters_of_input(described: Mapping[str, Any], name: str) -> int | None:
     return size
 
 
-def _binary_tensor(
-    spec: TensorSpec, shape: tuple[int, ...], described: Mapping[str, Any], data: memoryview, size: int
-) -> Tensor:
+def _layout(spec: TensorSpec, shape: tuple[int, ...], described: Mapping[str, Any], size: int) -> TensorLayout:
     if "data" in described:
         raise InvalidTensor(f"tensor {spec.name!r}: expected data or a binary_data_size, got both")
-    if len(data) != size:
+    each = element_size(spec.datatype)
+    if each is not None and size != each * elements(shape):
         raise InvalidTensor(
-            f"tensor {spec.name!r}: expected {size} bytes in the body, as its binary_data_size says, got {len(data)}"
+            f"tensor {spec.name!r}: expected {each * elements(shape)} bytes for {spec.datatype} {list(shape)}, "
+            f"got a binary_data_size of {size}"
         )
-    tensor = Tensor(spec.name, spec.datatype, shape, data)
-    check_tensor(tensor)
-    return tensor
+    return TensorLayout(spec.name, spec.datatype, shape, size)
 
 
 def _data(spec: TensorSpec, described: Mapping[str, Any]) -> list[Any]:

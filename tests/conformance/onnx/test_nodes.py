@@ -6,6 +6,7 @@
 import asyncio
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -91,5 +92,5 @@ async def test_what_onnx_runtime_passes_passes_here(tmp_path: Path) -> None:
     assert not failures, "\n".join(failures)
 
 
-async def _anybody(_headers: dict[str, str], _peer: str) -> str:
+async def _anybody(_headers: Mapping[str, str], _peer: str) -> str:
     return "local"

@@ -1,4 +1,5 @@
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,9 @@ from node.core.session import Expectation, NodeSession
 from node.service import session
 from node.service.online import Online
 from node.service.session import Services
-from tandem.protocol.codec import Frame
 from tandem.protocol.errors import Unavailable
+from tandem.protocol.streams import Buffer
+from tandem.websocket import Said
 from tests.fixtures.clock import ManualClock
 from tests.fixtures.node import DOMAIN, NODE, OFFER
 from tests.fixtures.till import Till
@@ -19,10 +21,15 @@ from tests.unit.node.service.test_attempts import Node
 class Deaf:
     """Asks and asks, and reads nothing."""
 
-    async def send(self, _: Frame) -> None:
-        await asyncio.Event().wait()
+    full = True
 
-    async def receive(self) -> Frame:
+    def send(self, *_: Buffer | str) -> None:
+        raise AssertionError("it is full")
+
+    def listen(self, heard: Callable[[Said], bool], writable: Callable[[], None]) -> None:
+        """Nothing is ever writable."""
+
+    async def receive(self) -> Said:
         return '{"type": "gossip"}'
 
 

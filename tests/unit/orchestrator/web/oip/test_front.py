@@ -10,6 +10,7 @@ import struct
 import time
 import tracemalloc
 import zlib
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -159,7 +160,7 @@ async def test_json_longer_than_the_body() -> None:
 
 
 async def test_a_key_is_asked_for_before_the_body_is_read() -> None:
-    async def nobody(_headers: dict[str, str], _peer: str) -> str:
+    async def nobody(_headers: Mapping[str, str], _peer: str) -> str:
         raise Unauthorized("expected an API key")
 
     async with run_protocol(owner=nobody) as protocol:
