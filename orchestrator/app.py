@@ -210,7 +210,7 @@ def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, o
         oip=oip,
         nodes=lambda: _node_views(nodes, store),
         usage=store.usage,
-        ready=store.now,
+        ready=store.check,
         registry=outside.accounting.registry,
         measure=outside.accounting.meters.measure,
         allow_anonymous_loopback=settings.anonymous_loopback,

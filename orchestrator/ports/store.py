@@ -60,6 +60,10 @@ class JobStore(Protocol):
         """The store's time, in seconds since the epoch."""
         ...
 
+    async def check(self) -> None:
+        """Waits its turn among the writes, and looks into the store. Raises Unavailable if that cannot be done."""
+        ...
+
     async def submit(self, submission: Submission) -> str:
         """Writes a new job and returns its id; under a known idempotency key, the id of the first one.
 

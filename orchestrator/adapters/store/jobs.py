@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from sqlalchemy import Connection, func, insert, select, tuple_, update
+from sqlalchemy.exc import DBAPIError
 
 from orchestrator.adapters.store.decisions import check, write
 from orchestrator.adapters.store.engine import Database
@@ -23,7 +24,7 @@ from orchestrator.adapters.store.webhooks import tell
 from orchestrator.core.blame import failed_on
 from orchestrator.core.records import AttemptRecord, JobChanges, JobPage, JobSnapshot, Once, ReadyTask, Submission
 from orchestrator.ports.store import JobDecision
-from tandem.protocol.errors import IdempotencyConflict, NotFound
+from tandem.protocol.errors import IdempotencyConflict, NotFound, Unavailable
 from tandem.protocol.ids import AttemptRef, index_of, job_of
 from tandem.protocol.jobs import AttemptState, JobState, TaskState
 from tandem.protocol.tensors import Tensor
@@ -42,6 +43,13 @@ class SqlJobs:
 
     async def now(self) -> float:
         return self._database.now()
+
+    async def check(self) -> None:
+        query = select(jobs.c.id).limit(1)
+        try:
+            await self._database.write(lambda connection: connection.scalar(query))
+        except DBAPIError as error:
+            raise Unavailable(f"expected a store that answers, got: {error.orig}; see to the disk") from error
 
     async def submit(self, submission: Submission) -> str:
         return await self._database.write(lambda connection: _submit(connection, submission))

@@ -9,6 +9,7 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
+from orchestrator.adapters.store import SqlStore
 from orchestrator.web.call import Call
 from orchestrator.web.openapi import openapi_path
 from orchestrator.web.routes import ROUTES, Access, Route
@@ -42,6 +43,12 @@ def route(handler: str) -> Route:
 async def test_health_and_readiness(api: Api) -> None:
     assert await api.call("GET", "/healthz") == (200, {"status": "ok"})
     assert await api.call("GET", "/readyz") == (200, {"status": "ok"})
+    assert isinstance(api.store, SqlStore)
+    await api.store._database.write(lambda connection: connection.exec_driver_sql("ALTER TABLE jobs RENAME TO gone"))
+    assert (await api.call("GET", "/healthz"))[0] == 200
+    for path in ("/readyz", "/v2/health/ready"):
+        status, body = await api.call("GET", path)
+        assert (status, body["code"]) == (503, "unavailable")
 
 
 async def test_requests_are_counted_by_route(api: Api) -> None:

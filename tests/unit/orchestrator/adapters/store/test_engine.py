@@ -10,8 +10,9 @@ from sqlalchemy import Connection, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from orchestrator.adapters.store.engine import Body, Database, open_database
+from orchestrator.adapters.store.jobs import SqlJobs
 from orchestrator.adapters.store.schema import api_keys, payments
-from tandem.protocol.errors import ConfigurationError, Conflict
+from tandem.protocol.errors import ConfigurationError, Conflict, Unavailable
 from tests.conformance.store.samples import PARAMS
 from tests.fixtures.clock import ManualClock
 
@@ -181,6 +182,14 @@ async def test_sigkill_in_the_middle_of_a_transaction(url: str, clock: ManualClo
 async def test_the_stores_time_is_the_clocks(database: Database, clock: ManualClock) -> None:
     clock.advance(3)
     assert database.now() == clock.now()
+
+
+async def test_a_store_that_cannot_be_read_says_so(database: Database) -> None:
+    store = SqlJobs(database)
+    await store.check()
+    await database.write(lambda connection: connection.exec_driver_sql("ALTER TABLE jobs RENAME TO gone"))
+    with pytest.raises(Unavailable, match="no such table"):
+        await store.check()
 
 
 BAD_URLS = ["not a url", "sqlite://", "sqlite:///:memory:", "postgresql+psycopg://user:hunter2@host/db"]
