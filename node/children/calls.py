@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from node.children.sessions import DTYPES, Cancellation, Session
 from node.children.wire import HALF_LANE, MAX_BODY_BYTES, Call, Facts, offsets_of, outputs_text
 from tandem.protocol.errors import ExecutionFailed, InvalidModel, InvalidTensor, TooLarge
-from tandem.protocol.tensors import Datatype, Tensor, TensorMeta, join_bytes, split_bytes
+from tandem.protocol.tensors import Datatype, Tensor, TensorMeta, fits, join_bytes, split_bytes
 
 _NAME_LENGTH = 100
 
@@ -76,8 +76,7 @@ class Prepared:
 
     def _place(self, base: int, arrays: Sequence[Any]) -> bytes:
         """Lays the outputs into the lane, and describes them."""
-        outputs = self._session.outputs
-        results = [_result(name, outputs[name], array) for name, array in zip(self._names, arrays, strict=True)]
+        results = [_result(self._session, name, array) for name, array in zip(self._names, arrays, strict=True)]
         offsets, end = offsets_of([facts[3] for facts, _ in results])
         if sum(facts[3] for facts, _ in results) > MAX_BODY_BYTES:
             raise TooLarge(
@@ -152,9 +151,15 @@ def _execute(
         raise ExecutionFailed(f"expected the model to run on these tensors, got: {error}") from error
 
 
-def _result(name: str, datatype: Datatype, value: Any) -> tuple[Facts, Any]:
+def _result(session: Session, name: str, value: Any) -> tuple[Facts, Any]:
     if not isinstance(value, np.ndarray):
         raise ExecutionFailed(f"output {name!r}: expected a tensor, got {type(value).__name__}")
+    datatype, shape = session.outputs[name], session.shapes[name]
+    if not fits(shape, value.shape):  # ONNX Runtime gives it all the same, and the orchestrator would blame the node
+        raise ExecutionFailed(
+            f"output {name[:_NAME_LENGTH]!r}: expected shape {list(shape)} (-1 is any), as the model says, got "
+            f"{list(value.shape)}; correct the shape of its output"
+        )
     if datatype is Datatype.BYTES:
         data: Any = join_bytes(str(item).encode() for item in value.flat)
     else:

@@ -17,7 +17,7 @@ import onnxruntime as ort
 from node.children.models import trial_model
 from node.children.wire import Load, WorkerSettings
 from node.core.providers import CPU, ON_GPU, options_of
-from tandem.inspection.model_rules import TENSOR_TYPES, check_model
+from tandem.inspection.model_rules import TENSOR_TYPES, check_model, shape_of
 from tandem.protocol.errors import ExecutionFailed, InvalidModel, TandemError, Unavailable
 from tandem.protocol.models import WarmUpTensor
 from tandem.protocol.tensors import MAX_TENSORS, Datatype, elements
@@ -77,6 +77,8 @@ class Session:
     provider: str
     inputs: Mapping[str, Datatype]
     outputs: Mapping[str, Datatype]
+    shapes: Mapping[str, tuple[int, ...]]
+    """Of outputs, as the model says; -1 is any size."""
     binds: bool
     """Whether ONNX Runtime may be told where outputs are to lie: in main memory, and with elements of one size."""
     partial: bool = False
@@ -184,7 +186,7 @@ class Sessions:
             raise InvalidModel(f"expected the model to run on {providers[0]}, got {active}")
         inputs, outputs = _datatypes(session.get_inputs()), _datatypes(session.get_outputs())
         binds = active == CPU and Datatype.BYTES not in {*inputs.values(), *outputs.values()}
-        return Session(session, active, inputs, outputs, binds)
+        return Session(session, active, inputs, outputs, _shapes(session.get_outputs()), binds)
 
     def _options(self, *, alone: bool) -> ort.SessionOptions:
         options = ort.SessionOptions()
@@ -273,6 +275,10 @@ def _datatypes(arguments: Any) -> dict[str, Datatype]:
             "change the model's inputs and outputs to such tensors"
         )
     return {argument.name: DATATYPES[argument.type] for argument in arguments}
+
+
+def _shapes(arguments: Any) -> dict[str, tuple[int, ...]]:
+    return {argument.name: shape_of(argument.shape) for argument in arguments}
 
 
 def _resident() -> int:

@@ -13,7 +13,7 @@ from tandem.protocol.errors import ResultRejected, TandemError
 from tandem.protocol.messages import Offer
 from tandem.protocol.models import ModelInfo
 from tandem.protocol.online import TensorLayout
-from tandem.protocol.tensors import Tensor, TensorSpec
+from tandem.protocol.tensors import Tensor, TensorSpec, fits
 
 _MILLICORES = 1000
 _MIB = 2**20
@@ -219,12 +219,8 @@ def check_answer(call: OnlineCall, outputs: Sequence[Tensor | TensorLayout]) -> 
     if len(specs) != len(outputs):
         raise ResultRejected(f"expected {len(specs)} outputs, got {len(outputs)}")
     for spec, tensor in zip(specs, outputs, strict=True):
-        if tensor.name != spec.name or tensor.datatype != spec.datatype or not _fits(spec.shape, tensor.shape):
+        if tensor.name != spec.name or tensor.datatype != spec.datatype or not fits(spec.shape, tensor.shape):
             raise ResultRejected(
                 f"expected output {spec.name!r} of {spec.datatype} {list(spec.shape)} (-1 is any), got "
                 f"{tensor.name[:128]!r} of {tensor.datatype} {list(tensor.shape)}"
             )
-
-
-def _fits(spec: Sequence[int], shape: Sequence[int]) -> bool:
-    return len(spec) == len(shape) and all(want in (-1, got) for want, got in zip(spec, shape, strict=True))

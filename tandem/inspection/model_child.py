@@ -7,7 +7,7 @@ import ctypes
 import statistics
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import onnxruntime as ort
 
 from tandem.inspection import batching, repeating
 from tandem.inspection.answer import answer
-from tandem.inspection.model_rules import TENSOR_TYPES, Checked, check_model
+from tandem.inspection.model_rules import TENSOR_TYPES, Checked, check_model, shape_of
 from tandem.inspection.trial import Trial, sizes_beside
 from tandem.protocol.errors import InvalidModel, InvalidTensor
 from tandem.protocol.models import warm_up_tensors
@@ -93,8 +93,7 @@ def _spec(node: ort.NodeArg) -> TensorSpec:
     if node.type not in TENSOR_TYPES:
         remedy = next((text for start, text in _REMEDIES if node.type.startswith(start)), "cast it to one of these")
         raise InvalidModel(f"expected {', '.join(TENSOR_TYPES)}, got {node.type} for {node.name!r}; {remedy}")
-    shape = tuple(size if isinstance(size, int) else -1 for size in node.shape)
-    return TensorSpec(name=node.name, datatype=Datatype(TENSOR_TYPES[node.type][0]), shape=shape)
+    return TensorSpec(name=node.name, datatype=Datatype(TENSOR_TYPES[node.type][0]), shape=shape_of(node.shape))
 
 
 def _feeds(session: ort.InferenceSession, inputs: list[TensorSpec], trial: Trial) -> list[dict[str, Array]]:
@@ -129,7 +128,7 @@ def _run(session: ort.InferenceSession, feed: Mapping[str, Array], *, given: boo
     """Seconds of one run."""
     start = time.perf_counter()
     try:
-        session.run(None, dict(feed))
+        arrays = session.run(None, dict(feed))
     except Exception as error:  # as above
         if given:
             raise InvalidModel(f"expected a model that runs with its warm-up inputs, got: {_reason(error)}") from error
@@ -137,7 +136,19 @@ def _run(session: ort.InferenceSession, feed: Mapping[str, Array], *, given: boo
             f"expected a model that runs with every open dimension at 1, got: {_reason(error)}; "
             "give inputs that it runs with as settings.warm_up"
         ) from error
-    return time.perf_counter() - start
+    took = time.perf_counter() - start
+    _check_outputs(session, arrays)
+    return took
+
+
+def _check_outputs(session: ort.InferenceSession, arrays: Sequence[Array]) -> None:
+    """ONNX Runtime says the same of a scalar and of any number of dimensions. Sizes may depend on values."""
+    for node, array in zip(session.get_outputs(), arrays, strict=True):
+        if len(node.shape) != array.ndim:
+            raise InvalidModel(
+                f"expected the output {node.name!r} to have the {len(node.shape)} dimensions that the model says, or "
+                f"leaves out, got {array.ndim}; give it a shape of so many, with names for sizes that vary"
+            )
 
 
 def _cost(session: ort.InferenceSession, feed: Mapping[str, Array], *, given: bool) -> float:

@@ -105,9 +105,29 @@ def check_model(data: bytes, files: Mapping[str, int] | None = None) -> Checked:
     unasked = sorted(set(files or {}) - asked)
     if unasked:
         raise InvalidModel(f"expected only files that the model refers to, got {_some(unasked)} too; leave them out")
+    _check_inputs(model.graph)
     _check_size(model)
     opset = max((each.version for each in model.opset_import if each.domain in {"", "ai.onnx"}), default=0)
     return Checked(opset, tuple(sorted(dice)))
+
+
+def shape_of(sizes: Iterable[object]) -> tuple[int, ...]:
+    """What ONNX Runtime says of an input or output, as the protocol does: -1 where a size is open.
+
+    Without a number of dimensions it says the same as for a scalar.
+    """
+    return tuple(size if isinstance(size, int) else -1 for size in sizes)
+
+
+def _check_inputs(graph: onnx.GraphProto) -> None:
+    constants = {tensor.name for tensor in graph.initializer}
+    for each in graph.input:
+        tensor = each.type.WhichOneof("value") == "tensor_type"
+        if tensor and not each.type.tensor_type.HasField("shape") and each.name not in constants:
+            raise InvalidModel(
+                f"expected a number of dimensions for the input {each.name[:_NAME_LENGTH]!r}, got none; "
+                "give it a shape, with names for sizes that are open"
+            )
 
 
 def _rolls_dice(node: onnx.NodeProto) -> bool:

@@ -202,6 +202,11 @@ def check_tensor(tensor: Tensor) -> None:
         )
 
 
+def fits(spec: Sequence[int], shape: Sequence[int]) -> bool:
+    """Whether a tensor may have the shape; in the spec's, -1 is any size."""
+    return len(spec) == len(shape) and all(want in (-1, got) for want, got in zip(spec, shape, strict=True))
+
+
 def check_tensors(specs: Sequence[TensorSpec], tensors: Sequence[Tensor]) -> None:
     """Raises InvalidTensor unless the tensors are what the specs ask for: each once, right datatype, shape, size."""
     wanted = {spec.name: spec for spec in specs}
@@ -216,10 +221,7 @@ def check_tensors(specs: Sequence[TensorSpec], tensors: Sequence[Tensor]) -> Non
 def _check_spec(spec: TensorSpec, tensor: Tensor) -> None:
     if tensor.datatype is not spec.datatype:
         raise InvalidTensor(f"tensor {spec.name!r}: expected datatype {spec.datatype}, got {tensor.datatype}")
-    fits = len(spec.shape) == len(tensor.shape) and all(
-        want in (-1, got) for want, got in zip(spec.shape, tensor.shape, strict=True)
-    )
-    if not fits:
+    if not fits(spec.shape, tensor.shape):
         raise InvalidTensor(
             f"tensor {spec.name!r}: expected shape {list(spec.shape)} (-1 is any), got {list(tensor.shape)}"
         )

@@ -213,15 +213,17 @@ async def test_whoever_waits_and_raises_takes_no_lane_with_it(inference: WorkerI
 
 
 async def test_outputs_of_too_many_dimensions_fail_their_own_request(inference: WorkerInference, models: Path) -> None:
-    model = put(models, onnx_models.as_many_dimensions_as_asked())
+    most, more = (put(models, onnx_models.as_many_dimensions_as_asked(count)) for count in (16, 17))
 
     def shape(rank: int) -> Tensor:
         return Tensor(name="shape", datatype=Datatype.INT64, shape=(rank,), data=struct.pack(f"<{rank}q", *[1] * rank))
 
-    assert (await inference.run(files(model), [X, shape(16)])).outputs[0].shape == (1,) * 16
+    assert (await inference.run(files(most), [X, shape(16)])).outputs[0].shape == (1,) * 16
     before = pid_of(inference)
     with pytest.raises(ExecutionFailed, match=r"'y'.*16 items"):
-        await inference.run(files(model), [X, shape(17)])
+        await inference.run(files(more), [X, shape(17)])
+    with pytest.raises(ExecutionFailed, match=r"'y': expected shape \[-1, .*as the model says, got \[1\]"):
+        await inference.run(files(most), [X, shape(1)])
     assert pid_of(inference) == before
 
 
