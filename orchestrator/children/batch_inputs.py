@@ -21,6 +21,7 @@ from tandem.protocol.errors import InvalidTensor, UnreadableBatch
 from tandem.protocol.jobs import BatchFormat
 from tandem.protocol.rows import MAX_DETAIL, MAX_ROW_BYTES, Fault, Row
 from tandem.protocol.tensors import MAX_TENSORS, Datatype, TensorJson, TensorSpec, check_tensors, tensor_from_json
+from tandem.protocol.wording import wording
 
 MAX_LINE = 2**25
 """Bytes."""
@@ -88,9 +89,7 @@ def _line(number: int, text: bytes, inputs: Sequence[TensorSpec]) -> Row:
     try:
         line = _Line.model_validate_json(text)
     except ValidationError as error:
-        problem = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, problem["loc"]))[:200] or "the line"
-        return _faulty(number, f"{where}: {problem['msg'][:300]}")
+        return _faulty(number, wording(error, whole="the line"))
     except (RecursionError, MemoryError):
         return _faulty(number, "expected a request that fits into memory, got one nested too deep or too large")
     try:

@@ -19,6 +19,7 @@ from tandem.inspection.trial import Trial
 from tandem.protocol.api import ModelChange, NewModel
 from tandem.protocol.errors import Forbidden, InvalidModel
 from tandem.protocol.models import MODEL_FILE, ModelFile, ModelInfo, model_digest
+from tandem.protocol.wording import wording
 
 _EVERY_SECONDS = 1.0
 
@@ -183,4 +184,4 @@ def _model(request: NewModel, owner: str, size: int, files: Sequence[ModelFile],
             public=request.public,
         )
     except ValidationError as error:
-        raise InvalidModel(f"expected a model within the bounds of the protocol, got one with: {error}") from error
+        raise InvalidModel(f"expected a model within bounds, got one with {wording(error)}") from error

@@ -7,20 +7,19 @@ from typing import TypeVar
 
 from aiohttp import web
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
 
 from orchestrator.core.media_types import UNKNOWN_TYPE, plain_media_type
 from orchestrator.web.call import Call, Limits
 from tandem.protocol.errors import InvalidLadder, InvalidRequest, InvalidTensor, TooLarge
+from tandem.protocol.wording import wording
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
 _INLINE_BYTES = 65_536
 """A longer body is parsed in a thread, so that the event loop keeps turning."""
-_KINDS = ("transcode", "inference", "from_artifact", "from_url")
+_KINDS = ("transcode", "inference", "batch_inference", "from_artifact", "from_url", "to_bucket", "to_urls")
 _BY_FIELD: dict[str, type[InvalidRequest]] = {"ladder": InvalidLadder, "inputs": InvalidTensor}
-_MAX_PROBLEMS = 5
 _CHUNK_BYTES = 2**18
 
 
@@ -53,20 +52,10 @@ def path_value(request: web.Request, name: str, adapter: TypeAdapter[T]) -> T | 
 
 def _invalid(error: ValidationError) -> InvalidRequest:
     found = error.errors(include_url=False, include_context=False, include_input=False)
-    problems = [each for each in found if not _follows(each, found)]
-    places = [[str(part) for part in problem["loc"] if part not in _KINDS] for problem in problems]
+    places = [[str(part) for part in problem["loc"] if part not in _KINDS] for problem in found]
     fields = {place[0] for place in places if place}
     kind = _BY_FIELD.get(next(iter(fields)), InvalidRequest) if len(fields) == 1 else InvalidRequest
-    told = [f"{'.'.join(at) or 'body'}: {problem['msg']}" for at, problem in zip(places, problems, strict=True)]
-    more = f"; and {len(told) - _MAX_PROBLEMS} more" if len(told) > _MAX_PROBLEMS else ""
-    return kind("; ".join(told[:_MAX_PROBLEMS]) + more)
-
-
-def _follows(problem: ErrorDetails, found: list[ErrorDetails]) -> bool:
-    """Whether a list counts as too short only since its elements are wrong, which is said of them already."""
-    at = problem["loc"]
-    inside = (each for each in found if each["loc"][: len(at)] == at)
-    return problem["type"] == "too_short" and any(len(each["loc"]) > len(at) for each in inside)
+    return kind(wording(error, left_out=_KINDS))
 
 
 async def read(request: web.Request, limits: Limits) -> bytes:

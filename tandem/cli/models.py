@@ -13,6 +13,7 @@ from tandem.cli.running import Session, submitter_command
 from tandem.protocol.api import ModelChange, ModelList
 from tandem.protocol.ids import Name
 from tandem.protocol.models import MAX_BATCH, MAX_REPLICAS, ModelSettings, Provider
+from tandem.protocol.wording import wording
 
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
@@ -27,8 +28,10 @@ class _Settings(click.ParamType[ModelSettings]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> ModelSettings:
         try:
             return ModelSettings.model_validate_json(Path(str(value)).read_bytes())
-        except (OSError, ValidationError) as error:
+        except OSError as error:
             self.fail(f"expected a JSON file of settings: {error}", param, ctx)
+        except ValidationError as error:
+            self.fail(f"expected a JSON file of settings, got one with {wording(error, whole='the whole')}", param, ctx)
 
 
 _OPTIONS = (

@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec
 
 import click
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from tandem.client import JobUpdate, TandemClient
 from tandem.client.files import ProgressCallback
 from tandem.protocol.api import JobView
-from tandem.protocol.errors import TandemError
+from tandem.protocol.errors import InvalidRequest, TandemError
 from tandem.protocol.jobs import JobState
 from tandem.protocol.urls import parse_web_url
+from tandem.protocol.wording import wording
 
 P = ParamSpec("P")
 
@@ -125,6 +126,8 @@ def submitter_command(
         except TandemError as error:
             end = TryLater if error.retryable else Refused
             raise end(f"{error.code}: {error.detail}") from error
+        except ValidationError as error:  # of a request, as it was put together
+            raise Refused(f"{InvalidRequest.code}: {wording(error)}") from error
 
     run.__doc__ = command.__doc__
     run.__name__ = getattr(command, "__name__", "command")

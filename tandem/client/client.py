@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote as escape
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from tandem.client.files import ProgressCallback, holds, inside, read_file, write_verified
 from tandem.client.http import Http
@@ -36,10 +36,11 @@ from tandem.protocol.api import (
     WebhookSettings,
     WebhookView,
 )
-from tandem.protocol.errors import Unavailable
+from tandem.protocol.errors import InvalidRequest, Unavailable
 from tandem.protocol.jobs import AnyRequest, JobState
 from tandem.protocol.models import MODEL_FILE, ModelSettings
 from tandem.protocol.webhooks import DeliveryStatus
+from tandem.protocol.wording import wording
 
 _BACKOFF = (0.25, 0.5, 1.0, 2.0, 4.0)
 _POLL_SECONDS = 1.0
@@ -183,14 +184,17 @@ class TandemClient:
         public: bool = False,
     ) -> ModelView:
         """Registers what was uploaded: an ONNX file, and by name the files of its external data."""
-        request = NewModel(
-            name=name,
-            version=version,
-            artifact=artifact,
-            files=files or {},
-            settings=settings or ModelSettings(),
-            public=public,
-        )
+        try:
+            request = NewModel(
+                name=name,
+                version=version,
+                artifact=artifact,
+                files=files or {},
+                settings=settings or ModelSettings(),
+                public=public,
+            )
+        except ValidationError as error:
+            raise InvalidRequest(wording(error)) from error
         return await self._http.call("POST", "/v1/models", ModelView, **_json(request))
 
     async def upload_model(

@@ -28,7 +28,8 @@ def transcode(
     """A transcode of an uploaded file, or of the file at an http or https URL, which the orchestrator fetches.
 
     Without a ladder one is chosen that never upscales. `max_price` is in wei; `webhook` is a URL that is told of
-    each state; `bucket` is a presigned POST by which all that is made is written. Raises ValueError for another source.
+    each state; `bucket` is a presigned POST by which all that is made is written. Raises ValueError for what is no
+    such request.
     """
     return TranscodeRequest(
         kind="transcode",
@@ -52,7 +53,7 @@ def batch_inference(
 ) -> BatchRequest:
     """A run of a model for each row of an uploaded file, or of the file at a URL. Without `outputs`, all are wanted.
 
-    `kind` is told from the content if it is not given. Raises ValueError for another source.
+    `kind` is told from the content if it is not given. Raises ValueError for what is no such request.
     """
     return BatchRequest(
         kind="batch_inference",

@@ -20,7 +20,10 @@ class Frozen(BaseModel):
         return copy
 
 
-ArtifactId = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
+ARTIFACT_PATTERN = r"^sha256:[0-9a-f]{64}$"
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+
+ArtifactId = Annotated[str, StringConstraints(pattern=ARTIFACT_PATTERN)]
 """The digest of an artifact's bytes: `sha256:` and 64 hexadecimal digits."""
 
 JobId = Annotated[str, StringConstraints(pattern=r"^job_[0-9a-f]{28}$")]
@@ -32,7 +35,7 @@ TaskId = Annotated[str, StringConstraints(pattern=r"^job_[0-9a-f]{28}\.[0-9]{1,6
 WindowId = Annotated[str, StringConstraints(pattern=r"^win_[0-9a-f]{28}$")]
 """Sorts by time of creation."""
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 """A name a person chose: letters, digits, dot, underscore, hyphen; at most 64."""
 
 Label = Annotated[str, StringConstraints(min_length=1, max_length=128)]
