@@ -20,9 +20,11 @@ RUN apt-get update \
 ENV PATH=/opt/tandem/bin:$PATH PYTHONUNBUFFERED=1
 
 # The packages change less often than the code, and each target has its own build of ONNX Runtime.
+# The orchestrator's image also reads Arrow.
 FROM base AS packages-cpu
-COPY requirements/cpu.txt /tmp/requirements.txt
-RUN python -m venv /opt/tandem && pip install --no-cache-dir --require-hashes -r /tmp/requirements.txt
+COPY requirements/cpu.txt requirements/arrow.txt /tmp/
+RUN python -m venv /opt/tandem \
+  && pip install --no-cache-dir --require-hashes -r /tmp/cpu.txt -r /tmp/arrow.txt
 
 FROM base AS packages-cuda
 COPY requirements/gpu.txt /tmp/requirements.txt

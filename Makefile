@@ -59,6 +59,7 @@ lock: setup-test  ## Compiles requirements/ anew, to the newest versions that fi
 	@$(COMPILE) pyproject.toml requirements/build.in --extra cpu -o requirements/cpu.txt
 	@$(COMPILE) pyproject.toml requirements/build.in --extra gpu -c requirements/cpu.txt -o requirements/gpu.txt
 	@$(COMPILE) pyproject.toml --extra dev -c requirements/cpu.txt -o requirements/dev.txt
+	@$(COMPILE) requirements/arrow.in -c requirements/dev.txt -o requirements/arrow.txt
 	@$(COMPILE) requirements/slither.in -o requirements/slither.txt
 	@$(COMPILE:--universal=--python-platform x86_64-manylinux_2_39) requirements/perf.in -o requirements/perf.txt
 	@for each in fastapi mlserver pytriton; do \

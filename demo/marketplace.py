@@ -39,6 +39,21 @@ class Marketplace:
         chain = ["--chain.rpc", self.rpc, "--chain.contract", self.contract]
         return ["tandem", "node", *command, *settings, *chain, "--orchestrator.url", self.url]
 
+    def orchestrator(self, *command: str) -> list[str]:
+        """A command of `tandem orchestrator` with its settings."""
+        arguments = {
+            "config": str(_SETTINGS / "orchestrator.toml"),
+            "data": "orchestrator",
+            "http.port": self.url.rpartition(":")[2],
+            "chain.rpc": self.rpc,
+            "chain.contract": self.contract,
+            "chain.sender": self.operator,
+            "chain.keystore": "signer.json",
+            "chain.password-file": "password",
+        }
+        flags = [word for name, value in arguments.items() for word in (f"--{name}", value)]
+        return ["tandem", "orchestrator", *command, *flags]
+
     def status(self) -> dict[str, dict[str, Any]]:
         """What each node says of its tickets."""
         outputs = self.processes.run_together(*(self.node(name, "status", "--json") for name in self.nodes))
@@ -107,18 +122,7 @@ def deploy(processes: Processes, rpc: str, names: Sequence[str] = _NODES) -> Mar
 
 
 def start_orchestrator(market: Marketplace) -> Running:
-    arguments = {
-        "config": str(_SETTINGS / "orchestrator.toml"),
-        "data": "orchestrator",
-        "http.port": market.url.rpartition(":")[2],
-        "chain.rpc": market.rpc,
-        "chain.contract": market.contract,
-        "chain.sender": market.operator,
-        "chain.keystore": "signer.json",
-        "chain.password-file": "password",
-    }
-    flags = [word for name, value in arguments.items() for word in (f"--{name}", value)]
-    started = market.processes.start("orchestrator", "tandem", "orchestrator", "run", *flags)
+    started = market.processes.start("orchestrator", *market.orchestrator("run"))
     market.processes.wait_for("the orchestrator to be ready", lambda: _ready(market.url), _START_SECONDS)
     return started
 

@@ -7,6 +7,7 @@ paid on the chain.
 import argparse
 import asyncio
 import json
+import shlex
 import signal
 import sys
 from collections.abc import Coroutine, Mapping, Sequence
@@ -28,6 +29,7 @@ from tandem.protocol.ladder import RenditionRequest, VideoSettings
 CLIP = ROOT / "demo" / "clip" / "big_buck_bunny.mp4"
 DIGITS = ROOT / "demo" / "digits.json"
 MODEL = ROOT / "models" / "digits" / "digits.onnx"
+_ACTIVATE = ROOT / ".venv" / "bin" / "activate"
 LADDER = tuple(
     RenditionRequest(height=height, video=VideoSettings(bitrate=bitrate))
     for height, bitrate in ((720, 2_500_000), (480, 1_200_000), (360, 700_000))
@@ -164,6 +166,11 @@ async def _infer(client: TandemClient, progress: Progress) -> list[Inference]:
 def _leave(market: Marketplace, console: Console) -> None:
     groups = market.processes.leave()
     console.rule("Left running")
+    looks = (
+        market.orchestrator("ledger"),
+        market.orchestrator("key", "create", "friend"),
+        market.node(next(iter(market.nodes)), "status"),
+    )
     stop = f"kill -- {' '.join(f'-{group}' for group in reversed(groups))}"
     lines = (
         f"orchestrator  {market.url}",
@@ -171,9 +178,13 @@ def _leave(market: Marketplace, console: Console) -> None:
         f"contract      {market.contract}",
         f"state, logs   {market.processes.folder}",
         "",
-        f"curl {market.url}/v1/nodes",
-        f"curl {market.url}/v1/jobs",
-        f"curl -H 'Content-Type: video/mp4' --data-binary @{CLIP.relative_to(ROOT)} {market.url}/v1/artifacts",
+        "For the commands of the README, and for `tandem`:",
+        f"  export T={market.url} TANDEM_URL={market.url} && . {_ACTIVATE}",
+        "  curl $T/v1/jobs",
+        f"  tandem transcode {CLIP} -r 480 -o out",
+        "",
+        "Whether all books agree, a key for another machine, and what a node has earned:",
+        *(f"  (cd {market.processes.folder} && {shlex.join(command)})" for command in looks),
         "",
         f"To stop it: {stop} && sleep 5 && rm -r {market.processes.folder}",
     )

@@ -1,10 +1,12 @@
 """The application: routes, who may use them, and what becomes of errors."""
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from orchestrator.web.call import Call, Handler, Services
 from orchestrator.web.openapi import document
@@ -12,8 +14,19 @@ from orchestrator.web.operation import measured
 from orchestrator.web.problems import mark_started, problems
 from orchestrator.web.routes import ROUTES, Access, Route
 
+
+class _OurFaults(logging.Filter):
+    """Anyone can send as much as he likes that is no HTTP; he is told, and the log is not filled with it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+_server_logger = logging.getLogger(f"{__name__}.server")
+_server_logger.addFilter(_OurFaults())
+
 RUNNER_OPTIONS: Mapping[str, Any] = MappingProxyType(
-    {"keepalive_timeout": 75.0, "lingering_time": 5.0, "auto_decompress": False}
+    {"keepalive_timeout": 75.0, "lingering_time": 5.0, "auto_decompress": False, "logger": _server_logger}
 )
 """For `web.AppRunner(app, **RUNNER_OPTIONS)`: idle connections are not kept for an hour, and no body is inflated."""
 

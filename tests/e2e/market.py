@@ -117,13 +117,12 @@ class Market:
         self._run("chain", "fund", *account, *at, "--deposit", "1 ether", "--reserve", "1 ether")
 
     def start_orchestrator(self, *flags: str) -> Running:
-        return self._start(
-            "orchestrator",
-            *("orchestrator", "run", "--data", f"{self.folder}/orchestrator", "--http.port", str(self.port)),
-            *("--chain.rpc", self.anvil.url, "--chain.contract", self.contract, "--chain.stall", "0"),
-            *("--chain.keystore", f"{self.folder}/sender.json", "--chain.password-file", f"{self.folder}/password"),
-            *("--leases.lease", str(self.lease), "--payment.max-ahead", str(MAX_AHEAD), *flags),
-        )
+        return self._start("orchestrator", "orchestrator", "run", *self._settings, *flags)
+
+    def ledger(self) -> dict[str, Any]:
+        """What `tandem orchestrator ledger` says, which ends by 0 if nothing differs and the chain answered."""
+        found: dict[str, Any] = json.loads(self._run("orchestrator", "ledger", "--json", *self._settings))
+        return found
 
     def start_node(self, name: str, *flags: str) -> Running:
         """A node with gas money, and its part of the reserve."""
@@ -181,6 +180,17 @@ class Market:
         for running in reversed(self.started):
             if running.process.poll() is None:
                 running.kill()
+
+    @property
+    def _settings(self) -> list[str]:
+        """Of the orchestrator."""
+        return [
+            *("--data", f"{self.folder}/orchestrator", "--http.port", str(self.port)),
+            *("--chain.rpc", self.anvil.url, "--chain.contract", self.contract, "--chain.stall", "0"),
+            *("--chain.confirmations", "1", "--ledger.poll", "0.5"),
+            *("--chain.keystore", f"{self.folder}/sender.json", "--chain.password-file", f"{self.folder}/password"),
+            *("--leases.lease", str(self.lease), "--payment.max-ahead", str(MAX_AHEAD)),
+        ]
 
     @property
     def _rpc(self) -> list[str]:

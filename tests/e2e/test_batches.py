@@ -1,4 +1,4 @@
-"""A batch over two nodes, of which one dies, and the worker of the other: complete, in order, and paid once."""
+"""A batch over two nodes: one dies, the worker of the other, and the orchestrator: complete, in order, paid once."""
 
 import os
 import signal
@@ -20,10 +20,10 @@ ROWS = 10_000
 """Some five shards."""
 
 
-async def test_a_node_and_a_worker_die_in_mid_batch(market: Market, tmp_path: Path) -> None:
+async def test_a_node_a_worker_and_the_orchestrator_die_in_mid_batch(market: Market, tmp_path: Path) -> None:
     values = np.random.default_rng(5).random((ROWS, 64), np.float32)
     np.savez(tmp_path / "rows.npz", image=values)
-    market.start_orchestrator()
+    orchestrator = market.start_orchestrator()
     nodes = {name: market.start_node(name, "--capacity.cpu", "1") for name in ("north", "south")}
     async with watched(market) as client:
         await market.ready(client, 2)
@@ -34,6 +34,8 @@ async def test_a_node_and_a_worker_die_in_mid_batch(market: Market, tmp_path: Pa
         died, left = await until("both nodes to work", partial(working, client, job.id))
         kill_worker(nodes[market.name_of(left)].process.pid)
         nodes[market.name_of(died)].kill()
+        orchestrator.kill()
+        market.start_orchestrator()
         done = await client.wait(job.id)
         assert done.state is JobState.SUCCEEDED, done.error
         result = batch_result(done)
@@ -90,3 +92,4 @@ async def check_books(market: Market, client: TandemClient, job: JobView) -> Non
 
     await until("tickets for what was earned", settled)
     await until("the node to count as much", partial(earned_is, market, market.name_of(living), due))
+    assert market.ledger()["differences"] == []

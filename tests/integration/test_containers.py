@@ -41,6 +41,14 @@ def test_every_variable_in_the_compose_file_is_a_setting() -> None:
     assert used <= known
 
 
+def test_the_image_of_the_orchestrator_reads_arrow_with_the_version_that_the_tests_have() -> None:
+    (pinned,) = re.findall(r"^pyarrow==\S+", (ROOT / "requirements" / "arrow.txt").read_text(), re.MULTILINE)
+    assert f"\n{pinned} " in (ROOT / "requirements" / "dev.txt").read_text()
+    stage = re.search(r"AS packages-cpu\n(.*?)\n\n", (ROOT / "Dockerfile").read_text(), re.DOTALL)
+    assert stage is not None
+    assert "-r /tmp/arrow.txt" in stage[1]
+
+
 @pytest.mark.timeout(180)  # ten processes
 def test_the_deployer_puts_the_contract_where_the_compose_file_says_and_once() -> None:
     with run_anvil() as anvil:

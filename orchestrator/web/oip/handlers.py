@@ -82,6 +82,8 @@ async def infer(call: Call) -> web.StreamResponse:
             asked = await oip.inferences.wait(call.owner, named, headers, read, claim)
             answer = await oip.online.infer(asked.call)
             reply = oip.inferences.reply(asked, answer, claim) or await oip.inferences.compose(asked, answer)
+        except ConnectionError:
+            raise  # the client has gone: nobody is left to be told
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer and the log the rest
             reply = error_reply(error)
         return web.Response(body=b"".join(reply.parts), status=reply.status, headers=reply.headers)

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 from click.testing import CliRunner, Result
 
+from orchestrator.cli import orchestrator
 from orchestrator.core.lifecycle import Cancelled
 from orchestrator.core.records import UsageShare, UsageWindowRecord
 from tandem.cli.models import model
@@ -20,6 +21,8 @@ from tandem.protocol.models import ModelSettings
 from tandem.protocol.outputs import FileResult, InferenceOutput, TranscodeOutput
 from tandem.protocol.tensors import Datatype, Tensor
 from tests.fixtures.api import DIGITS, NODE, Api
+
+SAMPLES = Path(__file__).parents[3] / "demo" / "digits.json"
 
 
 async def tandem(api: Api, *arguments: str | Path) -> Result:
@@ -104,6 +107,27 @@ async def test_a_model_is_changed_pinned_unloaded_and_deleted(api: Api, tmp_path
     assert await api.models.all("local") == []
 
 
+async def operator(folder: Path, *arguments: str) -> Result:
+    """A command of the operator's, beside the orchestrator."""
+    unused = ["--chain.contract", f"0x{'0' * 40}", "--chain.keystore", "-", "--chain.password-file", "-"]
+    words = [*arguments, "--data", str(folder), *unused]
+    return await asyncio.to_thread(CliRunner().invoke, orchestrator, words)
+
+
+async def test_the_operator_pins_a_model_for_a_key_and_lets_go_of_it(api: Api, tmp_path: Path) -> None:
+    await tandem(api, "model", "add", DIGITS)
+    for replicas in (3, 0):
+        pinned = await operator(tmp_path, "model", "pin", "digits", "--replicas", str(replicas))
+        assert pinned.exit_code == 0, pinned.output
+        await api.models.refresh()
+        assert [each.pinned for each in await api.models.warm()] == ([replicas] if replicas else [])
+        listed = await operator(tmp_path, "model", "list")
+        assert listed.stdout.split() == ["local", "digits", "1", "private", "0", str(replicas)]
+    missing = await operator(tmp_path, "model", "pin", "digits", "--owner", "key_other", "--replicas", "1")
+    assert missing.exit_code == 1
+    assert "got digits version 1" in missing.stderr
+
+
 async def test_json_is_the_answer_and_nothing_else(api: Api, clip: bytes, tmp_path: Path) -> None:
     source = tmp_path / "clip.mp4"
     source.write_bytes(clip)
@@ -160,6 +184,9 @@ WRONG: list[tuple[list[str | Path], int, str]] = [
     (["transcode", DIGITS, "-r", "tall"], 2, "expected HEIGHT"),
     (["transcode", DIGITS], 3, "unreadable_media: "),
     (["model", "add", __file__, "--name", "m"], 3, "invalid_model: "),
+    (["model", "add", DIGITS, "--name", "../m"], 3, "invalid_request: name: expected at most 64 letters"),
+    (["model", "add", DIGITS, "--settings", SAMPLES], 2, "got one with the whole: expected an object, got a list"),
+    (["infer-batch", "a b", DIGITS], 3, "invalid_request: model: expected at most 64 letters"),
     (["jobs", "--url", "http://127.0.0.1:1"], 4, "is it running there?"),
 ]
 

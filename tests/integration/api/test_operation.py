@@ -125,11 +125,15 @@ async def test_a_response_that_breaks_off_looks_broken(tmp_path: Path) -> None:
         await writer.wait_closed()
 
 
-async def test_garbage_is_answered_and_does_no_harm(api: Api) -> None:
+@pytest.mark.parametrize("sent", [b"\x16\x03\x01 garbage", b"GET /v1/jobs HTTP/1.1\r\nX-A : b"])
+async def test_garbage_is_answered_does_no_harm_and_fills_no_log(
+    api: Api, caplog: pytest.LogCaptureFixture, sent: bytes
+) -> None:
     url = URL(api.url)
     reader, writer = await asyncio.open_connection(url.host, url.port)
-    writer.write(b"\x16\x03\x01 garbage\r\n\r\n")
+    writer.write(sent + b"\r\n\r\n")
     assert b"400" in await reader.readline()
     writer.close()
     await writer.wait_closed()
     assert (await api.call("GET", "/healthz"))[0] == 200
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
