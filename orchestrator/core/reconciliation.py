@@ -67,14 +67,14 @@ def _own(books: Books, source: str) -> Iterator[str]:
         added_up = books.balance.totals(account.node)
         if account.totals != added_up:
             yield f"the account of {account.node} says {account.totals}, its entries add up to {added_up}"
-        accepted, used = books.accepted.get(account.node, 0), books.usage.get(account.node, 0)
-        if account.earned != accepted + used:
+        tried, used = books.attempts.get(account.node, 0), books.usage.get(account.node, 0)
+        if account.earned != tried + used:
             yield (
-                f"{account.node} earned {account.earned} wei by its account, and {accepted} by its accepted attempts "
+                f"{account.node} earned {account.earned} wei by its account, and {tried} by its attempts "
                 f"with {used} by its on-line work"
             )
     known = {account.node for account in books.accounts}
-    for node in sorted((books.balance.nodes() | books.accepted.keys() | books.usage.keys()) - known):
+    for node in sorted((books.balance.nodes() | books.attempts.keys() | books.usage.keys()) - known):
         yield f"there are entries or paid work of {node}, which has no account"
     kept = books.cursor.balance if books.cursor else 0
     added_up_chain = books.balance.balance(chain_account(source))

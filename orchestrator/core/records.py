@@ -385,8 +385,8 @@ class Books:
     cursor: Cursor | None
     findings: tuple[Finding, ...]
     """Redemptions of tickets that were never issued here."""
-    accepted: Mapping[str, int]
-    """The prices of all accepted attempts, in wei, by node: each of them is owed."""
+    attempts: Mapping[str, int]
+    """What attempts earned, in wei, by node: the price if one was accepted, a part if another overtook it."""
     usage: Mapping[str, int] = field(default_factory=dict)
     """The prices of all accepted requests, in wei, by node: they are owed too, and nothing else is."""
 

@@ -14,7 +14,6 @@ from orchestrator.core import ledger
 from orchestrator.core.ledger import Entry, EntryKind, TrialBalance
 from orchestrator.core.records import Books, ChainEntry, ChainEvents, Cursor, Finding
 from tandem.protocol.errors import Conflict
-from tandem.protocol.jobs import AttemptState
 
 _BATCH = 1000
 
@@ -113,17 +112,17 @@ def read_books(connection: Connection, source: str) -> Books:
         findings=tuple(
             Finding(row.recipient, row.tx_hash, unissued=row.unissued) for row in connection.execute(unissued)
         ),
-        accepted=_accepted(connection),
+        attempts=_paid(connection),
         usage=used_of(connection),
     )
 
 
-def _accepted(connection: Connection) -> dict[str, int]:
+def _paid(connection: Connection) -> dict[str, int]:
     """Wei by node. Prices repeat, so they are counted there and added up here."""
-    node, price = attempts.c.node, attempts.c.price
-    query = select(node, price, func.count()).where(attempts.c.state == AttemptState.ACCEPTED, price != 0)
+    node, earned = attempts.c.node, attempts.c.earned
+    query = select(node, earned, func.count()).where(earned != 0)
     found: dict[str, int] = {}
-    for of, each, times in connection.execute(query.group_by(node, price)):
+    for of, each, times in connection.execute(query.group_by(node, earned)):
         found[of] = found.get(of, 0) + each * times
     return found
 

@@ -104,6 +104,7 @@ async def test_two_attempts_side_by_side_the_first_accepted_wins_and_both_are_ow
     assert (first.state, first.earned, first.lane) == (AttemptState.CANCELLED, 4, 0)
     assert (second.state, second.earned, second.lane) == (AttemptState.ACCEPTED, 20, 1)
     assert ((await store.account(NODE)).earned, (await store.account(OTHER)).earned) == (4, 20)
+    assert (await store.books("31337:0xc0:0x5e")).attempts == {NODE: 4, OTHER: 20}
     for late in (deliver(FIRST), accept(FIRST), accept(SECOND, FIRST, 4)):
         with pytest.raises(StaleAttempt):
             await decided(store, JOB, late)

@@ -89,7 +89,7 @@ async def test_an_acceptance_and_its_entry_are_one_write(store: Store) -> None:
     assert balance.entries == 2
     assert balance.balance(WORK) == HUGE + 5
     assert (await store.account(NODE)).active_at is not None
-    assert (await store.books(SOURCE)).accepted == {NODE: HUGE, OTHER: 5}
+    assert (await store.books(SOURCE)).attempts == {NODE: HUGE, OTHER: 5}
     await check(store)
 
 
