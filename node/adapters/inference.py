@@ -253,7 +253,7 @@ class WorkerInference:
     def _spread(self, served: Served) -> None:
         """Loads the model on one more seat, if there is one of its kind that has room and memory is left."""
         loaded = served.loaded
-        if loaded is None or served.gone or served.spreading:
+        if loaded is None or served.gone or served.spreading or len(served.seats) == len(self.workers.seats):
             return
         idle = [
             seat

@@ -23,10 +23,8 @@ class SharedLanes:
         # A worker that shrank it would kill the daemon by SIGBUS.
         fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         self._memory = mmap.mmap(self.descriptor, size)
-        self._view = memoryview(self._memory)
 
     def close(self) -> None:
-        self._view.release()
         self._memory.close()
         os.close(self.descriptor)
 
@@ -35,14 +33,14 @@ class SharedLanes:
         at = lane * 2 * HALF_LANE + offset
         for piece in pieces:
             end = at + len(piece)
-            self._view[at:end] = piece
+            self._memory[at:end] = piece
             at = end
 
     def read(self, lane: int, layout: Layout) -> tuple[Tensor, ...]:
-        base, view = (lane * 2 + 1) * HALF_LANE, self._view
+        base, memory = (lane * 2 + 1) * HALF_LANE, self._memory
         return tuple(
             [
-                Tensor(meta.name, meta.datatype, meta.shape, bytes(view[base + at : base + at + meta.size]))
+                Tensor(meta.name, meta.datatype, meta.shape, memory[base + at : base + at + meta.size])
                 for meta, at in zip(layout.metas, layout.offsets, strict=True)
             ]
         )

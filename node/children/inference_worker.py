@@ -5,6 +5,7 @@ thread. One more thread hears of cancellations, by standard input, so that they 
 has a thread of its own, so that runs do not wait for it.
 """
 
+import gc
 import mmap
 import os
 import resource
@@ -72,6 +73,7 @@ class Worker:
         ready = Ready(
             providers=self._sessions.providers, version=ort.__version__, missing=tuple(self._sessions.missing)
         )
+        gc.freeze()
         self._answer(Head(Kind.READY, 0, 0, 0), ready.model_dump_json().encode())
         for _ in range(self._slots):
             self._thread(self._orders)
