@@ -216,7 +216,8 @@ def _compose(settings: OrchestratorSettings, identity: Identity, clock: Clock, o
         allow_anonymous_loopback=settings.anonymous_loopback,
         limits=Limits(body=settings.limits.body),
     )
-    janitor = Janitor(store, content, clock, settings.limits.orphan_age, settings.limits.history_age)
+    limits = settings.limits
+    janitor = Janitor(store, content, clock, limits.orphan_age, limits.history_age, limits.result_age)
     leases = Leases(store, lifecycle, clock, timeouts.lease)
     return _Parts(
         app=build_app(services, [sessions.route()]),

@@ -121,6 +121,9 @@ class LimitSettings(_Section):
     """Of inference_memory, what the requests of one API key may take; one more is answered by 429."""
     orphan_age: Seconds = 86_400.0
     """Seconds that an artifact to which nothing refers is kept."""
+    result_age: Annotated[float, Field(gt=0)] | None = None
+    """Seconds after a job's end that its inputs and results are kept, unless another job or a model has them too; by
+    default for good. A failed job cannot be retried without them."""
     history_age: Seconds = 30 * 86_400.0
     """Seconds after a job's end that the events of its webhooks, and which results were written to URLs, are kept."""
 

@@ -1,14 +1,28 @@
-"""What a job that is over has no more use for: windows that were cut or joined, sound, shards, rows of a batch."""
+"""What a job needs to be tried again; and what one that is over has no more use for: windows, sound, shards, rows."""
 
 from collections.abc import Iterator
 
 from orchestrator.core.assembling import passed_on
 from orchestrator.core.records import JobSnapshot
-from tandem.protocol.jobs import ArtifactInput, AttemptState, BatchWork, InferenceRequest, JobState, TranscodeWork
+from tandem.protocol.jobs import (
+    ArtifactInput,
+    AttemptState,
+    BatchWork,
+    InferenceRequest,
+    JobState,
+    TranscodeWork,
+    inputs_of,
+)
 from tandem.protocol.outputs import BatchOutput, TranscodeOutput
 
 _SETTLED = frozenset({JobState.SUCCEEDED, JobState.CANCELLED})
 """A job that failed can be tried again, and then goes on from what is made."""
+
+
+def needed(snapshot: JobSnapshot) -> tuple[str, ...]:
+    """Artifacts without which a job cannot be tried again, nor put together with what it has made already."""
+    given = (artifact for task in snapshot.tasks for artifact in inputs_of(task.work))
+    return tuple(dict.fromkeys((*given, *_accepted(snapshot))))
 
 
 def leftovers(snapshot: JobSnapshot) -> tuple[str, ...]:
@@ -25,15 +39,17 @@ def _given(snapshot: JobSnapshot) -> Iterator[str]:
         yield request.input.artifact
     for task in snapshot.tasks:
         if isinstance(task.work, TranscodeWork):
-            yield task.work.source
-            if task.work.picture.watermark is not None:
-                yield task.work.picture.watermark.artifact
+            yield from inputs_of(task.work)
 
 
 def _made(snapshot: JobSnapshot) -> Iterator[str]:
     for task in snapshot.tasks:
         if isinstance(task.work, BatchWork):
             yield task.work.source
+    yield from _accepted(snapshot)
+
+
+def _accepted(snapshot: JobSnapshot) -> Iterator[str]:
     for attempt in snapshot.attempts:
         if attempt.state is AttemptState.ACCEPTED and isinstance(attempt.output, TranscodeOutput | BatchOutput):
             yield from (file.artifact for file in attempt.output.files)

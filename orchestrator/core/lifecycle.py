@@ -111,6 +111,8 @@ class Retried:
     """The submitter wants a failed job tried again: `tasks` are new, and make what no task has made."""
 
     tasks: tuple[TaskRecord, ...]
+    artifacts: tuple[str, ...] = ()
+    """Without which they, and what was made before, are of no use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +195,8 @@ def _step_of_job(snapshot: JobSnapshot, event: JobEvent, now: float) -> JobChang
             return JobChanges(job=_done(_assembling(snapshot).job, now), files=files)
         case Unassembled(failure):
             return _end_job(_open(snapshot), JobState.FAILED, failure, now)
-        case Retried(tasks):
-            return _retry(snapshot, tasks, now)
+        case Retried(tasks, artifacts):
+            return replace(_retry(snapshot, tasks, now), artifacts=artifacts)
         case Prepared(tasks, price, artifacts):
             queued = replace(_in(snapshot, JobState.PREPARING), state=JobState.QUEUED, price=price)
             return JobChanges(job=queued, planned=tasks, artifacts=artifacts)

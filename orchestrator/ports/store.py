@@ -93,8 +93,9 @@ class JobStore(Protocol):
         The snapshots come without tensors. What is fixed when a row is made (a request, a node, a price) is not
         written again, and the tensors of an attempt only with the step to `verifying`.
 
-        Raises NotFound for a job, or for an accepted artifact that is gone; InvalidTransition; StaleAttempt for a row
-        of `attempts` whose stored state is final or whose node is another. In each case nothing is written.
+        Raises NotFound for a job, or for an artifact that is gone and accepted or to be kept; InvalidTransition;
+        StaleAttempt for a row of `attempts` whose stored state is final or whose node is another. In each case nothing
+        is written.
         `earned` raises the nodes' accounts in the same transaction, and may name only attempts that it accepts.
         """
         ...
@@ -128,6 +129,10 @@ class JobStore(Protocol):
         That is: events of webhooks, and which results are at URLs of the submitter. A failed job, which can be tried
         again, keeps the latter and its newest event.
         """
+        ...
+
+    async def let_go(self, older_than: float) -> int:
+        """Lets go of all files of some jobs that ended so many seconds ago; of how many jobs, 0: nothing is left."""
         ...
 
     async def ready(self, limit: int, after: str | None = None) -> list[ReadyTask]:

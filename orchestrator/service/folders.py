@@ -37,6 +37,7 @@ class Folders:
             return Growing(text)
         for file in _finished(snapshot):
             if file.path == path:
+                await self._store.artifact(file.artifact)
                 return file
         raise NotFound(f"expected a file of the job's folder that is there by now, got {path[:255]!r}")
 

@@ -1,5 +1,5 @@
 """Deletes what nobody needs any more: unused uploads, renditions that were not accepted, what jobs let go of, and
-what was told and written of jobs that ended long ago.
+what was told, written and made of jobs that ended long ago.
 """
 
 from orchestrator.ports.artifacts import ArtifactStore
@@ -12,14 +12,26 @@ _RELEASED_SECONDS = 600.0
 
 
 class Janitor:
-    """`age`: seconds that an artifact is kept without a reference; `history`: that a job's traces outlive its end."""
+    """`age`: seconds that an artifact is kept without a reference; `history`: that a job's traces outlive its end.
 
-    def __init__(self, store: Store, artifacts: ArtifactStore, clock: Clock, age: float, history: float) -> None:
+    `results`: that its files do; None: for good.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        artifacts: ArtifactStore,
+        clock: Clock,
+        age: float,
+        history: float,
+        results: float | None = None,
+    ) -> None:
         self._store = store
         self._artifacts = artifacts
         self._clock = clock
         self._age = age
         self._history = history
+        self._results = results
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -29,6 +41,8 @@ class Janitor:
 
     async def sweep(self) -> None:
         """Rows first: bytes without a row are what a crash between the two, here or at an upload, may leave."""
+        while self._results is not None and await self._store.let_go(self._results):
+            pass
         young = min(self._age, _RELEASED_SECONDS)
         for artifact in await self._store.delete_orphans(self._age, young):
             await self._artifacts.delete(artifact, young)

@@ -463,6 +463,15 @@ AnyWork = TranscodeWork | InferenceWork | BatchWork
 Work = Annotated[AnyWork, Field(discriminator="kind")]
 
 
+def inputs_of(work: AnyWork) -> tuple[str, ...]:
+    """All artifacts that the work is about, and needs."""
+    if isinstance(work, TranscodeWork):
+        watermark = work.picture.watermark
+        return (work.source,) if watermark is None else (work.source, watermark.artifact)
+    model = (work.model, *(file.artifact for file in work.files))
+    return (work.source, *model) if isinstance(work, BatchWork) else model
+
+
 def source_of(work: AnyWork) -> str:
     """The artifact that the node fetches in any case."""
     return work.model if isinstance(work, InferenceWork) else work.source

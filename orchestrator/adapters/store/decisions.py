@@ -100,7 +100,8 @@ def write(connection: Connection, writes: Writes, now: float) -> None:
     _write_states(connection, writes.changes)
     for change in writes.changes:
         insert_tasks(connection, change.planned)
-        if change.job is not None and change.files:
+        if change.job is not None:
+            refer(connection, change.job.id, change.artifacts)
             put_files(connection, change.job.id, change.files)
     for change in writes.prepared:
         end_preparation(connection, change)

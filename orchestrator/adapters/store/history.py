@@ -1,10 +1,12 @@
 """What is kept of jobs for a while after their end."""
 
-from sqlalchemy import Connection, bindparam, delete, func, or_, select
+from collections.abc import Sequence
+
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, or_, select
 
 from orchestrator.adapters.store.engine import Database
 from orchestrator.adapters.store.queries import BATCH
-from orchestrator.adapters.store.schema import among, deliveries, exports, jobs
+from orchestrator.adapters.store.schema import among, deliveries, exports, files, job_artifacts, jobs, packages, tasks
 from tandem.protocol.jobs import JobState
 from tandem.protocol.webhooks import DeliveryStatus
 
@@ -19,14 +21,25 @@ DELETE_EVENT = delete(deliveries).where(
 )
 
 
+_JOBS_AT_ONCE = 20
+"""Of which each may have thousands of files."""
+
+
 class SqlHistory:
-    """The part of the store's JobStore that forgets."""
+    """The part of the store's JobStore that forgets. It looks in a reader: a writer is there for everybody."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    async def let_go(self, older_than: float) -> int:
+        ended = jobs.c.finished_at <= self._database.now() - older_than
+        query = select(job_artifacts.c.job).distinct().join(jobs).where(ended).limit(_JOBS_AT_ONCE)
+        found = await self._database.read(lambda connection: list(connection.scalars(query)))
+        if found:
+            await self._database.write(lambda connection: _let_go(connection, found, ended))
+        return len(found)
+
     async def prune(self, older_than: float) -> int:
-        """Looks in a reader: of the two tables the whole is read, and a writer is there for everybody."""
         ended = jobs.c.finished_at <= self._database.now() - older_than
         newer = deliveries.alias()
         newest = select(func.max(newer.c.number)).where(newer.c.job == deliveries.c.job).scalar_subquery()
@@ -50,3 +63,12 @@ class SqlHistory:
         if events or sent:
             await self._database.write(forget)
         return len(events) + len(sent)
+
+
+def _let_go(connection: Connection, found: Sequence[str], ended: ColumnElement[bool]) -> None:
+    """Of those that have not been tried again since they were looked for."""
+    over = connection.scalars(select(jobs.c.id).where(jobs.c.id.in_(found), ended).with_for_update()).all()
+    cut = select(tasks.c.id).where(tasks.c.job.in_(over))
+    connection.execute(delete(packages).where(packages.c.task.in_(cut)))
+    connection.execute(delete(files).where(files.c.job.in_(over)))
+    connection.execute(delete(job_artifacts).where(job_artifacts.c.job.in_(over)))

@@ -51,4 +51,3 @@ def end_preparation(connection: Connection, change: JobChanges) -> None:
     connection.execute(delete(preparations).where(preparations.c.job == change.job.id))
     if is_final(JOB_TRANSITIONS, change.job.state):
         connection.execute(delete(job_artifacts).where(job_artifacts.c.job == change.job.id))
-    refer(connection, change.job.id, change.artifacts)

@@ -138,3 +138,30 @@ def accepted(ref: AttemptRef) -> JobDecision:
         return replace(changes, job=replace(snapshot.job, state=JobState.VERIFYING))
 
     return decide
+
+
+async def test_long_after_its_end_a_job_lets_go_of_its_files(store: Store, job: str, clock: ManualClock) -> None:
+    await store.add_packages(job, [PACKAGE], [file("r8/0.m4s", 8)])
+    other = transcode(2)
+    await store.submit(other)
+    await decided(store, JOB, cancel)
+    clock.advance(60)
+    assert await store.let_go(61) == 0
+    assert await store.files(job)
+    assert await store.let_go(60) == 1
+    assert await store.let_go(60) == 0
+    assert (await store.files(job), await store.packages(job)) == ([], [])
+    assert await store.delete_orphans(60) == [digest(8), digest(9)]
+    assert await store.artifact(digest(7)), "the other job has it too"
+
+
+async def test_what_a_decision_is_to_keep_is_kept_or_nothing_is_written(store: Store, job: str) -> None:
+    await store.add_artifact(digest(20), 1, "video/mp4")
+
+    def keep(*numbers: int) -> JobDecision:
+        return lambda snapshot, _now: JobChanges(job=snapshot.job, artifacts=tuple(map(digest, numbers)))
+
+    await decided(store, JOB, keep(20))
+    with pytest.raises(NotFound, match=digest(21)):
+        await decided(store, JOB, keep(9, 21))
+    assert await store.delete_orphans(0) == [digest(8), digest(9)]

@@ -291,6 +291,25 @@ async def test_a_failed_job_is_tried_again_and_keeps_what_is_done(api: Api, clip
     assert [each["name"] for each in body["result"]["renditions"]] == ["96p", "64p"]
 
 
+async def test_without_its_files_a_job_is_not_tried_again_nor_its_results_read(api: Api, clip: bytes) -> None:
+    done, failed = [
+        (await submit(api, await transcode(api, clip) | {"ladder": [{"height": 96}]}))["id"] for _ in range(2)
+    ]
+    rendition = FileResult(name="96p", artifact=await api.upload(b"rendition"), size=9)
+    await api.finish(done, await api.assign(done), TranscodeOutput(files=(rendition,)))
+    await api.fail(failed)
+    folder = (await api.call("GET", f"/v1/jobs/{done}"))[1]["folder"]
+    async with api.http.get(f"{api.url}{folder}96p.mp4") as response:
+        assert (response.status, await response.read()) == (200, b"rendition")
+    assert await api.store.let_go(0) == 2
+    assert len(await api.store.delete_orphans(0)) == 2
+    for method, path, expected in (("POST", f"/v1/jobs/{failed}/retry", 409), ("GET", f"{folder}96p.mp4", 404)):
+        status, body = await api.call(method, path)
+        assert status == expected, body
+    assert "submit it anew" in (await api.call("POST", f"/v1/jobs/{failed}/retry"))[1]["detail"]
+    assert (await api.call("GET", f"/v1/jobs/{done}"))[1]["state"] == "succeeded"
+
+
 READABLE = ("events", "explanation", "files", "files/master.m3u8")
 
 

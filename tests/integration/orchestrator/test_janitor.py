@@ -77,3 +77,5 @@ async def test_what_a_job_let_go_of_goes_without_waiting_a_day(tmp_path: Path) -
             os.utime(path, (path.stat().st_mtime - 700,) * 2)
         await Janitor(store, disk, later, DAY, DAY).sweep()
         assert await disk.aged(0) == [given]
+        await Janitor(store, disk, later, age=0, history=DAY, results=700).sweep()
+        assert [digest(7) in await store.unlisted([digest(7)]), await disk.aged(0)] == [True, []]

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.core.leftovers import leftovers
+from orchestrator.core.leftovers import leftovers, needed
 from orchestrator.core.records import AttemptRecord, JobSnapshot
 from tandem.protocol.ids import AttemptRef
 from tandem.protocol.jobs import AttemptState, JobState, TaskState
@@ -46,6 +46,10 @@ def test_what_was_asked_for_is_kept() -> None:
 @pytest.mark.parametrize("state", [JobState.RUNNING, JobState.VERIFYING, JobState.EXPORTING, JobState.FAILED])
 def test_all_is_kept_that_a_retry_goes_on_from(state: JobState) -> None:
     assert leftovers(job(state, direct=False)) == ()
+
+
+def test_a_retry_needs_what_was_given_and_what_was_accepted() -> None:
+    assert needed(job(JobState.FAILED, direct=False)) == (digest(7), digest(8))
 
 
 def test_an_inference_leaves_nothing() -> None:
