@@ -196,7 +196,9 @@ def _exact(url: str) -> URL:
     """As it was judged, not a character otherwise: a presigned URL is good in one spelling only."""
     exact = URL(url, encoded=True)
     if ((exact.host or "").rstrip("."), exact.port) != web_host(url):
-        raise UrlForbidden("expected a URL that can be read in one way only, got one with another host to another eye")
+        raise UrlForbidden(
+            "expected a URL whose host can be read in one way only; write it in ASCII (xn--…), as browsers send it"
+        )
     return exact
 
 

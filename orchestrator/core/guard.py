@@ -83,7 +83,7 @@ class Guard:
             address = _literal(text)
             if address is None or not (self._is_allowed(address) or is_public(address)):
                 raise UrlForbidden(  # which address a name has here is nobody's business
-                    f"expected a host of the public internet, {host} is none; upload the file instead"
+                    f"expected a host of the public internet, or one that the operator allows; {host} is neither"
                 )
 
     def _is_allowed(self, address: Address) -> bool:

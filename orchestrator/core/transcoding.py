@@ -122,11 +122,11 @@ def _check_names(video: Sequence[Rendition], others: Sequence[str]) -> None:
 def _clip(asked: ClipRequest, media: MediaInfo) -> Window:
     start = round(asked.start * _MICRO)
     end = media.duration_us if asked.end is None else round(asked.end * _MICRO)
-    if end > media.duration_us + _END_TOLERANCE_US or min(end, media.duration_us) - start < _LEAST_CLIP_US:
-        raise InvalidRequest(
-            f"clip: expected at least 0.1 s within the source's {media.duration_us / _MICRO:g} s, "
-            f"got {start / _MICRO:g} to {end / _MICRO:g}"
-        )
+    given = f"the source's {media.duration_us / _MICRO:g} s, got {start / _MICRO:g} to {end / _MICRO:g}"
+    if end > media.duration_us + _END_TOLERANCE_US:
+        raise InvalidRequest(f"clip: expected an end within {given}; leave it out to have all from the start on")
+    if min(end, media.duration_us) - start < _LEAST_CLIP_US:
+        raise InvalidRequest(f"clip: expected at least 0.1 s within {given}")
     return Window(start_us=media.origin_us + start, end_us=media.origin_us + min(end, media.duration_us))
 
 

@@ -85,7 +85,13 @@ def explanation(console: Console, found: Explanation) -> None:
     if rows:
         show(console, ("task", "node", "obstacle", "detail"), rows)
     elif found.waiting:
-        console.print("it waits for a node: none is connected, or one is about to take it")
+        later = [waiting.not_before for waiting in found.waiting if waiting.not_before is not None]
+        if not any(waiting.nodes for waiting in found.waiting):
+            console.print("it waits for a node: none is connected")
+        elif later:
+            console.print(f"an attempt failed; it is tried again from {min(later):%H:%M:%S} (UTC) on")
+        else:
+            console.print("a node is about to take it")
     else:
         console.print(f"it is not waiting, it is {found.state}")
 

@@ -37,7 +37,10 @@ _LARGEST_RATE_TERM = 1_001_000
 def _frame_rate(value: Any) -> Any:
     """A number, `"30000/1001"` or a pair; 29.97 and its like stand for 30000/1001 and its like."""
     if isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        exact = Fraction(value).limit_denominator(1001)
+        try:
+            exact = Fraction(value).limit_denominator(1001)
+        except ArithmeticError as error:  # infinite, or with a denominator of 0
+            raise ValueError(f"expected frames a second, such as 25 or 30000/1001, got {value}") from error
         for whole in (24, 30, 48, 60, 120):
             if exact != whole and abs(exact - whole * _NTSC) < _NTSC_TOLERANCE:
                 exact = whole * _NTSC

@@ -83,7 +83,7 @@ async def test_a_redirect_to_a_private_address_is_refused(origin: Origin, target
 
 async def test_a_redirect_to_a_private_name_or_port_is_refused(origin: Origin) -> None:
     origin.pages["/"] = redirect(origin.url("/secret", "internal.example"))
-    with pytest.raises(UrlForbidden, match=r"internal\.example is none"):
+    with pytest.raises(UrlForbidden, match=r"internal\.example is neither"):
         await fetch(origin.url("/", "files.example"), Names(["127.0.0.1"], ["10.0.0.1"]))
     origin.pages["/"] = redirect("http://files.example:22/")
     guard = Guard(frozenset({origin.port}), HERE.allowed)

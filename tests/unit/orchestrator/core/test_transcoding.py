@@ -21,7 +21,7 @@ def sound(**facts: Any) -> AudioStream:
     ("asked", "said"),
     [
         ({"clip": {"start": 1.95}}, "clip: expected at least 0.1 s within the source's 2 s"),
-        ({"clip": {"start": 1, "end": 9}}, "got 1 to 9"),
+        ({"clip": {"start": 1, "end": 9}}, "an end within the source's 2 s, got 1 to 9; leave it out"),
         ({"audio_tracks": [1]}, "audio_tracks: expected decodable ones of the source's 1 tracks"),
         ({"audio_tracks": [0, 0]}, "each once"),
         ({"poster": {"at": 2.0}}, "poster: expected a time within 2 s, got 2"),

@@ -1,10 +1,12 @@
+from datetime import UTC, datetime
 from io import StringIO
 
 import pytest
 from rich.console import Console
 
 from tandem.cli import tables
-from tandem.protocol.api import JobView
+from tandem.protocol.api import Explanation, JobView, NodeObstacles, WaitingTask
+from tandem.protocol.jobs import JobState
 from tests.fixtures.protocol import JOB, SHA
 
 
@@ -33,3 +35,21 @@ def shown(container: str) -> str:
 def test_of_a_stream_it_is_said_what_players_open(container: str, files: list[str]) -> None:
     told = [line for line in shown(container).splitlines() if line.startswith("to be played")]
     assert told == [f"to be played: http://here/v1/folders/1/{file}" for file in files]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "not_before", "told"),
+    [
+        ((), None, "it waits for a node: none is connected"),
+        (("0xa1",), None, "a node is about to take it"),
+        (("0xa1",), datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), "tried again from 03:04:05 (UTC) on"),
+    ],
+)
+def test_why_nothing_stands_in_the_way_and_it_waits_all_the_same(
+    nodes: tuple[str, ...], not_before: datetime | None, told: str
+) -> None:
+    free = tuple(NodeObstacles(node=node, obstacles=()) for node in nodes)
+    waiting = WaitingTask(task=f"{JOB}.0", not_before=not_before, nodes=free)
+    text = StringIO()
+    tables.explanation(Console(file=text, width=200), Explanation(state=JobState.QUEUED, waiting=(waiting,)))
+    assert told in text.getvalue()

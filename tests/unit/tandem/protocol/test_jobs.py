@@ -64,6 +64,8 @@ def test_a_transcode_needs_nothing_but_its_input() -> None:
         {"kind": "transcode", "input": {"artifact": SHA}, "ladder": []},
         {"kind": "transcode", "input": {"artifact": SHA}, "ladder": [{"height": 360}] * 13},
         {"kind": "transcode", "input": {"artifact": SHA}, "ladder": [{"height": 360, "name": "-vf"}]},
+        {"kind": "transcode", "input": {"artifact": SHA}, "ladder": [{"height": 360, "video": {"fps": float("inf")}}]},
+        {"kind": "transcode", "input": {"artifact": SHA}, "ladder": [{"height": 360, "video": {"fps": "25/0"}}]},
         {"kind": "inference", "model": "m", "inputs": []},
         {"kind": "inference", "model": "../m", "inputs": [{"name": "x", "datatype": "FP32", "shape": [0], "data": []}]},
     ],
