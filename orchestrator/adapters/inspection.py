@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.ports.inspection import ModelFacts
+from orchestrator.ports.inspection import Inspected, ModelFacts
 from tandem.clock import Clock
 from tandem.inspection.calls import inspect_media, inspect_model, inspect_results, measure_complexity
+from tandem.inspection.compared import Comparison
 from tandem.inspection.trial import Trial
 from tandem.protocol.capacity import Sandbox
 from tandem.protocol.errors import UnreadableMedia
@@ -25,10 +26,10 @@ class ChildInspector:
         async with self._turns:
             return await inspect_media(path, sandbox=self._sandbox, clock=self._clock)
 
-    async def results(self, paths: Sequence[Path]) -> list[Source | str]:
+    async def results(self, paths: Sequence[Path], compared: Comparison | None) -> list[Inspected | str]:
         async with self._turns:
-            found = await inspect_results(paths, sandbox=self._sandbox, clock=self._clock)
-        return [each.refused if each.source is None else each.source for each in found]
+            found = await inspect_results(paths, compared, sandbox=self._sandbox, clock=self._clock)
+        return [each.refused if each.source is None else Inspected(each.source, each.likeness) for each in found]
 
     async def complexity(self, path: Path, media: MediaInfo) -> int | None:
         async with self._turns:

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from orchestrator.core.comparing import Fact, judged
+from tandem.inspection.compared import Likeness
 from tandem.protocol.errors import InvalidTensor, MalformedMessage, ResultRejected
 from tandem.protocol.jobs import BatchWork, InferenceWork, TranscodeWork
 from tandem.protocol.ladder import AudioRendition, Rendition, Sprite, Stills, Thumbnails
@@ -54,13 +56,11 @@ class Found:
     size: int
     """Bytes."""
     source: Source | None = None
+    likeness: Likeness | None = None
+    """To the source's pictures; None: they were not compared."""
     pictures: tuple[tuple[int, int], ...] = ()
     text: bool = False
     """Whether it is WebVTT."""
-
-
-Fact = tuple[str, object, object, bool]
-"""What is looked at, what was expected, what was found, and whether that will do."""
 
 
 def upload_limit(work: TranscodeWork | BatchWork, name: str) -> int:
@@ -115,7 +115,11 @@ def _all_facts(work: TranscodeWork, found: Mapping[str, Found]) -> Iterator[tupl
         file = found[rendition.name]
         yield (
             f"rendition {rendition.name}",
-            [*_picture_facts(work, rendition, file), *_size_facts(work, rendition.name, file)],
+            [
+                *_picture_facts(work, rendition, file),
+                *_size_facts(work, rendition.name, file),
+                *(() if file.likeness is None else judged(work, rendition, file.likeness)),
+            ],
         )
     for sound in () if work.direct else work.audio:
         file = found[sound.name]

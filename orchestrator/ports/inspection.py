@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from tandem.inspection.compared import Comparison, Likeness
 from tandem.inspection.trial import Trial
 from tandem.protocol.media import MediaInfo, Source
 from tandem.protocol.tensors import TensorSpec
@@ -29,12 +30,20 @@ class ModelFacts:
     """Why two runs of the same inputs cannot be compared; None: they can."""
 
 
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """What is in a file that a node has made, and how like it is to what it was compared with."""
+
+    source: Source
+    likeness: Likeness | None = None
+
+
 class Inspector(Protocol):
     async def media(self, path: Path) -> Source:
         """What is in the file. Raises UnreadableMedia; Unavailable if the probe itself cannot run."""
         ...
 
-    async def results(self, paths: Sequence[Path]) -> Sequence[Source | str]:
+    async def results(self, paths: Sequence[Path], compared: Comparison | None) -> Sequence[Inspected | str]:
         """What is in each of the files that a node has made; or why that cannot be told, or it cannot be decoded.
 
         Raises as `media`.

@@ -6,7 +6,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import islice
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
+from random import SystemRandom
 
+from orchestrator.core.comparing import Draws, comparison, moment
 from orchestrator.core.lifecycle import Accepted, Event, Rejected
 from orchestrator.core.records import AttemptRecord, Failure, JobSnapshot
 from orchestrator.core.transcoding import MAX_STILLS
@@ -23,6 +25,7 @@ from orchestrator.ports.inspection import Inspector
 from orchestrator.ports.store import Store
 from orchestrator.service.lifecycle import Lifecycle
 from tandem.clock import Clock
+from tandem.inspection.compared import Comparison
 from tandem.inspection.images import jpegs
 from tandem.protocol.errors import NotFound, ResultRejected, StaleAttempt, TandemError, Unavailable
 from tandem.protocol.ids import AttemptRef, job_of
@@ -31,13 +34,17 @@ from tandem.protocol.outputs import BatchOutput, FileResult, InferenceOutput, Tr
 from tandem.protocol.rows import read_rows
 
 _AGAIN_SECONDS = 2.0
+_SYSTEM = SystemRandom()
 
 CheckValues = Callable[[JobSnapshot, AttemptRecord, BatchWork, BatchOutput, Path], Awaitable[None]]
 """Raises ResultRejected if the answers in the file are not what the model gives."""
 
 
 class Verifier:
-    """Runs in the background, so that no session waits for a probe."""
+    """Runs in the background, so that no session waits for a probe.
+
+    `draw` says which pictures are compared with the source's: no node is to know it before it has delivered.
+    """
 
     def __init__(
         self,
@@ -47,6 +54,7 @@ class Verifier:
         values: CheckValues,
         lifecycle: Lifecycle,
         clock: Clock,
+        draw: Callable[[], float] = _SYSTEM.random,
     ) -> None:
         self._store = store
         self._artifacts = artifacts
@@ -54,6 +62,7 @@ class Verifier:
         self._values = values
         self._lifecycle = lifecycle
         self._clock = clock
+        self._draw = draw
         self._queue: asyncio.Queue[AttemptRef] = asyncio.Queue()
 
     def verify(self, ref: AttemptRef) -> None:
@@ -126,7 +135,7 @@ class Verifier:
                     found[file.name] = await asyncio.to_thread(_pictures, paths.pop(file))
                 elif file.name in texts:
                     found[file.name] = await asyncio.to_thread(_text, paths.pop(file))
-            return found | (await self._media(paths) if paths else {})
+            return found | (await self._media(work, paths) if paths else {})
 
     @asynccontextmanager
     async def _uploaded(self, file: FileResult) -> AsyncIterator[Path]:
@@ -140,14 +149,28 @@ class Verifier:
         except NotFound as error:
             raise ResultRejected(f"{file.name}: expected it to be uploaded, got nothing") from error
 
-    async def _media(self, paths: Mapping[FileResult, Path]) -> dict[str, Found]:
+    async def _media(self, work: TranscodeWork, paths: Mapping[FileResult, Path]) -> dict[str, Found]:
         found: dict[str, Found] = {}
-        for file, source in zip(paths, await self._inspector.results(list(paths.values())), strict=True):
-            if isinstance(source, str):
-                raise ResultRejected(f"{file.name}: {source}")
-            await self._store.save_media(file.artifact, source)
-            found[file.name] = Found(file.size, source)
+        async with self._comparison(work) as compared:
+            looked = await self._inspector.results(list(paths.values()), compared)
+        for file, each in zip(paths, looked, strict=True):
+            if isinstance(each, str):
+                raise ResultRejected(f"{file.name}: {each}")
+            await self._store.save_media(file.artifact, each.source)
+            found[file.name] = Found(file.size, each.source, each.likeness)
         return found
+
+    @asynccontextmanager
+    async def _comparison(self, work: TranscodeWork) -> AsyncIterator[Comparison | None]:
+        """What of the source it is compared with; decided now that it has been delivered."""
+        known = await self._store.source(work.source)
+        draws = Draws(whether=self._draw(), where=self._draw(), how_far=self._draw())
+        chosen = None if known is None else moment(work, known.keyframes, draws)
+        if chosen is None:
+            yield None
+            return
+        async with self._artifacts.local(work.source) as source:
+            yield comparison(work, chosen, source)
 
 
 def _check_rows(work: BatchWork, output: BatchOutput, path: Path) -> None:

@@ -1,7 +1,7 @@
 """The inspections as async calls, each a confined child process of its own. Paths are absolute."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, Generic, TypeVar
@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import Field, ValidationError
 
 from tandem.clock import Clock
+from tandem.inspection.compared import Comparison, Likeness
 from tandem.inspection.trial import Trial, sizes_beside
 from tandem.process import Confinement, Limits, python_command, python_runtime, run
 from tandem.protocol.capacity import Sandbox
@@ -32,6 +33,8 @@ _MEDIA_SECONDS = 60
 _MEDIA_MIB = 1024
 _SLOWEST_READ = 2**25
 """Bytes a second, of a disk and of a demultiplexer."""
+_BYTES_A_PIXEL = 150
+"""Of what a decoder and a comparison hold of a source of 10 bits: some fifty pictures."""
 _MODEL_SECONDS = 60
 _MODEL_BASE_MIB = 1024
 _COPIES_OF_A_MODEL = 5
@@ -65,6 +68,8 @@ class ResultReport(Frozen):
     """What is in one file, or why that cannot be told."""
 
     source: Source | None = None
+    likeness: Likeness | None = None
+    """To what it is compared with; None: there is nothing to compare."""
     refused: str = Field(default="", max_length=_MAX_REASON)
 
 
@@ -92,11 +97,18 @@ async def inspect_media(path: Path, *, sandbox: Sandbox, clock: Clock) -> Source
     return await _inspect(inspection, (path,), sandbox, clock)
 
 
-async def inspect_results(paths: Sequence[Path], *, sandbox: Sandbox, clock: Clock) -> tuple[ResultReport, ...]:
+async def inspect_results(
+    paths: Sequence[Path], compared: Comparison | None = None, *, sandbox: Sandbox, clock: Clock
+) -> tuple[ResultReport, ...]:
     """What is in each of the files that a node has made, as far as it can be decoded. Raises as `inspect_media`."""
     module = "tandem.inspection.result_child"
-    inspection = _Inspection(module, ResultsReport, UnreadableMedia, _media_limits(*paths))
-    found = (await _inspect(inspection, paths, sandbox, clock)).files
+    options = ("" if compared is None else compared.model_dump_json(),)
+    limits = _media_limits(*paths)
+    if compared is not None:
+        limits = replace(limits, memory_mib=limits.memory_mib + _BYTES_A_PIXEL * compared.pixels // _MIB)
+    inspection = _Inspection(module, ResultsReport, UnreadableMedia, limits, options)
+    readable = (*paths, *(() if compared is None else (compared.source,)))
+    found = (await _inspect(inspection, paths, sandbox, clock, readable)).files
     if len(found) != len(paths):
         raise UnreadableMedia(f"expected facts of {len(paths)} files, got those of {len(found)}")
     return found

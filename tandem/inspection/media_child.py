@@ -30,6 +30,7 @@ from tandem.inspection.boxes import is_fragmented
 from tandem.inspection.jumps import Mender
 from tandem.inspection.keyframes import h264_begins, thin
 from tandem.inspection.proof import Proof, SoundProof
+from tandem.inspection.sample import Sample
 from tandem.inspection.timeline import MAX_FRAMES, NO_TIMES, Timeline
 from tandem.protocol.errors import UnreadableMedia
 from tandem.protocol.media import MAX_KEYFRAMES
@@ -55,26 +56,27 @@ _LOOKING_SECONDS = 5.0
 """Of processor time."""
 
 
-def probe(path: Path, *, thorough: bool = False) -> dict[str, Any]:
+def probe(path: Path, *, thorough: bool = False, sample: Sample | None = None) -> dict[str, Any]:
     """The fields of a Source; raises UnreadableMedia.
 
     `thorough`: also if pictures cannot be decoded that are chosen at random, or the last ones; see `proof`.
+    `sample` takes those that it wants then.
     """
     if path.stat().st_size == 0:
         raise UnreadableMedia("expected a media file, got an empty one; upload it again")
     try:
         with av.open(f"file:{path}", "r", options=DEMUXER_OPTIONS, metadata_errors="replace") as container:
-            return _facts(container, path, thorough=thorough)
+            return _facts(container, path, sample, thorough=thorough)
     except av.error.FFmpegError as error:
         raise UnreadableMedia(f"expected a media file such as MP4, Matroska or MPEG-TS, got {_guess(path)}") from error
 
 
-def _facts(container: InputContainer, path: Path, *, thorough: bool) -> dict[str, Any]:
+def _facts(container: InputContainer, path: Path, sample: Sample | None, *, thorough: bool) -> dict[str, Any]:
     pictures = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     sounds = list(container.streams.audio)
     if not pictures and not any(_decodable(each, AUDIO_DECODERS) for each in sounds):
         raise UnreadableMedia("expected a video or an audio stream, got a file with neither that can be decoded")
-    video = _Looked(pictures[0], Proof(pictures[0]) if thorough else None) if pictures else None
+    video = _Looked(pictures[0], Proof(pictures[0], sample) if thorough else None) if pictures else None
     if thorough and len(container.streams) != len(pictures[:1]) + len(sounds):
         raise UnreadableMedia("expected pictures and sound alone, got other streams beside them")
     spans = {stream.index: _Span(stream, SoundProof(stream) if thorough else None) for stream in sounds}

@@ -16,7 +16,7 @@ from orchestrator.core.backlog import BacklogPolicy
 from orchestrator.core.blame import RetryPolicy
 from orchestrator.core.delivery import Answer
 from orchestrator.core.records import Failure, PreparationRecord
-from orchestrator.ports.inspection import ModelFacts
+from orchestrator.ports.inspection import Inspected, ModelFacts
 from orchestrator.ports.visiting import Fetched, Part
 from orchestrator.service.artifacts import Artifacts
 from orchestrator.service.batches import BatchFiles
@@ -25,6 +25,7 @@ from orchestrator.service.lifecycle import Bells, Lifecycle
 from orchestrator.service.planning import Planning
 from orchestrator.service.preparation import Preparations
 from orchestrator.service.sources import Sources
+from tandem.inspection.compared import Comparison
 from tandem.inspection.trial import Trial
 from tandem.protocol.capacity import Sandbox
 from tandem.protocol.errors import TandemError, Unavailable, UrlUnavailable
@@ -71,7 +72,7 @@ class Elsewhere:
     def _of_the_probe(self) -> bool:
         return type(self.errors[0]) in {Unavailable, ValidationError}
 
-    async def results(self, paths: Sequence[Path]) -> list[Source | str]:
+    async def results(self, paths: Sequence[Path], compared: Comparison | None) -> list[Inspected | str]:
         raise NotImplementedError
 
     async def media(self, path: Path) -> Source:  # noqa: ARG002

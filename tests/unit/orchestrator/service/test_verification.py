@@ -7,10 +7,11 @@ from orchestrator.adapters.artifacts import open_artifacts
 from orchestrator.core.blame import RetryPolicy
 from orchestrator.core.lifecycle import Accepted, Assigned, Event, Finished
 from orchestrator.core.records import JobChanges
-from orchestrator.ports.inspection import ModelFacts
+from orchestrator.ports.inspection import Inspected, ModelFacts
 from orchestrator.service.events import JobEvents
 from orchestrator.service.lifecycle import Bells, Lifecycle
 from orchestrator.service.verification import Verifier
+from tandem.inspection.compared import Comparison
 from tandem.inspection.trial import Trial
 from tandem.protocol.jobs import AttemptState
 from tandem.protocol.media import MediaInfo, SoundCount, Source
@@ -29,9 +30,9 @@ class Probe:
     async def media(self, path: Path) -> Source:
         raise NotImplementedError
 
-    async def results(self, paths: Sequence[Path]) -> list[Source | str]:
+    async def results(self, paths: Sequence[Path], compared: Comparison | None) -> list[Inspected | str]:  # noqa: ARG002
         sizes = (map(int, path.read_text().split("x")) for path in paths)
-        return [Source(media=media(*size), keyframes=(0,), sounds=(HEARD,)) for size in sizes]
+        return [Inspected(Source(media=media(*size), keyframes=(0,), sounds=(HEARD,))) for size in sizes]
 
     async def complexity(self, path: Path, media: MediaInfo) -> int | None:
         raise NotImplementedError
