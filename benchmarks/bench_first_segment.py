@@ -20,6 +20,7 @@ from rich.table import Table
 
 from benchmarks.bench_transcode import clip_of
 from benchmarks.market import Market, load, market
+from demo.run import CLIP
 from node.adapters.ffmpeg.arguments import Means, build
 from node.adapters.ffmpeg.binary import find_ffmpeg
 from orchestrator.core.records import ArtifactRecord
@@ -43,6 +44,7 @@ class Asked:
     seconds: int
     heights: list[int]
     silent: bool
+    variable: bool
 
 
 def main() -> None:
@@ -51,6 +53,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=600)
     parser.add_argument("--heights", type=int, nargs="+", default=[480, 240])
     parser.add_argument("--silent", action="store_true", help="without sound, which is a task of its own")
+    parser.add_argument("--variable", action="store_true", help="with one picture in five left out")
     asked = Asked(**vars(parser.parse_args()))
     with tempfile.TemporaryDirectory(prefix="tandem-bench-") as name, market(count=asked.nodes) as running:
         asyncio.run(_measure(running, Path(name), asked))
@@ -59,7 +62,8 @@ def main() -> None:
 async def _measure(running: Market, folder: Path, asked: Asked) -> None:
     clip = folder / "clip.mp4"
     ffmpeg = await find_ffmpeg(SystemClock())
-    clip_of(ffmpeg, clip, asked.seconds // _CLIP_SECONDS)
+    film = _thinned(ffmpeg.path, folder / "thinned.mp4") if asked.variable else CLIP
+    clip_of(ffmpeg, clip, asked.seconds // _CLIP_SECONDS, film)
     sound = None if asked.silent else AudioSettings()
     ladder = [RenditionRequest(height=height, audio=sound) for height in asked.heights]
     async with TandemClient(running.url) as client, asyncio.timeout(_PATIENCE_SECONDS):
@@ -74,7 +78,8 @@ async def _measure(running: Market, folder: Path, asked: Asked) -> None:
         playable = time.monotonic()
         await client.cancel(job.id)
     alone = await _one_segment(ffmpeg.path, clip, request)
-    what = f"{asked.seconds} s of 720p to {asked.heights}{', silent' if asked.silent else ''}, {asked.nodes} nodes"
+    kind = f"{', silent' if asked.silent else ''}{', variable rate' if asked.variable else ''}"
+    what = f"{asked.seconds} s of 720p to {asked.heights}{kind}, {asked.nodes} nodes"
     table = Table("step", "s", title=f"{what}; {load()}")
     table.add_row("upload", f"{uploaded - begun:.2f}")
     table.add_row("probe and submission", f"{submitted - uploaded:.2f}")
@@ -85,6 +90,14 @@ async def _measure(running: Market, folder: Path, asked: Asked) -> None:
     Console().print(table)
     if not first:
         sys.exit("expected a segment with bytes, got none")
+
+
+def _thinned(program: Path, path: Path) -> Path:
+    options = ["-vf", "select='gt(random(0),0.2)'", "-fps_mode", "vfr", "-c:v", "libx264", "-preset", "veryfast"]
+    subprocess.run(
+        [str(program), "-loglevel", "error", "-i", str(CLIP), *options, "-c:a", "copy", str(path)], check=True
+    )
+    return path
 
 
 async def _playable(folder: str, tracks: list[str]) -> int:
