@@ -52,6 +52,25 @@ def failed_on(attempts: Sequence[AttemptRecord]) -> tuple[str, ...]:
     return tuple(reversed(ended))
 
 
+def scores(attempt: AttemptRecord, of_task: Sequence[AttemptRecord]) -> list[tuple[str, bool]]:
+    """Whom an attempt that has ended speaks for or against: nodes, and whether for.
+
+    Against a node that failed speaks only that another one could do the task: else anyone could bring nodes into
+    disrepute, by inputs that are at fault themselves.
+    """
+    match attempt.state:
+        case AttemptState.ACCEPTED:
+            failed = (each.node for each in of_task if each.state is AttemptState.FAILED and each.node != attempt.node)
+            return [(attempt.node, True), *((node, False) for node in dict.fromkeys(failed))]
+        case AttemptState.FAILED:
+            done = any(each.state is AttemptState.ACCEPTED for each in of_task)
+            return [(attempt.node, False)] if done else []
+        case AttemptState.REJECTED | AttemptState.EXPIRED:
+            return [(attempt.node, False)]
+        case _:
+            return []
+
+
 def giving_up(history: Sequence[AttemptRecord], policy: RetryPolicy) -> Failure | None:
     """Why the task is not tried again, or None if it is."""
     blamed = [attempt for attempt in history if attempt.state in _BLAMED and attempt.failure is not None]

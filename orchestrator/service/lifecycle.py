@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.core import lifecycle
-from orchestrator.core.blame import RetryPolicy
+from orchestrator.core.blame import RetryPolicy, scores
 from orchestrator.core.completion import is_assembling, needs_assembly
 from orchestrator.core.lifecycle import Accepted, Event, Shown
 from orchestrator.core.records import AttemptRecord, JobChanges, JobRecord, JobSnapshot
@@ -28,13 +28,6 @@ logger = logging.getLogger(__name__)
 
 _SHORTEST = 0.1
 """Seconds: what took less says nothing of a node's speed."""
-
-_SCORED = {
-    AttemptState.ACCEPTED: True,
-    AttemptState.REJECTED: False,
-    AttemptState.FAILED: False,
-    AttemptState.EXPIRED: False,
-}
 
 
 def _nobody() -> None:
@@ -165,11 +158,13 @@ class Lifecycle:
             return
         self._nodes.release(attempt.node, attempt.ref)
         _log(attempt)
+        for address, accepted in scores(attempt, snapshot.attempts_of(attempt.ref.task)):
+            scored = self._nodes.get(address)
+            if scored is not None:
+                scored.score(accepted=accepted)
         node = self._nodes.get(attempt.node)
         if node is None:
             return
-        if attempt.state in _SCORED:
-            node.score(accepted=_SCORED[attempt.state])
         node.unpaid += attempt.earned
         node.link.send(_answer(attempt))
 
