@@ -177,7 +177,7 @@ def _explain(problem: ErrorDetails, cls: type[BaseSettings], sources: Sequence[_
     place = strongest.spell(path[: strongest.depth(path)] or path)
     if problem["type"] == "extra_forbidden":
         return f"{place}: expected the name of a setting, and there is none of this name; remove or correct it"
-    return f"{place}: {message}, got {_shown(problem['input'])}"
+    return f"{place}: {message}" + ("" if ", got " in message else f", got {_shown(problem['input'])}")
 
 
 def _missing(cls: type[BaseSettings], path: Route) -> Iterator[str]:

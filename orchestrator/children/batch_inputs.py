@@ -27,6 +27,7 @@ MAX_LINE = 2**25
 """Bytes."""
 _PART_BYTES = 2**20
 _ZIP, _ARROW = b"PK\x03\x04", b"ARROW1\0\0"
+_ARROW_STREAM = b"\xff\xff\xff\xff"
 _BLANK = b" \t\r\n"
 _MARK = b"\xef\xbb\xbf"
 """What some editors put before UTF-8."""
@@ -42,6 +43,8 @@ def detect(path: Path) -> BatchFormat:
         return BatchFormat.ARROW
     if start.removeprefix(_MARK).lstrip(_BLANK).startswith(b"{"):
         return BatchFormat.JSONL
+    if start.startswith(_ARROW_STREAM):
+        raise UnreadableBatch("expected an Arrow IPC file, got a stream of Arrow; write it by pyarrow.ipc.new_file")
     raise UnreadableBatch(
         f"expected JSON Lines, an .npz or an Arrow IPC file, got one that begins with {start[:16]!r}; "
         "name its format if it is one of them"

@@ -14,7 +14,10 @@ async def contract_figures(books: Books, contract: TicketContract) -> ContractFi
     """
     cursor = books.cursor
     if cursor is None:
-        raise ChainUnavailable("no block was read into the ledger yet: run the orchestrator, which reads them")
+        raise ChainUnavailable(
+            f"no block was read into the ledger of {contract.sender} yet: run the orchestrator, which reads them, or "
+            "correct chain.sender, if that is not whose tickets it signs"
+        )
     found = await contract.block(cursor.block_number)
     if found.hash != cursor.block_hash:
         raise ChainUnavailable(

@@ -31,6 +31,7 @@ _MICRO = 10**6
 _MIB = 2**20
 _PAGE = 4096
 _REASON_LENGTH = 300
+_LOCALE = "give StringNormalizer a `locale` that machines have, such as C.UTF-8, or let the operator install it"
 _MAX_INPUT_ELEMENTS = 2**28
 _REMEDIES = (
     ("seq(map(", "export it without ZipMap (skl2onnx: zipmap=False)"),
@@ -83,9 +84,10 @@ def _load(path: Path) -> ort.InferenceSession:
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # each of ONNX Runtime's errors is a class of its own below Exception
+        reason = _reason(error, path)
+        remedy = _LOCALE if "locale" in reason else "export it for an opset and with operators of that version"
         raise InvalidModel(
-            f"expected a model that ONNX Runtime {ort.__version__} can load, got: {_reason(error, path)}; "
-            "export it for an opset and with operators of that version"
+            f"expected a model that ONNX Runtime {ort.__version__} can load, got: {reason}; {remedy}"
         ) from error
 
 

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field
 
 from tandem.protocol.errors import InvalidTensor
 from tandem.protocol.ids import Frozen, Label
+from tandem.protocol.wording import shown
 
 MAX_TENSORS = 64
 MAX_RANK = 16
@@ -137,11 +138,21 @@ def tensor_from_json(tensor: TensorJson) -> Tensor:
 
 def tensor_of(name: str, datatype: Datatype, shape: tuple[int, ...], data: list[Any]) -> Tensor:
     """Raw bytes from a list, flat or nested like the shape; raises InvalidTensor as above."""
+    flat = _flat(name, shape, data)
     try:
-        raw = _pack(datatype, _flat(name, shape, data))
+        return Tensor(name, datatype, shape, _pack(datatype, flat))
     except (struct.error, TypeError, OverflowError, ValueError) as error:
-        raise InvalidTensor(f"tensor {name!r}: expected elements of {datatype}: {error}") from error
-    return Tensor(name, datatype, shape, raw)
+        raise InvalidTensor(f"tensor {name!r}: expected elements of {datatype}, {_misfit(datatype, flat)}") from error
+
+
+def _misfit(datatype: Datatype, flat: Sequence[Any]) -> str:
+    """The first element that the datatype does not hold."""
+    for place, each in enumerate(flat):
+        try:
+            _pack(datatype, [each])
+        except (struct.error, TypeError, OverflowError, ValueError):
+            return f"got {shown(each)} as number {place + 1}"
+    return "got others"
 
 
 def tensor_to_json(tensor: Tensor) -> TensorJson:
@@ -246,12 +257,12 @@ def _flat(name: str, shape: tuple[int, ...], data: list[Any]) -> list[Any]:
 def _pack(datatype: Datatype, flat: list[Any]) -> bytes:
     kinds = set(map(type, flat))
     if datatype is Datatype.BYTES:
-        _demand(kinds <= {str}, f"strings, got {_names(kinds)}")
+        _demand(kinds <= {str})
         return join_bytes(item.encode() for item in flat)
     if datatype is Datatype.BOOL:
-        _demand(kinds <= {bool}, f"true or false, got {_names(kinds)}")
+        _demand(kinds <= {bool})
     else:
-        _demand(bool not in kinds, "numbers, not true or false")
+        _demand(bool not in kinds)
     if datatype is Datatype.BF16:
         words = struct.unpack(f"<{len(flat)}I", struct.pack(f"<{len(flat)}f", *flat))
         return struct.pack(f"<{len(flat)}H", *map(_bf16, words))
@@ -266,13 +277,9 @@ def _bf16(word: int) -> int:
     return (word + 0x7FFF + (upper & 1)) >> _BF16_SHIFT
 
 
-def _demand(condition: bool, expected: str) -> None:
+def _demand(condition: bool) -> None:
     if not condition:
-        raise TypeError(f"expected {expected}")
-
-
-def _names(kinds: Iterable[type]) -> str:
-    return " and ".join(sorted(kind.__name__ for kind in kinds))
+        raise TypeError
 
 
 def _text(item: bytes) -> str:

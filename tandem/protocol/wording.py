@@ -9,6 +9,7 @@ from pydantic_core import ErrorDetails
 from tandem.protocol.ids import ARTIFACT_PATTERN, NAME_PATTERN
 
 _SHOWN = 60
+_BITS = 128
 _MAX_PROBLEMS = 5
 
 Context = Mapping[str, Any]
@@ -44,7 +45,7 @@ _WHOLE: Mapping[str, Callable[[Context], str]] = {
     "extra_forbidden": lambda _: "no field of this name, got one",
     "union_tag_not_found": lambda told: f"an object that says its {told['discriminator']}, got none",
     "union_tag_invalid": lambda told: (
-        f"{told['discriminator']} out of {told['expected_tags']}, got {_shown(told['tag'])}"
+        f"{told['discriminator']} out of {told['expected_tags']}, got {shown(told['tag'])}"
     ),
     "json_invalid": lambda told: f"JSON: {told['error']}",
 }
@@ -71,22 +72,23 @@ def _said(problem: ErrorDetails) -> str:
     if kind in _WHOLE:
         return f"expected {_WHOLE[kind](context)}"
     if kind in _BOUNDS:
-        return f"expected {_BOUNDS[kind](context)}, got {_shown(problem['input'])}"
+        return f"expected {_BOUNDS[kind](context)}, got {shown(problem['input'])}"
     if kind in _KINDS:
-        return f"expected {_KINDS[kind]}, got {_shown(problem['input'])}"
+        return f"expected {_KINDS[kind]}, got {shown(problem['input'])}"
     return problem["msg"].removeprefix("Value error, ")
 
 
-def _shown(value: object) -> str:
-    """Enough to find it by; never all of what is long, which might be a signed URL."""
+def shown(value: object) -> str:
+    """Enough to find it by; never all of what is long, which might be a signed URL, nor what is nested too deep."""
     match value:
-        case None:
-            return "null"
-        case bool():
-            return str(value).lower()
-        case str() | int() | float():
-            text = repr(value)
-            return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+        case None | bool():
+            return "null" if value is None else str(value).lower()
+        case str():
+            return repr(value) if len(value) <= _SHOWN else f"{value[:_SHOWN]!r}…"
+        case int() if value.bit_length() > _BITS:
+            return "a number of many digits"
+        case int() | float():
+            return repr(value)
         case Mapping():
             return "an object"
         case _:

@@ -63,6 +63,7 @@ class _Form(NamedTuple):
     wanted: Wanted
     priority: int
     timeout: float | None
+    hedge: bool
 
 
 def parse_request(served: Served, owner: str, body: memoryview, header_length: int | None) -> tuple[OnlineCall, Wanted]:
@@ -79,7 +80,7 @@ def parse_request(served: Served, owner: str, body: memoryview, header_length: i
     text = body[:header_length]
     form = _remembered(served, text.tobytes()) if header_length <= _REMEMBERED_BYTES else _form(served, text)
     inputs = _inputs(form, body[header_length:])
-    return OnlineCall(owner, served.info, inputs, form.outputs, form.priority, form.timeout), form.wanted
+    return OnlineCall(owner, served.info, inputs, form.outputs, form.priority, form.timeout, form.hedge), form.wanted
 
 
 @lru_cache(_REMEMBERED)
@@ -95,7 +96,8 @@ def _form(served: Served, text: bytes | memoryview) -> _Form:
     inputs = _described(served, request)
     wanted = _wanted(served, request, parameters)
     outputs = wanted.outputs if "outputs" in request else ()
-    return _Form(inputs, outputs, wanted, _priority(parameters), _timeout(parameters))
+    hedge = _boolean(parameters, "hedge", otherwise=False)
+    return _Form(inputs, outputs, wanted, _priority(parameters), _timeout(parameters), hedge)
 
 
 def _inputs(form: _Form, binary: memoryview) -> tuple[Tensor, ...]:

@@ -130,6 +130,7 @@ def shortened(content: bytes) -> bytes:
 OBJECTS = np.array([[1, "a", None]], object)
 HOSTILE: list[tuple[bytes, str]] = [
     (b"\x80\x04K\x01.", "expected JSON Lines, an .npz or an Arrow IPC file"),
+    (b"\xff\xff\xff\xff\xa8\0\0\0", "got a stream of Arrow; write it by pyarrow.ipc.new_file"),
     (pickle.dumps(VALUES), "expected JSON Lines"),
     (npz(x=OBJECTS), "(a pickle)"),
     (npz(x=VALUES, y=VALUES), "expected the columns ['x'], got ['x', 'y']"),

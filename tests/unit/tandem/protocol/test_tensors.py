@@ -18,6 +18,7 @@ from tandem.protocol.tensors import (
     tensor_from_json,
     tensor_to_json,
 )
+from tandem.protocol.wording import shown
 from tests.fixtures.protocol import tensor
 
 
@@ -77,8 +78,9 @@ def test_depth_is_bounded_by_the_shape() -> None:
     ],
 )
 def test_elements_of_another_type_are_refused(datatype: str, item: object) -> None:
-    with pytest.raises(InvalidTensor, match=f"expected elements of {datatype}"):
+    with pytest.raises(InvalidTensor) as caught:
         tensor_from_json(written(datatype, (1,), [item]))
+    assert caught.value.detail.endswith(f"expected elements of {datatype}, got {shown(item)} as number 1")
 
 
 def test_not_a_number_is_a_number() -> None:

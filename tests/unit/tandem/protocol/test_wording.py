@@ -42,7 +42,8 @@ def said(kind: Any, sent: object) -> str:
         (JobRequest, {}, "^body: expected an object that says its 'kind', got none$"),
         (JobRequest, {"kind": "x"}, "^body: expected 'kind' out of 'transcode', .*, got 'x'$"),
         (ModelSettings, {"hedge": []}, "^hedge: expected true or false, got a list$"),
-        (ModelSettings, {"provider": "c" * 99}, f"^provider: expected 'tensorrt', .* or 'cpu', got '{'c' * 59}…$"),
+        (ModelSettings, {"provider": "c" * 99}, f"^provider: expected 'tensorrt', .* or 'cpu', got '{'c' * 60}'…$"),
+        (ModelSettings, {"hedge": 10**5000}, "^hedge: expected true or false, got a number of many digits$"),
         (ModelSettings, {"max_batch": None}, "^max_batch: expected a whole number, got null$"),
     ],
 )

@@ -73,10 +73,10 @@ def test_parameters() -> None:
     body = {
         "id": "seven",
         "inputs": [described("x", "FP32", [1, 2], data=[1, 2])],
-        "parameters": {"timeout": 1500, "priority": 1, "sequence_id": 0, "whatever": {}},
+        "parameters": {"timeout": 1500, "priority": 1, "hedge": True, "sequence_id": 0, "whatever": {}},
     }
     call, wanted = parse(ONE, body)
-    assert (call.timeout, call.priority, wanted.id) == (0.0015, 127, "seven")
+    assert (call.timeout, call.priority, call.hedge, wanted.id) == (0.0015, 127, True, "seven")
 
 
 def test_nan_and_infinities_are_numbers() -> None:
@@ -147,6 +147,7 @@ GOOD = x(data=[1, 2])
         ({"inputs": [GOOD], "parameters": {"timeout": -1}}, "microseconds"),
         ({"inputs": [GOOD], "parameters": {"timeout": 1e99}}, "microseconds"),
         ({"inputs": [GOOD], "parameters": {"priority": 256}}, "priority"),
+        ({"inputs": [GOOD], "parameters": {"hedge": "yes"}}, "parameters.hedge: expected true or false, got 'yes'"),
         ({"inputs": [GOOD], "parameters": {"sequence_id": 7}}, "sequence_id"),
     ],
 )
