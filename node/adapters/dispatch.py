@@ -7,7 +7,8 @@ from functools import partial
 
 from node.adapters.seats import Seat
 from node.adapters.served import Batch, Request, Served
-from node.children.wire import Head, Kind, call_text, read_outputs
+from node.adapters.worker import Outcome
+from node.children.wire import Head, Kind, Layout, call_text
 from node.core.batching import Merged, merge, split, splits
 from node.ports.execution import Done, ModelRun
 from tandem.clock import Clock
@@ -155,7 +156,7 @@ class Dispatcher:
 
     # --- and back
 
-    def _answered(self, batch: Batch, head: Head, outcome: bytes | TandemError) -> None:
+    def _answered(self, batch: Batch, head: Head, outcome: Outcome) -> None:
         """Raises ValueError or InvalidTensor for an answer that is none, before anything is given out."""
         served = batch.served
         if isinstance(outcome, TandemError):
@@ -167,16 +168,16 @@ class Dispatcher:
                 batch.seat.blamed.add(served)
             self._fail_or_separate(batch.requests, outcome, alive=not batch.worker.stopped)
             return
-        if head.kind != Kind.DONE or batch.order is None:
+        if not isinstance(outcome, Layout) or batch.order is None:
             raise ValueError(f"expected the outputs of a run, got a message of kind {head.kind}")
-        layout, rows = read_outputs(outcome), [request.rows for request in batch.requests]
+        rows = [request.rows for request in batch.requests]
         together = len(rows) > 1
-        if together and not splits(layout.metas, rows):
+        if together and not splits(outcome.metas, rows):
             served.splits = False  # it is not what its shapes promise
             self._ended(batch)
             self._separate(batch.requests)
             return
-        outputs = batch.worker.read(batch.order, layout)
+        outputs = batch.worker.read(batch.order, outcome)
         self._ended(batch)
         served.ran(head.run_us)
         served.meter.run.add(head.run_us)

@@ -34,13 +34,17 @@ _MODULE = "node.children.inference_worker"
 _NO_LANE = -1
 
 
+Outcome = bytes | Layout | TandemError
+"""The text of an answer, where the outputs of a run lie, or why there is no answer or a bad one."""
+
+
 @dataclass(slots=True, eq=False)
 class Order:
     """What the worker was told to do, until it answers."""
 
     number: int
-    answer: Callable[[Head, bytes | TandemError], None]
-    """Called once: with the text of the answer, or with why there is none or a bad one."""
+    answer: Callable[[Head, Outcome], None]
+    """Called once."""
     lane: int
     due: float
     """When it should have been answered, by the clock's monotonic seconds."""
@@ -113,7 +117,7 @@ class Worker:
         self,
         kind: Kind,
         text: bytes,
-        answer: Callable[[Head, bytes | TandemError], None],
+        answer: Callable[[Head, Outcome], None],
         *,
         due: float,
         late: Callable[[], None],
@@ -244,11 +248,14 @@ class Worker:
         order = self._orders.get(head.number)
         if order is None:
             raise ValueError(f"expected an answer to an order, got one to {head.number}")
-        outcome: bytes | TandemError = text
-        if head.kind == Kind.FAILED:
+        outcome: Outcome = text
+        used = 0
+        if head.kind == Kind.DONE:
+            outcome = read_outputs(text)
+            used = outcome.end
+        elif head.kind == Kind.FAILED:
             failed = Failed.model_validate_json(text)
             outcome = error_from_wire(failed.code, failed.detail, retryable=failed.retryable)
-        used = read_outputs(text).end if head.kind == Kind.DONE else 0
         order.answer(head, outcome)
         del self._orders[head.number]
         self._release(order, used)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from node.adapters.seats import Seat
-from node.adapters.worker import Worker
-from node.children.wire import Head, Kind, Ready, WorkerSettings
+from node.adapters.worker import Outcome, Worker
+from node.children.wire import Head, Kind, Layout, Ready, WorkerSettings
 from node.core.providers import CPU, ON_GPU, order_of
 from tandem import logging as log
 from tandem.clock import Clock
@@ -199,8 +199,8 @@ class Workers:
         )
 
 
-def _settle(answered: asyncio.Future[bytes | TandemError], head: Head, outcome: bytes | TandemError) -> None:
-    if not isinstance(outcome, TandemError) and head.kind != Kind.LOADED:
+def _settle(answered: asyncio.Future[bytes | TandemError], head: Head, outcome: Outcome) -> None:
+    if isinstance(outcome, Layout) or (isinstance(outcome, bytes) and head.kind != Kind.LOADED):
         raise ValueError(f"expected what was loaded, got a message of kind {head.kind}")
     if not answered.done():
         answered.set_result(outcome)

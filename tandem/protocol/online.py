@@ -92,11 +92,8 @@ def encode_request(head: RequestHead, inputs: Sequence[Tensor]) -> bytes:
 
 def decode_request(head: bytes, body: memoryview) -> tuple[RequestHead, tuple[Tensor, ...]]:
     """Raises MalformedMessage; InvalidTensor if a tensor contradicts its own description."""
-    if len(head) < _REQUEST.size:
-        raise MalformedMessage(f"expected a request's head of at least {_REQUEST.size} bytes, got {len(head)}")
-    digest, price = _REQUEST.unpack_from(head)
-    layout = _read(head[_REQUEST.size :])
-    return RequestHead(_DIGEST + digest.hex(), price, layout.texts), _tensors(layout, body)
+    asked, layout = _remembered_request(head) if len(head) <= _REMEMBERED_BYTES else _parsed_request(head)
+    return asked, _tensors(layout, body)
 
 
 def encode_response(head: ResponseHead, outputs: Sequence[Tensor]) -> bytes:
@@ -156,6 +153,19 @@ def _read(data: bytes) -> Layout:
 @lru_cache(_REMEMBERED)
 def _remembered(data: bytes) -> Layout:
     return _parsed(data)
+
+
+@lru_cache(_REMEMBERED)
+def _remembered_request(head: bytes) -> tuple[RequestHead, Layout]:
+    return _parsed_request(head)
+
+
+def _parsed_request(head: bytes) -> tuple[RequestHead, Layout]:
+    if len(head) < _REQUEST.size:
+        raise MalformedMessage(f"expected a request's head of at least {_REQUEST.size} bytes, got {len(head)}")
+    digest, price = _REQUEST.unpack_from(head)
+    layout = _parsed(head[_REQUEST.size :])
+    return RequestHead(_DIGEST + digest.hex(), price, layout.texts), layout
 
 
 def _parsed(data: bytes) -> Layout:
