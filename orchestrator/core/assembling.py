@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from orchestrator.core.packaging import Ending, JobFile, Package, Segment, Track
-from orchestrator.core.playlists import Heard, Presentation, Read, Shown, image_index
+from orchestrator.core.playlists import CAPTIONS, Heard, Presentation, Read, Shown, image_index
 from orchestrator.core.records import JobSnapshot
 from tandem.protocol.jobs import AttemptState, TaskState, TranscodeRequest, TranscodeWork
 from tandem.protocol.ladder import (
@@ -158,8 +158,15 @@ def passed_on(snapshot: JobSnapshot) -> list[JobFile]:
         if each.work.direct and each.rendition:
             files.append(_as_file(f"{each.name}.mp4", each, _MP4_TYPE))
         elif each.is_text:
-            files.append(_as_file(f"{each.name}/captions.vtt" if streamed else f"{each.name}.vtt", each, _TEXT_TYPE))
+            files.append(_as_file(f"{each.name}/{CAPTIONS}" if streamed else f"{each.name}.vtt", each, _TEXT_TYPE))
     return files
+
+
+def early(snapshot: JobSnapshot) -> list[JobFile]:
+    """Those that players may have before the job is done: text of streams, but where it is yet to be changed."""
+    output = output_of(snapshot)
+    streamed = output.container is not Container.MP4 and output.segment_format is not SegmentFormat.TS
+    return [file for file in passed_on(snapshot) if streamed and file.media_type == _TEXT_TYPE]
 
 
 def _as_file(path: str, each: Made, media_type: str) -> JobFile:
@@ -212,7 +219,11 @@ def presentation(snapshot: JobSnapshot, packages: Sequence[Package], *, ended: b
         return None
     video = [_shown(each, whole, by_name[each.name]) for each in whole.video]
     audio = [Heard(each.name, *_merged(by_name[each.name]), language=each.language) for each in whole.audio]
-    text = [Read(each.name, each.language, Fraction(whole.duration_us, _MICRO)) for each in whole.subtitles]
+    there = {file.path for file in (passed_on(snapshot) if ended else early(snapshot))}
+    text = [
+        Read(each.name, each.language, Fraction(whole.duration_us, _MICRO), there=f"{each.name}/{CAPTIONS}" in there)
+        for each in whole.subtitles
+    ]
     extension = "ts" if output.segment_format is SegmentFormat.TS else "m4s"
     shown = Presentation(tuple(video), tuple(audio), tuple(text), output.segment_seconds, extension, ended)
     return shown if ended else shown.in_step()

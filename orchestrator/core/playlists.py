@@ -14,6 +14,7 @@ from tandem.protocol.ladder import Sprite, Thumbnails
 
 MASTER = "master.m3u8"
 PLAYLIST = "playlist.m3u8"
+CAPTIONS = "captions.vtt"
 DASH = "manifest.mpd"
 
 _MICRO = 10**6
@@ -47,6 +48,8 @@ class Read:
     name: str
     language: str | None
     seconds: Fraction
+    there: bool = True
+    """Whether its text can be had by now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,7 @@ def _before(segments: Sequence[Segment], track: Track, until: Fraction) -> tuple
 def texts(shown: Presentation) -> dict[str, str]:
     """All playlists, by their path."""
     media = {f"{each.name}/{PLAYLIST}": _media(shown, each.track, each.segments) for each in shown.tracks}
-    text = {f"{each.name}/{PLAYLIST}": _captions(each, ended=shown.ended) for each in shown.text}
+    text = {f"{each.name}/{PLAYLIST}": _captions(each) for each in shown.text}
     return {MASTER: master(shown), **media, **text}
 
 
@@ -191,12 +194,12 @@ def _media(shown: Presentation, track: Track, segments: Sequence[Segment]) -> st
     return "\n".join([*lines, *(["#EXT-X-ENDLIST"] if shown.ended else [])]) + "\n"
 
 
-def _captions(each: Read, *, ended: bool) -> str:
-    """The whole text is one segment; what of it is still to come is not known, so it is announced at the end only."""
+def _captions(each: Read) -> str:
+    """The whole text is one segment."""
     lines = ["#EXTM3U", "#EXT-X-VERSION:7", f"#EXT-X-TARGETDURATION:{max(1, ceil(each.seconds))}"]
-    lines.append(f"#EXT-X-PLAYLIST-TYPE:{'VOD' if ended else 'EVENT'}")
-    if ended:
-        lines += [f"#EXTINF:{float(each.seconds):.6f},", "captions.vtt", "#EXT-X-ENDLIST"]
+    lines.append(f"#EXT-X-PLAYLIST-TYPE:{'VOD' if each.there else 'EVENT'}")
+    if each.there:
+        lines += [f"#EXTINF:{float(each.seconds):.6f},", CAPTIONS, "#EXT-X-ENDLIST"]
     return "\n".join(lines) + "\n"
 
 
@@ -253,7 +256,7 @@ def _audio_set(shown: Presentation, each: Heard) -> Iterator[str]:
 def _text_set(each: Read) -> Iterator[str]:
     language = quoteattr(each.language or _UNKNOWN_LANGUAGE)
     yield f'<AdaptationSet contentType="text" mimeType="text/vtt" lang={language}>'
-    yield f'<Representation id="{each.name}" bandwidth="1000"><BaseURL>{each.name}/captions.vtt</BaseURL>'
+    yield f'<Representation id="{each.name}" bandwidth="1000"><BaseURL>{each.name}/{CAPTIONS}</BaseURL>'
     yield "</Representation>"
     yield "</AdaptationSet>"
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.core.assembling import output_of, passed_on, presentation
+from orchestrator.core.assembling import early, output_of, passed_on, presentation
 from orchestrator.core.packaging import JobFile
 from orchestrator.core.playlists import texts
 from orchestrator.core.records import JobSnapshot
@@ -12,6 +12,7 @@ from tandem.protocol.errors import NotFound
 from tandem.protocol.jobs import JobState
 from tandem.protocol.ladder import Container
 
+_GOING_ON = {JobState.RUNNING, JobState.VERIFYING, JobState.QUEUED}
 _INDEXES = (".m3u8", ".mpd")
 
 
@@ -46,15 +47,16 @@ class Folders:
         return await _with_stored(self._store, snapshot, _finished(snapshot))
 
     async def _growing(self, snapshot: JobSnapshot) -> dict[str, str]:
-        going_on = snapshot.job.state in {JobState.RUNNING, JobState.VERIFYING, JobState.QUEUED}
-        if not going_on or output_of(snapshot).container not in {Container.HLS, Container.CMAF}:
+        if snapshot.job.state not in _GOING_ON or output_of(snapshot).container not in {Container.HLS, Container.CMAF}:
             return {}
         shown = presentation(snapshot, await self._store.packages(snapshot.job.id), ended=False)
         return {} if shown is None else texts(shown)
 
 
 def _finished(snapshot: JobSnapshot) -> list[JobFile]:
-    return passed_on(snapshot) if snapshot.job.state is JobState.SUCCEEDED else []
+    if snapshot.job.state is JobState.SUCCEEDED:
+        return passed_on(snapshot)
+    return early(snapshot) if snapshot.job.state in _GOING_ON else []
 
 
 async def _with_stored(store: Store, snapshot: JobSnapshot, passed: Sequence[JobFile]) -> list[JobFile]:

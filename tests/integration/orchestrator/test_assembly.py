@@ -68,6 +68,8 @@ async def test_a_stream_grows_window_by_window(api: Api, film: Path, tmp_path: P
     await stream.do(1)
     assert (await api.call("GET", f"{stream.path}master.m3u8"))[0] == 404, "there is no sound yet"
     await stream.do(0)
+    assert "captions.vtt\n#EXT-X-ENDLIST" in await text(stream, "subtitles0/playlist.m3u8")
+    assert "Hello" in await text(stream, "subtitles0/captions.vtt"), "long before the pictures are all there"
     for index in (2, 3):
         growing = await text(stream, "180p/playlist.m3u8")
         assert "#EXT-X-PLAYLIST-TYPE:EVENT" in growing
