@@ -167,14 +167,15 @@ def inference_of(section: InferenceSection, detected: Detected) -> InferenceSett
     cores = max(1, capacity.cpu // _MILLICORES)
     workers = section.workers or min(cores, _MOST_WORKERS)
     providers = detected.capability.execution_providers or (_CPU_PROVIDER,)
+    cache = section.memory or capacity.memory // _MODELS_SHARE
     vram = capacity.vram // 2 if section.vram is None else min(section.vram, capacity.vram)
     return InferenceSettings(
         providers=providers,
         workers=workers,
         slots=-(-cores // workers),
-        cache_mib=section.memory or capacity.memory // _MODELS_SHARE,
+        cache_mib=cache,
         vram_mib=vram if any(provider != _CPU_PROVIDER for provider in providers) else 0,
-        memory_mib=capacity.memory,
+        memory_mib=max(cache, capacity.memory // 2),  # so that no one model takes all of the machine
     )
 
 

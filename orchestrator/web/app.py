@@ -16,10 +16,10 @@ from orchestrator.web.routes import ROUTES, Access, Route
 
 
 class _OurFaults(logging.Filter):
-    """Anyone can send as much as he likes that is no HTTP; he is told, and the log is not filled with it."""
+    """Anyone can send as much as he likes that is no HTTP, or go away in its midst: no log is filled with that."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError | ConnectionError))
 
 
 _server_logger = logging.getLogger(f"{__name__}.server")

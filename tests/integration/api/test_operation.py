@@ -10,6 +10,7 @@ from aiohttp import web
 from yarl import URL
 
 from orchestrator.adapters.store import SqlStore
+from orchestrator.web.app import RUNNER_OPTIONS
 from orchestrator.web.call import Call
 from orchestrator.web.openapi import openapi_path
 from orchestrator.web.routes import ROUTES, Access, Route
@@ -123,6 +124,13 @@ async def test_a_response_that_breaks_off_looks_broken(tmp_path: Path) -> None:
         assert received.endswith(b"\r\n\r\n")  # and not one byte of a body
         writer.close()
         await writer.wait_closed()
+
+
+def test_of_clients_that_went_away_nothing_is_logged_and_of_our_own_faults_all() -> None:
+    logger: logging.Logger = RUNNER_OPTIONS["logger"]
+    for error, logged in ((ConnectionResetError(), False), (RuntimeError(), True)):
+        record = logger.makeRecord("", logging.ERROR, "", 0, "", (), (type(error), error, None))
+        assert bool(logger.filter(record)) is logged
 
 
 @pytest.mark.parametrize("sent", [b"\x16\x03\x01 garbage", b"GET /v1/jobs HTTP/1.1\r\nX-A : b"])

@@ -84,3 +84,8 @@ def test_cores_are_shared_by_the_workers() -> None:
     found = inference_of(InferenceSection(), without_gpu)
     assert (found.workers, found.slots, found.vram_mib, found.cache_mib) == (4, 2, 0, 4000)
     assert inference_of(InferenceSection(workers=3, memory=100), without_gpu).slots == 3
+
+
+def test_no_worker_may_take_all_of_the_memory_unless_models_may() -> None:
+    assert inference_of(InferenceSection(), DETECTED).memory_mib == 8000
+    assert inference_of(InferenceSection(memory=12_000), DETECTED).memory_mib == 12_000
