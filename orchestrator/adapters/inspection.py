@@ -15,19 +15,22 @@ from tandem.protocol.media import MediaInfo, Source
 
 
 class ChildInspector:
-    """The Inspector port. What comes while `concurrency` children run waits its turn."""
+    """The Inspector port. What comes while `concurrency` children run waits its turn.
+
+    Results have turns of their own, so that no nodes wait for what strangers upload.
+    """
 
     def __init__(self, *, sandbox: Sandbox, clock: Clock, concurrency: int = 2) -> None:
         self._sandbox = sandbox
         self._clock = clock
-        self._turns = asyncio.Semaphore(concurrency)
+        self._turns, self._results_turns = asyncio.Semaphore(concurrency), asyncio.Semaphore(concurrency)
 
     async def media(self, path: Path) -> Source:
         async with self._turns:
             return await inspect_media(path, sandbox=self._sandbox, clock=self._clock)
 
     async def results(self, paths: Sequence[Path], compared: Comparison | None) -> list[Inspected | str]:
-        async with self._turns:
+        async with self._results_turns:
             found = await inspect_results(paths, compared, sandbox=self._sandbox, clock=self._clock)
         return [each.refused if each.source is None else Inspected(each.source, each.likeness) for each in found]
 

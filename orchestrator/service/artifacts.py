@@ -1,5 +1,6 @@
 """Artifacts: bytes in the store of artifacts, and what is known of them in the store."""
 
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator
 
 from orchestrator.core.records import ArtifactRecord, JobSnapshot
@@ -10,6 +11,9 @@ from tandem.protocol.ids import AttemptRef, job_of
 from tandem.protocol.jobs import AttemptState, InferenceWork, TranscodeWork
 
 _RENDITION_TYPE = "video/mp4"
+_MOST_UPLOADS = 32
+"""Of one output: far more than a connection that breaks needs."""
+_MOST_COUNTED = 10_000
 _ROWS_TYPE = "application/octet-stream"
 
 
@@ -20,6 +24,8 @@ class Artifacts:
         self._store = store
         self._content = content
         self._limit = limit
+        self._begun: OrderedDict[tuple[AttemptRef, str], int] = OrderedDict()
+        """Uploads of outputs, the latest last."""
 
     async def upload(
         self, chunks: AsyncIterator[bytes], media_type: str, announced: int | None = None
@@ -38,11 +44,22 @@ class Artifacts:
     ) -> ArtifactRecord:
         """An output from the node that runs the attempt.
 
-        Raises StaleAttempt if the attempt is over, NotFound for one that was not asked for, TooLarge, Unavailable.
+        Raises StaleAttempt if the attempt is over, NotFound for one that was not asked for, TooLarge, Unavailable,
+        InvalidRequest.
         """
         media_type = _check_output(await self._store.job(job_of(ref.task)), ref, name)
+        self._count(ref, name)
         artifact_id, size = await self._content.write(_some(chunks), limit)
         return await self._store.add_artifact(artifact_id, size, media_type)
+
+    def _count(self, ref: AttemptRef, name: str) -> None:
+        """Every content stays on the disk for a while, so that a node must not send ever others."""
+        begun = self._begun.pop((ref, name), 0) + 1
+        self._begun[(ref, name)] = begun
+        if len(self._begun) > _MOST_COUNTED:
+            self._begun.popitem(last=False)
+        if begun > _MOST_UPLOADS:
+            raise InvalidRequest(f"expected at most {_MOST_UPLOADS} uploads of {name} by {ref}, got one more")
 
     async def get(self, artifact_id: str) -> ArtifactRecord:
         """Raises NotFound."""

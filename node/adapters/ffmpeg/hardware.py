@@ -1,7 +1,7 @@
 """The ways through a machine with a GPU, best first, and which of them a task may take.
 
 What a GPU decodes is found by trial at the node's start and kept by source codec. A way that fails on a task all the
-same is left out for that codec from then on, and the task goes the next way.
+same is left out for that codec for some minutes, and the task goes the next way.
 """
 
 from collections.abc import Collection

@@ -167,9 +167,10 @@ def _marked(stream: Any, mark: Any, rendition: Rendition, work: TranscodeWork) -
 
 
 def _logo(mark: Any, rendition: Rendition, watermark: Watermark) -> Any:
-    """A picture of its own size, shown from before the job begins."""
-    width = max(1, round(rendition.width * watermark.scale))
-    scaled = mark.filter("format", "rgba").filter("scale", width, -1)
+    """A picture of its own size, no higher than the rendition, shown from before the job begins."""
+    width, height = max(1, round(rendition.width * watermark.scale)), rendition.height
+    size = (f"round(max(1,min({width},{height}*a)))", f"round(max(1,min({height},{width}/a)))")
+    scaled = mark.filter("format", "rgba").filter("scale", *size)
     return scaled.filter("colorchannelmixer", aa=f"{watermark.opacity:.4f}").filter("setpts", "PTS-STARTPTS-1/TB")
 
 

@@ -34,6 +34,7 @@ _BITRATE_HEADROOM = 4
 _MOST_BITS = 240_000_000
 """A second, of what has no bitrate to go by."""
 _TAIL = 400
+_AVOIDED_SECONDS = 600.0
 _OUT_TIME = re.compile(rb"out_time_us=([0-9]{1,18})\s*")
 _OFFSET_US = PICTURE_OFFSET_TICKS * 100 // 9
 _GPU_FAULTS = re.compile(r"nvenc|cuda|cuvid|nvdec|impossible to convert", re.IGNORECASE)
@@ -50,7 +51,8 @@ class FfmpegTranscoder:
         self._ffmpeg = ffmpeg
         self._encoders = capability.video_encoders
         self._decoders = capability.gpu_decoders
-        self._failed: set[tuple[str, Route]] = set()
+        self._failed: dict[tuple[str, Route], float] = {}
+        """When each way last failed for a source codec."""
         self._sandbox = sandbox
         self._clock = clock
         self._wall_seconds = wall_seconds
@@ -65,7 +67,7 @@ class FfmpegTranscoder:
         means = Means(source, folder, logo, self._encoders, threads=thread_count())
         levels = {each.name: await self._measure(work, each, means) for each in work.audio if each.loudness is not None}
         means = replace(means, levels={name: level for name, level in levels.items() if level is not None})
-        for route in routes(work, self._encoders, self._decoders, self._failed):
+        for route in routes(work, self._encoders, self._decoders, self._avoided()):
             if await self._attempt(work, replace(means, route=route), report):
                 break
         made = files(work, folder)
@@ -73,8 +75,13 @@ class FfmpegTranscoder:
         report(_DONE, 0.0)
         return made
 
+    def _avoided(self) -> set[tuple[str, Route]]:
+        """Not for ever: it may have been one odd file, or a GPU that was full."""
+        now = self._clock.monotonic()
+        return {way for way, at in self._failed.items() if now - at < _AVOIDED_SECONDS}
+
     async def _attempt(self, work: TranscodeWork, means: Means, report: Report) -> bool:
-        """False if the GPU failed: the way is not to be taken again for such sources."""
+        """False if the GPU failed: the way is not to be taken again soon for such sources."""
         argv = [str(self._ffmpeg.path), *build(work, means)]
         limits = limits_of(work, self._wall_seconds)
         async with spawn(argv, limits=limits, confinement=self._confinement(means), clock=self._clock) as child:
@@ -86,7 +93,7 @@ class FfmpegTranscoder:
         if means.route is Route.CPU or not _GPU_FAULTS.search(stderr):
             raise _failure(status, stderr, means)
         codec = work.media.video.codec if work.media.video else ""
-        self._failed.add((codec, means.route))
+        self._failed[(codec, means.route)] = self._clock.monotonic()
         log.event(logger, "gpu_failed", codec=codec, route=means.route, detail=_without_paths(stderr, means))
         return False
 

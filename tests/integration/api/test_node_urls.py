@@ -48,6 +48,13 @@ async def test_a_rendition_is_put_while_the_attempt_runs(api: Api, clip: bytes) 
     assert (status, body["code"]) == (409, "stale_attempt")
 
 
+async def test_a_node_does_not_send_ever_other_content(api: Api, clip: bytes) -> None:
+    ref = await running(api, clip)
+    url = api.signer.upload(ref, "120p", 100, api.clock.now() + 60)
+    found = [(await put(api, url, b"%d" % number))[0] for number in range(33)]
+    assert found == [201] * 32 + [400]
+
+
 async def test_an_attempt_that_never_was_is_stale(api: Api, clip: bytes) -> None:
     ref = await running(api, clip)
     status, body = await put(

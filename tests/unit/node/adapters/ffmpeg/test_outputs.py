@@ -325,6 +325,18 @@ async def test_a_watermark_is_where_it_belongs(newest: FfmpegTranscoder, source:
     assert pictures[0][30:, 40:].mean() < 200
 
 
+@pytest.mark.parametrize("size", ["16x4096", "4096x1"])
+async def test_a_watermark_fits_into_the_picture(
+    runner: FfmpegTranscoder, source: Source, tmp_path: Path, size: str
+) -> None:
+    logo = tmp_path / "logo.png"
+    ffmpeg("-f", "lavfi", "-i", f"color=white:size={size}", "-frames:v", "1", logo)
+    mark = Watermark(artifact=SHA, size=1, format=ImageFormat.PNG, position="center", scale=1.0, opacity=1.0)
+    work = hls(await probe(source("h264.mp4")), request(VideoCodec.H264)).model_copy(update={"audio": ()})
+    work = work.model_copy(update={"picture": work.picture.model_copy(update={"watermark": mark})})
+    await judge(work, await make(runner, work, source("h264.mp4"), tmp_path / "out", logo))
+
+
 async def test_turned_pictures_come_out_upright_in_windows_too(
     newest: FfmpegTranscoder, source: Source, tmp_path: Path
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from node.adapters.ffmpeg import SOFTWARE, Ffmpeg, FfmpegTranscoder, binary, find_ffmpeg, transcoder
+from node.adapters.ffmpeg.hardware import Route
 from node.adapters.ffmpeg.transcoder import limits_of, progress_at
 from tandem.clock import SystemClock
 from tandem.inspection.calls import inspect_media
@@ -21,6 +22,7 @@ from tandem.protocol.errors import AttemptTimeout, ChildCrashed, ExecutionFailed
 from tandem.protocol.jobs import TranscodeWork
 from tandem.protocol.ladder import RenditionRequest
 from tandem.protocol.media import MediaInfo, VideoStream
+from tests.fixtures.clock import ManualClock
 from tests.fixtures.media import CLIP_NAMES, CLIPS, encode, rotate
 from tests.fixtures.media import ffmpeg as run_ffmpeg
 from tests.fixtures.protocol import transcode_work
@@ -305,3 +307,14 @@ def _children() -> list[str]:
     """The ffmpegs below this process."""
     names = [Path(f"/proc/{pid}/comm") for pid in descendants(os.getpid())]
     return [path.read_text() for path in names if path.exists() and "ffmpeg" in path.read_text()]
+
+
+async def test_a_gpu_that_fails_is_tried_again_later(newest: Ffmpeg, tmp_path: Path, clock: ManualClock) -> None:
+    capability = Capability(video_encoders=("h264_nvenc", "libx264"))
+    runner = FfmpegTranscoder(newest, capability, sandbox=Sandbox.LIMITS, clock=clock)
+    clip = CLIPS / "bikes_640x272_noaudio.mp4"
+    work = work_for(PICTURE, 136, sound=False)
+    await runner.transcode(work, clip, None, tmp_path, lambda _permille, _left: None)
+    assert runner._avoided() == {("h264", Route.NVENC)}
+    clock.advance(600)
+    assert not runner._avoided()
