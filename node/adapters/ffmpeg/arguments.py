@@ -7,7 +7,7 @@ from typing import Any
 
 import ffmpeg
 
-from node.adapters.ffmpeg import encoders, sounds
+from node.adapters.ffmpeg import captions, encoders, sounds
 from node.adapters.ffmpeg.encoders import SOFTWARE
 from node.adapters.ffmpeg.graphs import apart
 from node.adapters.ffmpeg.hardware import Route, encoders_on
@@ -116,9 +116,9 @@ def _output(path: Path, *streams: Any, **options: Any) -> Any:
     return ffmpeg.output(*streams, f"file:{path}", **tidy | options)
 
 
-def _input(work: TranscodeWork, means: Means, **more: Any) -> Any:
+def _input(work: TranscodeWork, means: Means) -> Any:
     """`-protocol_whitelist` and its like hold for an input, so they are given with it."""
-    options: dict[str, Any] = {**DEMUXER_OPTIONS, "max_pixels": MAX_PIXELS, "threads": means.threads, **more}
+    options: dict[str, Any] = {**DEMUXER_OPTIONS, "max_pixels": MAX_PIXELS, "threads": means.threads}
     if work.seek_us is not None:
         early = _SEEK_MARGIN_US if work.media.format in _COARSE_SEEKERS else 0
         options |= {"ss": seconds(work.seek_us - early), "seek_timestamp": 1, "noaccurate_seek": None}
@@ -218,14 +218,11 @@ def _tracks(media: Any, encoded: Sequence[AudioRendition]) -> dict[str, Any]:
 
 
 def _subtitles(media: Any, work: TranscodeWork, means: Means) -> Iterator[Any]:
-    if not work.subtitles:
-        return
-    paths, source = files(work, means.folder), media
-    if work.clip is not None:
-        bounds = {"ss": seconds(work.clip.start_us), "seek_timestamp": 1, "t": seconds(work.clip.duration_us)}
-        source = _input(work.model_copy(update={"seek_us": None}), means, **bounds)
+    """From the file's beginning on, since a cue may be shown from long before a clip."""
+    paths, offset = files(work, means.folder), seconds(captions.offset_us(work))
+    source = media if work.seek_us is None else _input(work.model_copy(update={"seek_us": None}), means)
     for each in work.subtitles:
-        yield _output(paths[each.name], source[f"s:{each.track}"], output_ts_offset=seconds(-beginning_us(work)))
+        yield _output(paths[each.name], source[f"s:{each.track}"], output_ts_offset=offset)
 
 
 def _most_stills(work: TranscodeWork, name: str) -> int:

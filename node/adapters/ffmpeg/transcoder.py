@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from node.adapters.ffmpeg import captions
 from node.adapters.ffmpeg.arguments import MAX_THREADS, Means, build, build_measurement, files
 from node.adapters.ffmpeg.binary import Ffmpeg
 from node.adapters.ffmpeg.hardware import Route, routes
@@ -72,6 +73,8 @@ class FfmpegTranscoder:
                 break
         made = files(work, folder)
         _demand_content(made)
+        for each in work.subtitles:
+            await asyncio.to_thread(captions.place, made[each.name], work)
         report(_DONE, 0.0)
         return made
 

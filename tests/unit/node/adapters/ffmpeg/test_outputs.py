@@ -281,6 +281,27 @@ async def test_all_tracks_and_captions_come_along(newest: FfmpegTranscoder, sour
     assert [each.language for each in heard] == ["deu", "eng"]
 
 
+@pytest.mark.parametrize("suffix", ["mkv", "mp4"])
+@pytest.mark.parametrize(
+    ("clip", "told"),
+    [
+        ((0.3, 1.9), "00:00.200 --> 00:01.200\nHello\n"),
+        ((1.0, 1.3), "00:00.000 --> 00:00.300\nHello\n"),
+        ((1.6, 1.9), ""),
+    ],
+)
+async def test_captions_of_a_clip_are_those_that_are_shown_in_it(
+    runner: FfmpegTranscoder, source: Source, tmp_path: Path, suffix: str, clip: tuple[float, float], told: str
+) -> None:
+    path = tmp_path / f"tracks.{suffix}"
+    kind = "mov_text" if suffix == "mp4" else "srt"
+    ffmpeg("-i", source("tracks.mkv"), "-map", "0:v", "-map", "0:s", "-c", "copy", "-c:s", kind, path)
+    start, end = clip
+    work = hls(await probe(path), RenditionRequest(height=64), clip={"start": start, "end": end})
+    made = (await make(runner, work, path, tmp_path / "out"))["subtitles0"].read_text()
+    assert made == "WEBVTT\n" + (f"\n{told}" if told else "")
+
+
 async def test_captions_among_the_pictures_survive(runner: FfmpegTranscoder, tmp_path: Path) -> None:
     assert await captioned(runner, VideoCodec.H264, tmp_path)
 
