@@ -239,9 +239,24 @@ def _track_facts(work: TranscodeWork, asked: Rendition, source: Source) -> list[
         facts += [
             fact
             for each, stream, count in zip(heard, source.media.audio, source.sounds, strict=True)
-            for fact in _packet_facts(each, stream, count)
+            for fact in _heard_facts(work, each, stream, count)
         ]
     return facts
+
+
+def _heard_facts(work: TranscodeWork, asked: AudioRendition, got: AudioStream, count: SoundCount) -> list[Fact]:
+    track = work.media.audio[asked.track]
+    end, span = track.start_us + track.duration_us - work.origin_us, sound_span(work, asked)
+    ends = [end, *([work.clip.duration_us] if work.clip else []), *([_us(span.last, asked)] if span.last else [])]
+    wanted = max(0, min(ends) - _us(span.first, asked))
+    off = abs(got.start_us + got.duration_us - wanted)
+    return [
+        ("channels", asked.channels, got.channels, got.channels == asked.channels),
+        ("Hz", asked.sample_rate, got.sample_rate, got.sample_rate == asked.sample_rate),
+        ("sound that starts in µs near", 0, got.start_us, abs(got.start_us) <= _SOUND_START_TOLERANCE_US),
+        ("sound that ends in µs near", wanted, got.start_us + got.duration_us, off <= _DURATION_TOLERANCE_US),
+        *_packet_facts(asked, got, count),
+    ]
 
 
 def _packet_facts(asked: AudioRendition, got: AudioStream, count: SoundCount) -> list[Fact]:
@@ -269,19 +284,10 @@ def _sound_facts(work: TranscodeWork, asked: AudioRendition, file: Found) -> lis
     if media is None or media.video is not None or len(media.audio) != 1 or len(counts) != 1:
         return [("an audio stream", "and nothing else", "something else", False)]
     (got,), (count,) = media.audio, counts
-    track = work.media.audio[asked.track]
-    end, span = track.start_us + track.duration_us - work.origin_us, sound_span(work, asked)
-    ends = [end, *([work.clip.duration_us] if work.clip else []), *([_us(span.last, asked)] if span.last else [])]
-    wanted = max(0, min(ends) - _us(span.first, asked))
-    off = abs(got.start_us + got.duration_us - wanted)
     return [
         ("container", "mp4", media.format, "mp4" in media.format.split(",")),
         ("codec", asked.codec.value, got.codec, got.codec == asked.codec.value),
-        ("channels", asked.channels, got.channels, got.channels == asked.channels),
-        ("Hz", asked.sample_rate, got.sample_rate, got.sample_rate == asked.sample_rate),
-        ("a start in µs near", 0, got.start_us, abs(got.start_us) <= _SOUND_START_TOLERANCE_US),
-        ("an end in µs near", wanted, got.start_us + got.duration_us, off <= _DURATION_TOLERANCE_US),
-        *_packet_facts(asked, got, count),
+        *_heard_facts(work, asked, got, count),
     ]
 
 

@@ -11,7 +11,7 @@ from node.adapters.ffmpeg import captions, encoders, sounds
 from node.adapters.ffmpeg.encoders import SOFTWARE
 from node.adapters.ffmpeg.graphs import apart
 from node.adapters.ffmpeg.hardware import Route, encoders_on
-from node.adapters.ffmpeg.pictures import Span, beginning_us, branches, seconds
+from node.adapters.ffmpeg.pictures import Span, beginning_us, branches, keyframes_alone, seconds
 from node.adapters.ffmpeg.sounds import Level
 from tandem.inspection.accepted import DEMUXER_OPTIONS, MAX_PIXELS
 from tandem.protocol.jobs import TranscodeWork
@@ -26,7 +26,6 @@ _TIME_BASE = "1:90000"
 _MOST_LISTED = 10_000
 _MICRO = 10**6
 _MAX_ALLOC = 2**30
-_SPARE_FRAMES = 50
 _SEEK_MARGIN_US = 500_000
 _COARSE_SEEKERS = ("mpegts", "mpeg")
 """Formats that seek by decoding time, and would pass by a keyframe that is decoded before it is shown."""
@@ -116,13 +115,13 @@ def _output(path: Path, *streams: Any, **options: Any) -> Any:
     return ffmpeg.output(*streams, f"file:{path}", **tidy | options)
 
 
-def _input(work: TranscodeWork, means: Means) -> Any:
+def _input(work: TranscodeWork, means: Means, **more: Any) -> Any:
     """`-protocol_whitelist` and its like hold for an input, so they are given with it."""
-    options: dict[str, Any] = {**DEMUXER_OPTIONS, "max_pixels": MAX_PIXELS, "threads": means.threads}
+    options: dict[str, Any] = {**DEMUXER_OPTIONS, "max_pixels": MAX_PIXELS, "threads": means.threads, **more}
     if work.seek_us is not None:
         early = _SEEK_MARGIN_US if work.media.format in _COARSE_SEEKERS else 0
         options |= {"ss": seconds(work.seek_us - early), "seek_timestamp": 1, "noaccurate_seek": None}
-    if not work.video and work.stills is not None:
+    if keyframes_alone(work):
         options |= {"skip_frame": "nokey"}
     if means.route.decodes:
         options |= {"hwaccel": "cuda"} | ({"hwaccel_output_format": "cuda"} if means.route is Route.GPU else {})
@@ -146,15 +145,12 @@ def _logo(watermark: Watermark, path: Path | None) -> Any:
 
 def _video(work: TranscodeWork, rendition: Rendition, means: Means) -> dict[str, Any]:
     encoder = encoders.choose(rendition, encoders_on(means.route, means.encoders))
-    expected = work.frames_of(rendition)
     return {
         **encoders.options(rendition, encoder, means.threads),
         # The latter leaves out what comes at a time that another picture had.
         "fps_mode:v": "passthrough" if work.media.splittable else "vfr",
         "enc_time_base:v": _TIME_BASE,
         "force_key_frames:v": _keyframes(work),
-        # No more than is paid for, whatever the source turns out to hold.
-        "frames:v": expected + expected // 20 + _SPARE_FRAMES,
         **_color(work, rendition),
     }
 
@@ -200,7 +196,8 @@ def _sounds(media: Any, work: TranscodeWork, means: Means) -> dict[tuple[str, st
     tracks = _tracks(media, [each for each in work.audio if each.bitrate is not None and users[each.name]])
     for asked in work.audio:
         if asked.bitrate is None:
-            found |= {(user, asked.name): media[f"a:{asked.track}"] for user in users[asked.name]}
+            source = _input(work, means, itsoffset=seconds(-beginning_us(work))) if work.direct else media
+            found |= {(user, asked.name): source[f"a:{asked.track}"] for user in users[asked.name]}
         elif asked.name in tracks:
             sound = sounds.encoded(tracks[asked.name], work, asked, means.levels.get(asked.name))
             copies = sound.filter_multi_output("asplit", len(users[asked.name]))

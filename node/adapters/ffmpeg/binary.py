@@ -33,6 +33,7 @@ _NEEDED: Mapping[str, frozenset[str]] = {
                 "overlay",
                 "select",
                 "tile",
+                "tpad",
             ),
             *("asplit", "atrim", "asetpts", "aresample", "aformat", "volume", "alimiter", "ebur128"),
             "colorchannelmixer",

@@ -16,11 +16,13 @@ from tandem.protocol.jobs import TranscodeWork
 from tandem.protocol.ladder import Corner, PixelFormat, Poster, Rendition, Sprite, Thumbnails, Watermark
 from tandem.protocol.media import Color
 from tandem.protocol.timing import MARGIN_US, TICKS, ticks
+from tandem.protocol.units import ceil_div
 
 SLACK_US = 2_000_000
 """How much longer than it should an output may run before it is cut, in microseconds."""
 
 _MICRO = 10**6
+_SPARE_FRAMES = 50
 _NOMINAL_WHITE = 203
 """Candelas a square metre of diffuse white in HDR (Rec. ITU-R BT.2408)."""
 _EDGE = "0.03"
@@ -62,6 +64,14 @@ class Span:
         return cls(kept.start_us - work.origin_us, kept.end_us - work.origin_us)
 
 
+def keyframes_alone(work: TranscodeWork) -> bool:
+    """Whether only those are decoded: stills by themselves need no more, and hours of pictures would take long.
+
+    A clip may be without a keyframe.
+    """
+    return not work.video and work.stills is not None and work.clip is None
+
+
 def branches(source: Any, logo: Any, work: TranscodeWork, offset: int, *, on_gpu: bool) -> dict[str, Any]:
     """The stream of each file that is made of pictures, by name; `offset` is added to their times, in ticks."""
     makers = list(_makers(logo, work, offset, on_gpu=on_gpu))
@@ -85,9 +95,9 @@ def _makers(logo: Any, work: TranscodeWork, offset: int, *, on_gpu: bool) -> Ite
             yield rendition.name, _renderer(rendition, mark, work, offset)
     stills = work.stills
     if stills is not None and stills.thumbnails is not None:
-        yield "thumbnails", _thumbnailer(stills.thumbnails, clipped=work.clip is not None)
+        yield "thumbnails", _thumbnailer(stills.thumbnails, work)
     if stills is not None and stills.sprite is not None:
-        yield "sprite", _thumbnailer(stills.sprite, clipped=work.clip is not None)
+        yield "sprite", _thumbnailer(stills.sprite, work)
     if stills is not None and stills.poster is not None:
         yield "poster", _poster(stills.poster, work)
 
@@ -132,7 +142,7 @@ def _renderer(rendition: Rendition, mark: Any, work: TranscodeWork, offset: int)
             stream = _cut(timed.filter("settb", f"1/{TICKS}"), work)  # boundaries are rounded to the time base
         scaled = stream.filter("scale", rendition.width, rendition.height, out_range="tv").filter("setsar", 1)
         shown = scaled if mark is None or work.picture.watermark is None else _marked(scaled, mark, rendition, work)
-        return _delivered(shown.filter("format", str(rendition.pixel_format)), offset)
+        return _delivered(shown.filter("format", str(rendition.pixel_format)), rendition, work, offset)
 
     return render
 
@@ -144,7 +154,7 @@ def _scaler_on_gpu(rendition: Rendition, work: TranscodeWork, offset: int) -> Ca
     def render(stream: Any) -> Any:
         size = (rendition.width, rendition.height)
         upright = stream if turn is None else stream.filter("transpose_cuda", dir=turn)
-        return _delivered(upright.filter("scale_cuda", *size, format=layout), offset)
+        return _delivered(upright.filter("scale_cuda", *size, format=layout), rendition, work, offset)
 
     return render
 
@@ -153,9 +163,15 @@ _TURNS = {90: "clock", 180: "reversal", 270: "cclock"}
 """Frames on the GPU are not turned by themselves."""
 
 
-def _delivered(stream: Any, offset: int) -> Any:
-    """A picture that counts as on the job's beginning, though a little before it, is shown at it."""
-    return stream.filter("settb", f"1/{TICKS}").filter("setpts", f"max(PTS,0)+{offset}")
+def _delivered(stream: Any, rendition: Rendition, work: TranscodeWork, offset: int) -> Any:
+    """A picture that counts as on the job's beginning, though a little before it, is shown at it.
+
+    No more than is paid for, whatever the source turns out to hold. That is not said by `-frames`, which in ffmpeg from
+    6 on ends the sound with the pictures.
+    """
+    expected = work.frames_of(rendition)
+    bounded = stream.filter("trim", end_frame=expected + expected // 20 + _SPARE_FRAMES)
+    return bounded.filter("settb", f"1/{TICKS}").filter("setpts", f"max(PTS,0)+{offset}")
 
 
 def _marked(stream: Any, mark: Any, rendition: Rendition, work: TranscodeWork) -> Any:
@@ -174,25 +190,39 @@ def _logo(mark: Any, rendition: Rendition, watermark: Watermark) -> Any:
     return scaled.filter("colorchannelmixer", aa=f"{watermark.opacity:.4f}").filter("setpts", "PTS-STARTPTS-1/TB")
 
 
-def _thumbnailer(asked: Thumbnails, *, clipped: bool) -> Callable[[Any], Any]:
+def _thumbnailer(asked: Thumbnails, work: TranscodeWork) -> Callable[[Any], Any]:
     """The first frame of each interval; where there is none, the one before again."""
-    interval = seconds(asked.interval_us)
+    interval, count = seconds(asked.interval_us), ceil_div(work.duration_us, asked.interval_us)
     # A clip may begin long before its first frame. Else that would be said again, wrongly, where the size changes.
-    begin = {"start_time": 0} if clipped else {}
+    begin = {"start_time": 0} if work.clip is not None else {}
 
     def pick(stream: Any) -> Any:
         cell, last = f"floor(t/{interval})", f"floor(prev_selected_t/{interval})"
         first = stream.filter("select", f"if(isnan(prev_selected_t),1,gt({cell},{last}))")
         each = first.filter("fps", fps=f"{_MICRO}/{asked.interval_us}", round="down", eof_action="pass", **begin)
-        small = _still(each, asked.width, asked.height)
+        small = _still(_extended(each, end_frame=count), asked.width, asked.height)
         return small.filter("tile", f"{asked.columns}x{asked.rows}") if isinstance(asked, Sprite) else small
 
     return pick
 
 
 def _poster(asked: Poster, work: TranscodeWork) -> Callable[[Any], Any]:
-    at = seconds(asked.at_us - work.origin_us - MARGIN_US)
-    return lambda stream: _still(stream.filter("select", f"gte(t,{at})"), asked.width, asked.height)
+    """The first frame from a time on; of keyframes alone the last one up to it, since there may be none afterwards."""
+    at = asked.at_us - work.origin_us
+
+    def pick(stream: Any) -> Any:
+        if not keyframes_alone(work):
+            return stream.filter("select", f"gte(t,{seconds(at - MARGIN_US)})")
+        # Two frames in so much time: the second is what has come by then.
+        paced = stream.filter("fps", fps=f"{_MICRO}/{at + MARGIN_US}", round="up", start_time=0)
+        return _extended(paced, start_frame=1, end_frame=2)
+
+    return lambda stream: _still(pick(stream), asked.width, asked.height)
+
+
+def _extended(stream: Any, **kept: int) -> Any:
+    """So many frames; the last one is said again if there are fewer."""
+    return stream.filter("tpad", stop=-1, stop_mode="clone").filter("trim", **kept)
 
 
 def _still(stream: Any, width: int, height: int) -> Any:

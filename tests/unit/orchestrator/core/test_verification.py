@@ -85,6 +85,21 @@ def test_a_rendition_far_above_its_bitrate_is_rejected() -> None:
         check(WORK, _240p=found(media(426, 240), size=2**20))
 
 
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"start_us": 1_400_000}, "sound that starts in µs near 0, got 1400000"),
+        ({"duration_us": 9_000_000}, "sound that ends in µs near 0, got 9000000"),
+        ({"channels": 1}, "channels 2, got 1"),
+    ],
+)
+def test_the_sound_in_an_mp4_is_where_it_belongs(facts: dict[str, int], said: str) -> None:
+    info = media(426, 240)
+    moved = info.model_copy(update={"audio": (info.audio[0].model_copy(update=facts),)})
+    with pytest.raises(ResultRejected, match=f"rendition 240p: expected {said}"):
+        check(WORK, _240p=found(moved))
+
+
 def test_silence_must_be_silent() -> None:
     silent = transcode_work(media(640, 360, sound=False))
     with pytest.raises(ResultRejected, match="audio"):
@@ -194,8 +209,8 @@ def test_sound_stills_and_text_pass() -> None:
     [
         ("audio0", found(sound(channels=1)), "channels 2, got 1"),
         ("audio0", found(sound(codec="opus")), "codec aac, got opus"),
-        ("audio0", found(sound(start_us=300_000)), "a start"),
-        ("audio0", found(sound(duration_us=1_000_000)), "an end in µs near 2000000, got 1000000"),
+        ("audio0", found(sound(start_us=300_000)), "sound that starts in µs near 0, got 300000"),
+        ("audio0", found(sound(duration_us=1_000_000)), "sound that ends in µs near 2000000, got 1000000"),
         ("audio0", found(media()), "an audio stream"),
         ("audio0", found(sound(), size=2**20), "bytes at most"),
         ("audio0", found(sound().model_copy(update={"format": "matroska,webm"})), "container mp4"),

@@ -89,7 +89,8 @@ def test_an_output_is_bounded_from_its_first_frame() -> None:
 
 
 def test_no_more_frames_are_encoded_than_are_paid_for() -> None:
-    assert values(arguments(rendition("a", 640, 360), rendition("b", 320, 180)), "-frames:v") == ["128", "128"]
+    graphs = " ".join(values(arguments(rendition("a", 640, 360), rendition("b", 320, 180)), "-filter_complex"))
+    assert graphs.count("trim=end_frame=128") == 2
 
 
 def test_without_sound_there_is_no_trace_of_it() -> None:

@@ -258,6 +258,19 @@ async def test_sound_may_be_copied(newest: FfmpegTranscoder, source: Source, tmp
     assert samples(made) == samples(source("h264.mp4"))
 
 
+async def test_sound_that_is_copied_begins_with_the_pictures(
+    runner: FfmpegTranscoder, source: Source, tmp_path: Path
+) -> None:
+    path = tmp_path / "late.ts"
+    ffmpeg("-i", source("h264.mp4"), "-c", "copy", "-output_ts_offset", "5", path)
+    asked = RenditionRequest.model_validate({"height": 64, "audio": {"passthrough": True}})
+    work = transcode_work(await probe(path), asked)
+    assert work.audio[0].bitrate is None
+    made = await make(runner, work, path, tmp_path / "out")
+    (heard,) = (await probe(made["64p"])).audio
+    assert abs(heard.start_us) < 30_000
+
+
 async def test_loudness_is_reached_in_two_passes(runner: FfmpegTranscoder, source: Source, tmp_path: Path) -> None:
     media = await probe(CLIPS / "sintel_cea608.ts")
     asked = RenditionRequest.model_validate({"height": 64, "audio": {"loudness": -22.0}})
@@ -329,6 +342,22 @@ async def test_stills(runner: FfmpegTranscoder, source: Source, tmp_path: Path) 
     counts = {name: made[name].read_bytes().count(b"\xff\xd8\xff") for name in stills}
     assert counts == {"thumbnails": 4, "sprite": 2, "poster": 1}
     await judge(work, made)
+
+
+@pytest.mark.parametrize("clip", [None, {"start": 0.7, "end": 1.9}])
+async def test_stills_by_themselves_are_there_to_the_end_though_keyframes_are_not(
+    runner: FfmpegTranscoder, source: Source, tmp_path: Path, clip: dict[str, float] | None
+) -> None:
+    path = tmp_path / "long_gop.mp4"
+    ffmpeg("-i", source("h264.mp4"), "-an", "-c:v", "libx264", "-g", "1000", path)
+    stills = {
+        "thumbnails": {"interval": 0.5, "height": 32},
+        "sprite": {"interval": 0.5, "height": 16, "columns": 2, "rows": 1},
+        "poster": {"at": 1.1},
+    }
+    work = hls(await probe(path), request(VideoCodec.H264), clip=clip, **stills)
+    work = work.model_copy(update={"video": (), "seek_us": 0 if clip else None})
+    await judge(work, await make(runner, work, path, tmp_path / "out"))
 
 
 async def test_a_watermark_is_where_it_belongs(newest: FfmpegTranscoder, source: Source, tmp_path: Path) -> None:
