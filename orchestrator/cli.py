@@ -85,6 +85,8 @@ def key() -> None:
 @click.argument("name")
 def create(settings: OrchestratorSettings, name: str) -> None:
     """Create a key and print it. It is shown this once: only its hash is kept."""
+    if not name.strip():
+        raise click.UsageError("expected a name, by which you will know the key in `tandem orchestrator key list`")
     record, text = asyncio.run(_create(settings, name))
     click.echo(f"created {record.id} for {name}", err=True)
     click.echo(text)

@@ -97,7 +97,13 @@ def change(known: Sequence[ModelInfo], key: ModelKey, wanted: ModelChange, quota
 
 def pin(known: Sequence[ModelInfo], key: ModelKey, replicas: int) -> ModelChanges:
     """What the operator of the market wants kept warm, whatever the owner asks for. Raises NotFound."""
-    return ModelChanges(put=(_find(known, key).model_copy(update={"pinned": replicas}),))
+    model = next((each for each in known if key_of(each) == key), None)
+    if model is None:
+        raise NotFound(
+            f"expected a registered model, got {key.name} version {key.version} of {key.owner}; "
+            "`tandem orchestrator model list` shows all"
+        )
+    return ModelChanges(put=(model.model_copy(update={"pinned": replicas}),))
 
 
 def remove(known: Sequence[ModelInfo], key: ModelKey) -> ModelChanges:

@@ -153,7 +153,7 @@ async def _fetch(session: Session, job: JobView, output: Path, stem: str, bars: 
 
 @click.command()
 @click.argument("model")
-@click.option("--version", help="Of the model; by default the latest.")
+@click.option("--version", help="Of the model; by default the one that answers for it.")
 @click.option("--input", "-i", "inputs", type=_Input(), multiple=True, required=True, help="A tensor, as JSON.")
 @_max_price
 @_webhook
@@ -184,7 +184,7 @@ async def infer(
 @click.command("infer-batch")
 @click.argument("model")
 @click.argument("source", metavar="FILE|URL", type=_Source())
-@click.option("--version", help="Of the model; by default the latest.")
+@click.option("--version", help="Of the model; by default the one that answers for it.")
 @click.option(
     "--format", "kind", type=click.Choice([each.value for each in BatchFormat]), help="Told from the content."
 )

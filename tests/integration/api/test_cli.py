@@ -125,7 +125,9 @@ async def test_the_operator_pins_a_model_for_a_key_and_lets_go_of_it(api: Api, t
         assert listed.stdout.split() == ["local", "digits", "1", "private", "0", str(replicas)]
     missing = await operator(tmp_path, "model", "pin", "digits", "--owner", "key_other", "--replicas", "1")
     assert missing.exit_code == 1
-    assert "got digits version 1" in missing.stderr
+    assert "got digits version 1 of key_other; `tandem orchestrator model list` shows all" in missing.stderr
+    unnamed = await operator(tmp_path, "key", "create", " ")
+    assert (unnamed.exit_code, "expected a name" in unnamed.stderr) == (2, True)
 
 
 async def test_json_is_the_answer_and_nothing_else(api: Api, clip: bytes, tmp_path: Path) -> None:
