@@ -100,7 +100,22 @@ async def inspect_media(path: Path, *, sandbox: Sandbox, clock: Clock) -> Source
 async def inspect_results(
     paths: Sequence[Path], compared: Comparison | None = None, *, sandbox: Sandbox, clock: Clock
 ) -> tuple[ResultReport, ...]:
-    """What is in each of the files that a node has made, as far as it can be decoded. Raises as `inspect_media`."""
+    """What is in each of the files that a node has made, as far as it can be decoded. Raises as `inspect_media`.
+
+    If that fails, it is done again without what they are compared with: a source that breaks its reader, or takes too
+    long, is not the fault of who worked on it.
+    """
+    try:
+        return await _results(paths, compared, sandbox, clock)
+    except UnreadableMedia:
+        if compared is None:
+            raise
+        return await _results(paths, None, sandbox, clock)
+
+
+async def _results(
+    paths: Sequence[Path], compared: Comparison | None, sandbox: Sandbox, clock: Clock
+) -> tuple[ResultReport, ...]:
     module = "tandem.inspection.result_child"
     options = ("" if compared is None else compared.model_dump_json(),)
     limits = _media_limits(*paths)

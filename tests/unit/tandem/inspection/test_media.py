@@ -12,8 +12,9 @@ from av.packet import Packet
 from tandem.clock import SystemClock
 from tandem.inspection.accepted import FORMATS
 from tandem.inspection.calls import inspect_media, inspect_results
+from tandem.inspection.compared import Comparison
 from tandem.inspection.proof import Proof
-from tandem.process import Limits
+from tandem.process import Limits, python_command
 from tandem.protocol.capacity import Sandbox
 from tandem.protocol.errors import Unavailable, UnreadableMedia
 from tandem.protocol.media import MediaInfo, SoundCount
@@ -256,6 +257,22 @@ async def test_a_result_is_of_one_size_and_one_stream_and_of_closed_gops(tmp_pat
     assert fine.source is not None
     for report, said in zip(found, files.values(), strict=True):
         assert said in report.refused
+
+
+async def test_a_source_that_breaks_its_reader_is_no_fault_of_a_result(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies_comparing(module: str, *words: str) -> list[str]:
+        return ["/bin/sh", "-c", "kill -9 $$"] if words[-1] else python_command(module, *words)
+
+    monkeypatch.setattr("tandem.inspection.calls.python_command", dies_comparing)
+    asked = Comparison(source=tmp_path, origin_us=0, at_us=0, result_us=0, pixels=1)
+    (found,) = await inspect_results([source("h264.mp4")], asked, sandbox=Sandbox.LIMITS, clock=SystemClock())
+    assert found.source is not None
+    assert found.likeness is None
+    monkeypatch.setattr("tandem.inspection.calls.python_command", lambda *_: ["/bin/sh", "-c", "kill -9 $$"])
+    with pytest.raises(UnreadableMedia, match="signal 9"):
+        await inspect_results([source("h264.mp4")], asked, sandbox=Sandbox.LIMITS, clock=SystemClock())
 
 
 async def test_packets_of_sound_are_counted_and_tried(tmp_path: Path) -> None:
