@@ -39,7 +39,7 @@ async def preparing(folder: Path) -> AsyncIterator[asyncio.StreamReader]:
 
 async def test_a_fetch_that_a_sigkill_ends_is_begun_again(tmp_path: Path, origin: Origin, clip: bytes) -> None:
     asked = unprepared(1, origin.url("/"))
-    async with open_store(f"sqlite:///{tmp_path / 'store.db'}", SystemClock()) as store:
+    async with open_store(f"sqlite:///{tmp_path / 'tandem.db'}", SystemClock()) as store:
         await store.submit(asked)
     origin.pages["/"] = origin.endless(clip[:100])
     async with preparing(tmp_path):
@@ -47,7 +47,7 @@ async def test_a_fetch_that_a_sigkill_ends_is_begun_again(tmp_path: Path, origin
     origin.pages["/"] = answer(clip)
     async with preparing(tmp_path) as output:
         assert (await output.readline()).decode().strip() == asked.job.id
-    async with open_store(f"sqlite:///{tmp_path / 'store.db'}", SystemClock()) as store:
+    async with open_store(f"sqlite:///{tmp_path / 'tandem.db'}", SystemClock()) as store:
         snapshot = await store.job(asked.job.id)
         assert (snapshot.job.state, len(snapshot.tasks)) == (JobState.QUEUED, 1)
         assert await store.preparations() == []
