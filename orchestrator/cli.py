@@ -155,7 +155,7 @@ async def _revoke(settings: OrchestratorSettings, key_id: str) -> None:
 
 
 async def _usage(settings: OrchestratorSettings, key_id: str | None, limit: int) -> UsagePage:
-    async with open_store(accounting.store_url(settings.data), SystemClock()) as store:
+    async with _store(settings) as store:
         return await store.usage(key_id, None, limit)
 
 

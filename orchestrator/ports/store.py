@@ -100,8 +100,8 @@ class JobStore(Protocol):
         """
         ...
 
-    async def preparations(self) -> list[PreparationRecord]:
-        """Every job that is being prepared, oldest first."""
+    async def preparations(self, limit: int = 50, without: Collection[str] = ()) -> list[PreparationRecord]:
+        """Jobs that are being prepared, but of none of the owners `without`: the first to be tried first."""
         ...
 
     async def save_preparation(self, record: PreparationRecord) -> None:
@@ -111,8 +111,8 @@ class JobStore(Protocol):
         """
         ...
 
-    async def exports(self) -> list[ExportRecord]:
-        """Of every job that is `exporting`, oldest first."""
+    async def exports(self, limit: int = 50, without: Collection[str] = ()) -> list[ExportRecord]:
+        """Of jobs that are `exporting`, as above."""
         ...
 
     async def export(self, job_id: str) -> ExportRecord | None:

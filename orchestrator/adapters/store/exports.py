@@ -1,5 +1,7 @@
 """Jobs whose results are being written to URLs of their submitters."""
 
+from collections.abc import Collection
+
 from sqlalchemy import Connection, insert, select, update
 
 from orchestrator.adapters.store.engine import Database
@@ -15,8 +17,9 @@ class SqlExports:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def exports(self) -> list[ExportRecord]:
-        query = _EXPORTS.where(exports.c.open.is_(True)).order_by(exports.c.job)
+    async def exports(self, limit: int = 50, without: Collection[str] = ()) -> list[ExportRecord]:
+        query = _EXPORTS.where(exports.c.open.is_(True), jobs.c.owner.not_in(without))
+        query = query.order_by(exports.c.not_before, exports.c.job).limit(limit)
         return await self._database.read(lambda connection: [export_record(row) for row in connection.execute(query)])
 
     async def export(self, job_id: str) -> ExportRecord | None:

@@ -1,5 +1,7 @@
 """Jobs that are being prepared."""
 
+from collections.abc import Collection
+
 from sqlalchemy import Connection, delete, insert, select, update
 
 from orchestrator.adapters.store.engine import Database
@@ -16,8 +18,9 @@ class SqlPreparations:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def preparations(self) -> list[PreparationRecord]:
-        query = select(preparations, jobs.c.owner).join(jobs).order_by(preparations.c.job)
+    async def preparations(self, limit: int = 50, without: Collection[str] = ()) -> list[PreparationRecord]:
+        query = select(preparations, jobs.c.owner).join(jobs).where(jobs.c.owner.not_in(without))
+        query = query.order_by(preparations.c.not_before, preparations.c.job).limit(limit)
         return await self._database.read(
             lambda connection: [preparation_record(row) for row in connection.execute(query)]
         )

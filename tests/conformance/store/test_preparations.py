@@ -77,3 +77,14 @@ async def test_one_that_ends_is_not_prepared_any_more(store: Store, end: object)
     assert await store.delete_orphans(0) == [digest(7)], "nobody needs it"
     await store.save_preparation(PreparationRecord(job_number(1), "local", tries=1))
     assert await store.preparations() == []
+
+
+async def test_those_to_be_tried_first_come_first_and_of_some_owners_none(store: Store) -> None:
+    for number in (1, 2, 3):
+        await store.submit(unprepared(number))
+    other = unprepared(4)
+    await store.submit(replace(other, job=replace(other.job, owner="bob")))
+    await store.save_preparation(PreparationRecord(job_number(1), "local", tries=1, not_before=9))
+    assert [each.job for each in await store.preparations(3)] == [job_number(n) for n in (2, 3, 4)]
+    assert [each.job for each in await store.preparations(9)] == [job_number(n) for n in (2, 3, 4, 1)]
+    assert [each.job for each in await store.preparations(9, ["local"])] == [job_number(4)]
