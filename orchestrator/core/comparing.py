@@ -23,7 +23,6 @@ _SURE_US = 30 * _MICRO
 """A window so long is compared for sure; a shorter one as often as its part of that says."""
 _FURTHEST_US = 10 * _MICRO
 """From a keyframe of the source: what is decoded to get to a picture."""
-_BEFORE_US = 1_100_000
 _LEAST_SHARE = 4
 """A fourth of the bitrate."""
 _CLEAR_DB: Mapping[VideoCodec, float] = {
@@ -72,9 +71,9 @@ def moment(work: TranscodeWork, keyframes: Sequence[int], draws: Draws) -> Momen
     begin = work.window.start_us if work.window is not None else work.origin_us
     anywhere = begin + int(draws.where * work.duration_us)
     key = _before(keyframes, anywhere)
-    far = int(draws.how_far**2 * _FURTHEST_US)
+    far = int(draws.how_far**3 * _FURTHEST_US)
     at = max(begin, min(anywhere, (work.media.origin_us if key is None else key) + far))
-    return Moment(at - work.origin_us, _before(keyframes, at - _BEFORE_US))
+    return Moment(at - work.origin_us, _before(keyframes, at))
 
 
 def _is_comparable(work: TranscodeWork) -> bool:

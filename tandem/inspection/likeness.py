@@ -28,8 +28,10 @@ _PARTS = (18, 32)
 """Down and across, of which means are taken."""
 _AWAY_US = 400_000
 """How far another picture of the source is from the one that is meant."""
-_AROUND_US = 1_100_000
+_AROUND_US = 900_000
 """Before and after, in which others are looked at."""
+_LATER = 3
+"""Pictures after those of the time itself that may be meant too."""
 _APART_US = 200_000
 """Of those."""
 _SAME_US = 60_000
@@ -53,19 +55,22 @@ class Shown:
     """None: it is not one of those that are meant, and would only take up memory."""
 
 
-def pictures(asked: Comparison, wanted_us: Sequence[int]) -> list[Shown]:
-    """The source's around the times of the job that are wanted, and some before and after; none: it cannot be read."""
+def pictures(asked: Comparison) -> list[Shown]:
+    """The source's around the time, all that may be meant among them; none: it cannot be read there."""
     found: list[Shown] = []
-    if not wanted_us:
-        return found
-    first, last, off = min(wanted_us), max(wanted_us), asked.reach_us + _SAME_US
+    off, later = asked.reach_us + _SAME_US, 0
+    before: tuple[int, VideoFrame] | None = None
     with suppress(av.error.FFmpegError):  # what was decoded until then will do
         for us, frame in _decoded(asked):
-            if us > last + _AROUND_US:
+            if us > asked.at_us + _AROUND_US and later == _LATER:
                 break
-            meant = first - off <= us <= last + off
-            if meant or (us >= first - _AROUND_US and (not found or us - found[-1].us >= _APART_US)):
+            before = (us, frame) if us <= asked.at_us else before
+            meant = us >= asked.at_us - off and later < _LATER
+            later += meant and us > asked.at_us + off
+            if meant or (us >= asked.at_us - _AROUND_US and (not found or us - found[-1].us >= _APART_US)):
                 found.append(Shown(us, _parts(frame, asked.rotation), frame if meant else None))
+    if before is not None and not any(each.frame for each in found):  # it is shown for long
+        found.append(Shown(before[0], _parts(before[1], asked.rotation), before[1]))
     return found
 
 

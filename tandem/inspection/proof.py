@@ -35,6 +35,10 @@ class _Draw:
         if self._number == _ONE_IN:
             self._number, self._chosen = 0, secrets.randbelow(_ONE_IN)
 
+    def spend(self) -> None:
+        """Another one of the eight was looked at in its stead."""
+        self._chosen = _ONE_IN
+
     @property
     def hit(self) -> bool:
         return self._number == self._chosen
@@ -81,6 +85,7 @@ class Proof:
             size = sum(packet.size for packet in self._group)
             sample.begin([self._us(packet) for packet in self._group], following_us, size)
             self._prove(sample)
+            self._draw.spend()
         elif always:
             self._prove(None)
 

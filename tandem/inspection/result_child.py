@@ -4,9 +4,10 @@ Its last argument says what their pictures are compared with, and is empty if wi
 """
 
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tandem.inspection.answer import answer
 from tandem.inspection.compared import Comparison
@@ -16,29 +17,42 @@ from tandem.protocol.errors import UnreadableMedia
 
 _AT_ONCE = 2
 
+Made = TypeVar("Made")
+
 
 def look(paths: list[Path], asked: Comparison | None) -> dict[str, Any]:
     """The fields of a ResultsReport. Decoding goes on side by side, since it leaves the interpreter to others."""
     samples = [None if asked is None else Sample(asked.at_us + asked.result_us) for _ in paths]
     with ThreadPoolExecutor(_AT_ONCE) as threads:
+        compare = threads.submit(_comparer, asked)
         files = list(threads.map(_look, paths, samples))
-    if asked is not None:
-        compare(asked, [(file, sample) for file, sample in zip(files, samples, strict=True) if sample is not None])
+    for file, sample in zip(files, samples, strict=True):
+        if sample is not None and "source" in file:
+            file["likeness"] = compare.result()(sample, file["source"]["media"]["duration_us"])
     return {"files": files}
 
 
-def compare(asked: Comparison, results: list[tuple[dict[str, Any], Sample]]) -> None:
-    """Adds how like they are to the source. What breaks that says nothing of a result."""
+def _comparer(asked: Comparison | None) -> Callable[[Sample, int], dict[str, Any] | None]:
+    """How like a result is to the source. What breaks that says nothing of the result."""
+    if asked is None:
+        return lambda *_: None
     from tandem.inspection.likeness import likeness, pictures
 
+    source = _guarded(lambda: pictures(asked)) or []
+
+    def compare(sample: Sample, duration_us: int) -> dict[str, Any] | None:
+        found = _guarded(lambda: likeness(asked, source, sample, duration_us))
+        return None if found is None else found.model_dump()
+
+    return compare
+
+
+def _guarded(work: Callable[[], Made]) -> Made | None:
     try:
-        source = pictures(asked, [us - asked.result_us for _, sample in results for us, _ in sample.frames])
-        for file, sample in results:
-            if "source" in file:
-                found = likeness(asked, source, sample, file["source"]["media"]["duration_us"])
-                file["likeness"] = None if found is None else found.model_dump()
+        return work()
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the source's fault or our own
         print(f"not compared: {error!r:.300}", file=sys.stderr)  # noqa: T201 - stderr is kept
+        return None
 
 
 def _look(path: Path, sample: Sample | None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from av.video.frame import VideoFrame
 
-_PICTURES = 4
+_PICTURES = 2
 """In a row."""
 
 
