@@ -147,8 +147,12 @@ def job_view(
     export: ExportRecord | None = None,
 ) -> JobView:
     """The whole job; `given`: the renditions of a transcode that has all its results, or the file of a batch."""
+    summary = job_summary(snapshot, progress)
+    if isinstance(given, BatchResult) and summary.state is JobState.SUCCEEDED:
+        counted = {"rows": given.rows, "rows_total": given.rows}
+        summary = summary.model_copy(update={"progress": summary.progress.model_copy(update=counted)})
     return JobView(
-        **dict(job_summary(snapshot, progress)),
+        **dict(summary),
         request=_request(snapshot.job.request),
         result=_result(snapshot, given) if is_done(snapshot) else None,
         attempts=tuple(_attempt(attempt) for attempt in snapshot.attempts),

@@ -109,6 +109,7 @@ async def test_a_batch_fails_at_a_shard_is_retried_and_put_together_after_a_kill
     _, view = await api.call("GET", f"/v1/jobs/{job}")
     assert view["state"] == "succeeded", view["error"]
     assert (view["result"]["rows"], view["result"]["failed"], view["result"]["format"]) == (ROWS, 1, "jsonl")
+    assert (view["progress"]["rows"], view["progress"]["rows_total"]) == (ROWS, ROWS)
     async with api.http.get(api.url + view["result"]["url"]) as response:
         answers = [json.loads(each) for each in (await response.text()).splitlines()]
     assert [each["id"] for each in answers] == [f"image {n}" for n in range(ROWS)]
