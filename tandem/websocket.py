@@ -256,7 +256,7 @@ class WebSocket(asyncio.BufferedProtocol):
             self._older.connection_lost(error)
 
     def _beat(self) -> None:
-        self._quiet += 1
+        self._quiet += self._transport.is_reading()  # else it is this side that does not listen
         if self._quiet >= _GIVE_UP_AFTER:
             self.reason = f"nothing came for {self._quiet * self._heartbeat / 2:g} s"
             self._transport.abort()

@@ -43,9 +43,8 @@ from tandem.protocol.units import ceil_div
 
 _MICRO = 10**6
 _CANCELLED = "cancelled"
+_NEVER = float("inf")
 _MAX_COSTS = 1024
-_SWEEP_SECONDS = 0.01
-"""Between looks at what is over its time; so much later than asked a request may fail."""
 _MAX_SERVED = 4096
 """Beyond so many, what nobody asks for is forgotten, with its counters."""
 
@@ -116,6 +115,7 @@ class _Request:
     begun: float
     """By the loop's time, as all moments here."""
     timeout: float
+    due: float
     cost_us: int
     size: int
     warm: bool
@@ -165,7 +165,9 @@ class Online:
         self._room = Room(policy.queue, policy.queue_bytes, policy.share)
         self._open: dict[_Request, None] = {}
         """All that are not over."""
-        self._sweeping: asyncio.TimerHandle | None = None
+        self._next_due = _NEVER
+        """When the first of them may be over its time, for which there is a timer."""
+        self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
 
     # --- what the web asks
@@ -181,7 +183,8 @@ class Online:
         timeout = call.timeout or model.settings.timeout_s or policy.timeout
         warm = self.ready(model.served)
         early: list[OnlineAnswer | TandemError] = []
-        request = _Request(call, served, early.append, begun, timeout, served.cost(call), size, warm)
+        due = begun + timeout
+        request = _Request(call, served, early.append, begun, timeout, due, served.cost(call), size, warm)
         try:
             if served.waiting or not self._send(request):
                 self._wait(request)
@@ -193,8 +196,8 @@ class Online:
             raise outcome
         request.done = done
         self._open[request] = None
-        if self._sweeping is None:
-            self._sweeping = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
+        if due < self._next_due:
+            self._look_at(due)
         return partial(self._cancel, request)
 
     async def infer(self, call: OnlineCall) -> OnlineAnswer:
@@ -402,12 +405,19 @@ class Online:
             return
         self._queue(request, before=True)
 
+    def _look_at(self, moment: float) -> None:
+        """One timer for all: most requests are over long before they are due, and cost none."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._next_due, self._timer = moment, self._loop.call_at(moment, self._sweep)
+
     def _sweep(self) -> None:
         """Ends what is over its time."""
-        now = self._loop.time()
-        for request in [each for each in self._open if each.begun + each.timeout <= now]:
+        now, self._next_due = self._loop.time(), _NEVER
+        for request in [each for each in self._open if each.due <= now]:
             self._expire(request)
-        self._sweeping = self._loop.call_later(_SWEEP_SECONDS, self._sweep) if self._open else None
+        if self._open:
+            self._look_at(min([request.due for request in self._open]))
 
     def _expire(self, request: _Request) -> None:
         reason = f"; the last attempt: {request.failure.code}: {request.failure.detail}" if request.failure else ""

@@ -188,12 +188,17 @@ async def test_an_answer_that_meets_its_cancellation_is_paid_for(tmp_path: Path,
         assert found.exchange.online.stats(found.model.served).answered < 9
 
 
-async def test_a_deadline_ends_a_request_wherever_it_is(tmp_path: Path) -> None:
-    async with market(tmp_path) as found:
+async def test_a_deadline_ends_a_request_wherever_it_is_and_whatever_others_have(tmp_path: Path) -> None:
+    async with market(tmp_path) as found, asyncio.TaskGroup() as group:
+        others = [group.create_task(found.infer(timeout=seconds)) for seconds in (30.0, 20.0)]
+        await all_asked(found, 2)
         with pytest.raises(DeadlineExceeded, match=r"within 0\.2 s"):
             await found.infer(timeout=0.2)
-        (asked,) = await all_asked(found, 1)
-        await until(lambda: asked.cancelled)
+        *asked, late = await all_asked(found, 3)
+        await until(lambda: late.cancelled)
+        assert not any(each.cancelled for each in asked)
+        for client in others:
+            client.cancel()
 
 
 async def test_a_full_queue_says_when_to_come_again_and_priority_goes_first(tmp_path: Path) -> None:
