@@ -37,6 +37,8 @@ _PIECE_BYTES = 2**19
 """Memory for what has only been announced; a whole number of keys."""
 _JOINED_BYTES = 2**15
 """What is larger is written by itself: one more call costs less than a copy."""
+_MOST_PIECES = 2**14
+"""Of one message: each takes some memory, however little is in it."""
 _MOST_WAITING = 2**17
 """Bytes of messages that wait to be received before the connection is not read any more."""
 _FEW_BYTES = 2**9
@@ -207,7 +209,7 @@ class WebSocket(asyncio.BufferedProtocol):
 
     def _control(self, kind: int, payload: Buffer) -> None:
         if kind == _PING:
-            if not self.full:
+            if not self.full and not self._transport.is_closing():
                 self._write(_FINAL | _PONG, payload)
         elif kind == _CLOSE:
             if not self._closing:
@@ -235,6 +237,7 @@ class WebSocket(asyncio.BufferedProtocol):
                     self._piece_read(self._piece)
         except _Violation as violation:
             self._lost_track = True
+            self._end, self._piece = 0, None  # what still comes is read to nowhere
             self.close(violation.code, violation.reason)
 
     def pause_writing(self) -> None:
@@ -297,6 +300,8 @@ class WebSocket(asyncio.BufferedProtocol):
             return
         if (kind == _CONTINUED) != bool(self._kind):
             raise _Violation(PROTOCOL_ERROR, "expected a message's frames one after the other")
+        if len(self._pieces) >= _MOST_PIECES:
+            raise _Violation(TOO_BIG, f"expected a message in at most {_MOST_PIECES} pieces, got more")
         if self._size + size > self._max_bytes:
             raise _Violation(TOO_BIG, f"expected at most {self._max_bytes} bytes, got {self._size + size}")
 

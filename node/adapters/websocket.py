@@ -39,7 +39,9 @@ class WebSocketDialler:
         key = base64.b64encode(secrets.token_bytes(_KEY_BYTES)).decode()
         async with ClientSession(timeout=ClientTimeout(sock_connect=_CONNECT_SECONDS)) as session:
             try:
-                response = await session.get(self._url, headers=_asked(key), read_until_eof=False)
+                response = await session.get(
+                    self._url, headers=_asked(key), read_until_eof=False, allow_redirects=False
+                )
             except (ClientError, TimeoutError, OSError) as error:
                 raise self._no_orchestrator(str(error) or type(error).__name__) from error
             async with response:

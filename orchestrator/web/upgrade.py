@@ -17,7 +17,7 @@ async def upgrade(request: web.Request, *, max_bytes: int, heartbeat: float) -> 
 
     The older protocol hears when the connection is lost, so that aiohttp counts it no longer.
     """
-    response = Upgraded()
+    response = Upgraded(compress=False)
     await response.prepare(request)
     if request.transport is None:
         raise ConnectionResetError("the connection was lost in its handshake")

@@ -152,8 +152,22 @@ async def test_a_message_in_fragments_with_a_ping_between_them() -> None:
         (frame(0x82, size=MOST + 1), TOO_BIG),
         (frame(0x82, size=2**63), TOO_BIG),
         (frame(0x02, bytes(2**15)) + frame(0x80, size=MOST - 2**15 + 1), TOO_BIG),
+        (frame(0x02) + frame(0x00) * 2**14, TOO_BIG),
     ],
-    ids=["plain", "extension", "kind", "goes on", "begins", "half ping", "long ping", "text", "big", "huge", "sum"],
+    ids=[
+        "plain",
+        "extension",
+        "kind",
+        "goes_on",
+        "begins",
+        "half_ping",
+        "long_ping",
+        "text",
+        "big",
+        "huge",
+        "sum",
+        "empty",
+    ],
 )
 async def test_what_breaks_the_rules_ends_the_connection_with_a_code(sent: bytes, code: int) -> None:
     async with serving() as server, raw(server) as (reader, writer):
@@ -163,6 +177,27 @@ async def test_what_breaks_the_rules_ends_the_connection_with_a_code(sent: bytes
         assert server.socket is not None
         assert server.socket.code == code
         assert server.heard == []
+
+
+async def test_what_comes_after_a_breach_is_read_to_nowhere(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving() as server, raw(server) as (reader, writer):
+        writer.write(frame(0xC2, b"x") + bytes(2**20))
+        assert (await reader.readexactly(2))[0] == 0x88
+        await writer.drain()
+    assert caplog.records == []
+
+
+async def test_whoever_has_left_is_not_answered(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving() as server, raw(server) as (reader, writer):
+        writer.write(frame(0x88, b"\x03\xe8") + frame(0x89) * 50)
+        assert await reader.read() == b"\x88\x02\x03\xe8"
+    assert caplog.records == []
+
+
+async def test_no_extension_is_agreed_to() -> None:
+    async with serving() as server, ClientSession() as http, http.ws_connect(server.url, compress=15) as socket:
+        await socket.send_str("a" * 1000)
+        assert (await socket.receive()).data == "a" * 1000
 
 
 async def test_a_message_that_is_announced_takes_no_memory_until_it_comes() -> None:
@@ -236,6 +271,9 @@ async def test_messages_that_nobody_receives_are_left_on_the_way() -> None:
         while server.socket._transport.is_reading():
             await asyncio.sleep(0)
         assert 2**17 < server.socket._waiting < 2**18
+        for _ in range(10):
+            server.socket._beat()  # that nothing is read says nothing of the other side
+        assert not server.socket._ended.done()
         server.ready.set()
 
 
@@ -281,8 +319,15 @@ async def test_whoever_opens_no_websocket_is_no_orchestrator() -> None:
     async def hello(_: web.Request) -> web.Response:
         return web.Response(text="hello")
 
+    async def elsewhere(_: web.Request) -> web.Response:
+        raise web.HTTPFound("/readyz")
+
     async with aiohttp_server(hello) as origin:
         with pytest.raises(Unavailable, match="it answered 200 OK and opens no WebSocket"):
+            async with WebSocketDialler(origin).dial():
+                pass
+    async with aiohttp_server(elsewhere) as origin:
+        with pytest.raises(Unavailable, match="it answered 302 Found"):
             async with WebSocketDialler(origin).dial():
                 pass
     with pytest.raises(Unavailable, match="check orchestrator"):
