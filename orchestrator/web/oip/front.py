@@ -167,7 +167,8 @@ class Front(asyncio.BufferedProtocol):
         self._head: Head = None  # type: ignore[assignment]  # until the first request
         self._claim: Claim | None = None
         """What the request that is being served holds; None: none is."""
-        self._asked: Asked = None  # type: ignore[assignment]  # until the first request
+        self._asked: Asked | None = None
+        """What runs, with the body: let go of with the claim, since a connection may stay for long."""
         self._cancel: Callable[[], object] | None = None
         """Ends the run of it, if there is one."""
         self._task: asyncio.Task[None] | None = None
@@ -331,6 +332,7 @@ class Front(asyncio.BufferedProtocol):
     def _done(self, outcome: OnlineAnswer | TandemError) -> None:
         """The run is over."""
         assert self._claim is not None  # noqa: S101 - a request is being served
+        assert self._asked is not None  # noqa: S101 - so it was submitted
         self._cancel = None
         try:
             if isinstance(outcome, TandemError):
@@ -343,11 +345,11 @@ class Front(asyncio.BufferedProtocol):
             self._answer(reply)
             self._next()
         elif not isinstance(outcome, TandemError):
-            self._task = self._loop.create_task(self._compose(outcome))
+            self._task = self._loop.create_task(self._compose(self._asked, outcome))
 
-    async def _compose(self, answer: OnlineAnswer) -> None:
+    async def _compose(self, asked: Asked, answer: OnlineAnswer) -> None:
         try:
-            reply = await self._hub.inferences.compose(self._asked, answer)
+            reply = await self._hub.inferences.compose(asked, answer)
         except Exception as error:  # noqa: BLE001 - as above
             reply = error_reply(error)
         self._answer(reply)
@@ -411,7 +413,7 @@ class Front(asyncio.BufferedProtocol):
     def _over(self) -> None:
         assert self._claim is not None  # noqa: S101 - a request is being served
         self._claim.release()
-        self._claim, self._answered = None, False
+        self._claim, self._asked, self._answered = None, None, False
         if self._stays:
             self.deadline = self._loop.time() + self._hub.pace.keep_alive
             self._read_on()

@@ -9,6 +9,7 @@ import socket
 import struct
 import time
 import tracemalloc
+import weakref
 import zlib
 from collections.abc import Mapping
 from types import SimpleNamespace
@@ -73,6 +74,18 @@ async def test_a_request_that_comes_byte_by_byte() -> None:
 async def test_large_bodies_and_answers(size: int) -> None:
     async with run_protocol() as protocol:
         assert len(data_of(await protocol.send(big(size)))) == size
+
+
+async def test_a_connection_that_stays_holds_nothing_of_its_last_request() -> None:
+    async with run_protocol() as protocol:
+        reader, writer = await protocol.open()
+        writer.write(big(2**21))
+        assert len(data_of(await response(reader))) == 2**21
+        (connection,) = protocol.hub.connections
+        body = weakref.ref(protocol.echo.calls.pop().inputs[0].data.obj)  # type: ignore[union-attr]
+        await asyncio.sleep(0)
+        assert (connection.busy, body()) == (False, None)
+        writer.close()
 
 
 async def test_the_connection_is_closed_when_the_client_wants_it() -> None:
