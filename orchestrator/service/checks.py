@@ -32,6 +32,7 @@ _MICRO = 10**6
 _AT_ONCE = 4
 _SECONDS, _FACTOR = 5.0, 20.0
 """That one run may take, and further ones for each second of its model's cost."""
+_ALIKE = 0.5  # how often a node of the same provider goes first; always would let two that invent one check each other
 _TRIES = 2
 """Nodes that are asked, one after the other, for one more answer."""
 _MOST = 3
@@ -158,7 +159,8 @@ class Checks:
         asked = {answer.node for answer in answers}
         others = [node for node in self._directed.able(call.model) if node.address not in asked]
         drawn = self._dice.sample(others, len(others))
-        drawn.sort(key=lambda node: _provider(node, call.model) != answers[0].provider)  # the same one first
+        if self._dice.random() < _ALIKE:
+            drawn.sort(key=lambda node: _provider(node, call.model) != answers[0].provider)
         cost = inference_cost(call.model.cost_us, call.model.cost_inputs, call.inputs) / _MICRO
         for node in drawn[:_TRIES]:
             try:

@@ -437,7 +437,12 @@ class Online:
             if isinstance(outcome, TandemError):
                 self._fail(request.served, outcome.code)
             self._close(request)
-            done(outcome)
+            try:
+                done(outcome)
+            except Exception as error:  # noqa: BLE001 - deadlines and others' turns do not hang on whoever asked
+                self._loop.call_exception_handler(
+                    {"message": "the outcome of a request was not taken", "exception": error}
+                )
 
     def _close(self, request: _Request) -> None:
         """What still runs of it is of no use."""
@@ -447,6 +452,7 @@ class Online:
             request.late.cancel()
         if request.queued:
             self._unqueue(request)
+            request.call = request.call._replace(inputs=())  # it is met later, and nobody counts its bytes any more
         while request.flights:
             flight = request.flights[-1]
             self._end(flight)

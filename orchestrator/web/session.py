@@ -161,8 +161,10 @@ class NodeSessions:
         link = _Link(socket)
         try:
             async with asyncio.TaskGroup() as group:
-                await self._read(socket, _Inbox(self._sessions, link, group))
-                link.close("bye", "the node is gone")
+                try:
+                    await self._read(socket, _Inbox(self._sessions, link, group))
+                finally:
+                    link.close("bye", "the node is gone")
             await socket.closed()
         finally:
             self._sockets.discard(socket)

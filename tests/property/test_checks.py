@@ -6,7 +6,7 @@ from random import Random
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.core.checks import CheckPolicy, Draws, Given, Ruling, Trust, difference, rule
@@ -17,6 +17,7 @@ from tests.property.strategies import tensors
 EXACT, LOOSE = Tolerance(relative=0, absolute=0), Tolerance(relative=1e-3, absolute=1e-4)
 FLOATS = {Datatype.FP16: "<f2", Datatype.FP32: "<f4", Datatype.FP64: "<f8"}
 POLICY = CheckPolicy()
+modest = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def answer(node: str, *values: float, datatype: Datatype = Datatype.FP32, provider: str = "CPU") -> Given:
@@ -24,12 +25,14 @@ def answer(node: str, *values: float, datatype: Datatype = Datatype.FP32, provid
     return Given(node, provider, (Tensor("y", datatype, (len(values),), data),))
 
 
+@modest
 @given(st.lists(tensors(), max_size=3), st.sampled_from([EXACT, LOOSE]))
 def test_an_answer_agrees_with_itself(outputs: list[Tensor], tolerance: Tolerance) -> None:
     copies = [each._replace(data=memoryview(bytes(each.data))) for each in outputs]
     assert difference(outputs, copies, tolerance) is None
 
 
+@modest
 @given(tensors(), tensors(), st.sampled_from([EXACT, LOOSE]))
 def test_differing_is_mutual(one: Tensor, other: Tensor, tolerance: Tolerance) -> None:
     other = other._replace(name=one.name)

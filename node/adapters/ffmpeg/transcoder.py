@@ -119,10 +119,11 @@ class FfmpegTranscoder:
         """Reports what ffmpeg says four times a second, until it closes its end."""
         started = self._clock.monotonic()
         begin = Span.of(work).start + _OFFSET_US if work.video and not work.direct else 0
+        done = 0  # of several files ffmpeg says now one's time and now another's
         while line := await _line(progress):
             time = _OUT_TIME.fullmatch(line)
             if time is not None:
-                done = max(0, int(time[1]) - begin)
+                done = max(done, int(time[1]) - begin)
                 report(*progress_at(done, work.duration_us, self._clock.monotonic() - started))
 
 
