@@ -1,8 +1,12 @@
-"""Waiting for something to happen, but no longer than so many seconds of the clock."""
+"""Waiting for something to happen, but no longer than so many seconds of the clock; telling whoever waits."""
 
 import asyncio
+from collections.abc import Callable
+from typing import TypeVar
 
 from tandem.clock import Clock
+
+_Outcome = TypeVar("_Outcome")
 
 
 async def happens(event: asyncio.Event, clock: Clock, seconds: float) -> bool:
@@ -36,3 +40,13 @@ class Bell:
         """Returns at the next ring, or after so many seconds."""
         await happens(self._rung, self._clock, at_most)
         self._rung.clear()
+
+
+def tell(done: Callable[[_Outcome], None], outcome: _Outcome) -> None:
+    """Calls `done`. If it raises, the event loop says so, and whoever has a turn after it is not held up."""
+    try:
+        done(outcome)
+    except Exception as error:  # noqa: BLE001 - it is not this one's alone to end
+        asyncio.get_running_loop().call_exception_handler(
+            {"message": "the outcome of a request was not taken", "exception": error}
+        )

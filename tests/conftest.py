@@ -7,4 +7,5 @@ pytest_plugins = [
     "tests.fixtures.sources",
     "tests.fixtures.api",
     "tests.fixtures.streams",
+    "tests.fixtures.till",
 ]

@@ -14,6 +14,7 @@ from node.ports.execution import Done, ModelRun
 from tandem.clock import Clock
 from tandem.protocol.errors import AttemptTimeout, NoCapacity, TandemError
 from tandem.protocol.tensors import Tensor
+from tandem.waiting import tell
 
 _MICRO = 10**6
 
@@ -195,7 +196,7 @@ class Dispatcher:
         request.over = True
         provider = loaded.provider if loaded is not None else ""
         run = ModelRun(outputs, provider, run_us, warm=True, queue_us=queue_us, batch=len(batch.requests))
-        self._tell(request, run)
+        tell(request.done, run)
 
     def _ended(self, batch: Batch) -> None:
         batch.seat.end(fast=batch.fast)
@@ -240,17 +241,7 @@ class Dispatcher:
         if not request.over:
             request.over = True
             request.served.meter.failures[error.code] += 1
-            self._tell(request, error)
-
-    @staticmethod
-    def _tell(request: Request, outcome: ModelRun | TandemError) -> None:
-        """Whoever waits may raise: the loop says so, and the rest of the batch and the worker's lane are not lost."""
-        try:
-            request.done(outcome)
-        except Exception as error:  # noqa: BLE001 - it is not this request's alone to end
-            asyncio.get_running_loop().call_exception_handler(
-                {"message": "the outcome of a request was not taken", "exception": error}
-            )
+            tell(request.done, error)
 
     def _overdue(self, requests: Sequence[Request]) -> None:
         self._fail_all(requests, self._timeout())

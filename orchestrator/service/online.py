@@ -40,6 +40,7 @@ from tandem.protocol.online import MAX_PRICE, RequestHead, decode_response, desc
 from tandem.protocol.pricing import inference_cost
 from tandem.protocol.streams import Abandoned, Responded
 from tandem.protocol.units import ceil_div
+from tandem.waiting import tell
 
 _MICRO = 10**6
 _CANCELLED = "cancelled"
@@ -437,12 +438,7 @@ class Online:
             if isinstance(outcome, TandemError):
                 self._fail(request.served, outcome.code)
             self._close(request)
-            try:
-                done(outcome)
-            except Exception as error:  # noqa: BLE001 - deadlines and others' turns do not hang on whoever asked
-                self._loop.call_exception_handler(
-                    {"message": "the outcome of a request was not taken", "exception": error}
-                )
+            tell(done, outcome)  # deadlines and others' turns do not hang on whoever asked
 
     def _close(self, request: _Request) -> None:
         """What still runs of it is of no use."""

@@ -1,5 +1,4 @@
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -21,16 +20,7 @@ from tests.fixtures.node import (
     terms,
     until,
 )
-from tests.fixtures.till import Till, opened, ticking
-
-
-@pytest.fixture
-async def till(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Till]:
-    async with (
-        SqliteTicketStore(tmp_path / "tickets.db", NODE.address, DOMAIN) as store,
-        opened(Till(store, clock)) as till,
-    ):
-        yield till
+from tests.fixtures.till import Till, ticking
 
 
 async def test_terms_are_said_when_a_session_opens(till: Till) -> None:

@@ -39,15 +39,6 @@ FOLLOWING = TermsPolicy(
 )
 
 
-@pytest.fixture
-async def till(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Till]:
-    async with (
-        SqliteTicketStore(tmp_path / "tickets.db", NODE.address, DOMAIN) as store,
-        opened(Till(store, clock)) as till,
-    ):
-        yield till
-
-
 async def test_terms_are_renewed_at_half_their_life(till: Till) -> None:
     first = await till.agree()
     till.clock.advance(LIFETIME / 2)
